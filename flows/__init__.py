@@ -1,0 +1,1 @@
+"""Orchestration only: the order of the stages, branches and retries."""

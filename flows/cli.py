@@ -1,0 +1,78 @@
+"""The command `msft`: parses, calls a flow, prints."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from tasks.errors import ConfigError, MsftError
+
+app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def root() -> None:
+    """mSFT: fine-tune on a mixture of sub-datasets without any of them overfitting while others still learn."""
+
+
+@app.command()
+def search(
+    config: Annotated[str, typer.Argument(help="The search's YAML file.")],
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="Override one value: a.b=c.")] = None,
+    print_config: Annotated[
+        bool, typer.Option(help="Print every value and whether it is a default; run nothing.")
+    ] = False,
+) -> None:
+    """Search for the champion of a mixture; run again after an interruption, it goes on where it was."""
+    from tasks.config_file import explain_config, load_config
+
+    loaded = load_config(config, overrides or [])
+    if print_config:
+        print(explain_config(loaded))
+        return
+    _quieten()
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+    from flows.search import msft_search
+
+    # Each flow would wait a second for its heartbeat thread (facts.md, A8); deployments keep theirs.
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        msft_search(loaded)
+
+
+def _quieten() -> None:
+    """Leave the terminal to the search's own lines, and the network alone."""
+    defaults = {
+        "PREFECT_LOGGING_LEVEL": "CRITICAL",
+        "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
+    for key, value in defaults.items():
+        os.environ.setdefault(key, value)
+
+
+def main() -> None:
+    """Run the command; an error we foresaw is printed without a traceback: 2 for the configuration, 1 else."""
+    from tasks import terminal
+
+    try:
+        app()
+    except ConfigError as error:
+        terminal.fail(str(error))
+        sys.exit(2)
+    except MsftError as error:
+        terminal.fail(str(error))
+        sys.exit(1)
+    except KeyboardInterrupt:
+        terminal.note("interrupted; the same command goes on from the last checkpoint")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

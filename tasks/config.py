@@ -1,0 +1,300 @@
+"""The configuration of a search: one frozen model, every default with its source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+
+
+class Settings(BaseModel):
+    """Base of every section: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _is_changed(settings: Settings, field: str) -> bool:
+    """Say whether a value is not its default; a resolved configuration names every field, so "was given" won't do."""
+    return bool(getattr(settings, field) != type(settings).model_fields[field].default)
+
+
+class LoraConfig(Settings):
+    """Low-rank adapters (peft) in place of full fine-tuning."""
+
+    r: int = Field(16, ge=1, description="Rank of the adapters.")
+    alpha: int = Field(32, ge=1, description="Scale; the update is multiplied by alpha / r.")
+    dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: str | tuple[str, ...] = Field(
+        "all-linear", description="Module names as peft takes them."
+    )
+
+
+class ModelConfig(Settings):
+    """The base model: exactly one of `source` and `from_config`."""
+
+    source: str | None = Field(
+        None,
+        description="A directory, a .gguf file, package:NAME/FILE (a file an installed package carries) "
+        "or a hub id. A relative path counts from the YAML file.",
+    )
+    revision: str | None = Field(None, description="Branch, tag or commit of a hub id.")
+    from_config: dict[str, Any] | None = Field(
+        None, description="A transformers config (with model_type): weights are drawn from the search's seed."
+    )
+    tokenizer: str | None = Field(
+        None, description="Another tokenizer than the model's; `characters` is the quickstart's own."
+    )
+    trust_remote_code: bool = False
+    attn_implementation: str | None = Field(
+        None, description="As transformers takes it; None lets it choose."
+    )
+    gradient_checkpointing: bool = False
+    lora: LoraConfig | None = None
+
+    @model_validator(mode="after")
+    def _has_one_origin(self) -> ModelConfig:
+        if (self.source is None) == (self.from_config is None):
+            raise ValueError("give exactly one of model.source and model.from_config")
+        if self.from_config is not None and self.tokenizer is None:
+            raise ValueError("model.from_config needs model.tokenizer")
+        if self.from_config is not None and "model_type" not in self.from_config:
+            raise ValueError("model.from_config needs the key model_type, such as llama")
+        if self.revision is not None and self.source is None:
+            raise ValueError("model.revision takes effect only with model.source")
+        return self
+
+
+class Carve(Settings):
+    """Take a split out of the training rows, by seed."""
+
+    carve: int = Field(ge=1, description="Rows to take out of train.")
+
+
+class SplitsConfig(Settings):
+    """Names (or files) of the splits, or how to carve them; `test: null` means there is none."""
+
+    train: str = "train"
+    validation: str | Carve = "validation"
+    test: str | Carve | None = "test"
+
+
+class MaxRows(Settings):
+    """Upper limits; a seeded sample is taken where a split has more."""
+
+    train: int | None = Field(None, ge=1)
+    validation: int | None = Field(None, ge=1)
+    test: int | None = Field(None, ge=1)
+
+
+class TemplateConfig(Settings):
+    """Columns to text: Python format strings over a row's columns; `{question}` is the column `question`."""
+
+    prompt: str
+    completion: str
+    choices: str | tuple[str, ...] | None = Field(
+        None, description="The column that holds the choices, or a format string for each choice."
+    )
+    answer: str | None = Field(None, description="Format string of the answer that is compared.")
+
+
+class SyntheticConfig(Settings):
+    """Rows of one of the quickstart's skills, generated from the seed."""
+
+    skill: str
+    unique_rows: int = Field(300, ge=1)
+    repeats: int = Field(1, ge=1, description="How often each unique row stands in train.")
+    wrong_labels: float = Field(
+        0.0, ge=0, le=1, description="Share of unique train rows with a wrong answer."
+    )
+    validation_rows: int = Field(200, ge=1)
+    test_rows: int = Field(500, ge=1)
+
+
+class SubDatasetConfig(Settings):
+    """One member of the mixture: exactly one of `path`, `hub` and `synthetic`."""
+
+    name: Name
+    path: str | None = Field(
+        None, description="A folder of split files, or one file (JSONL, JSON, CSV, Parquet)."
+    )
+    hub: str | None = Field(None, description="A dataset id on the hub.")
+    hub_config: str | None = None
+    revision: str | None = None
+    synthetic: SyntheticConfig | None = None
+    splits: SplitsConfig = SplitsConfig()
+    max_rows: MaxRows = MaxRows()
+    template: TemplateConfig | None = None
+    metric: Literal["auto", "multiple_choice", "exact_match", "numeric", "loss"] = Field(
+        "auto",
+        description="auto: multiple_choice where rows have choices, numeric where completions hold `####`, "
+        "else exact_match.",
+    )
+    max_new_tokens: int | None = Field(
+        None, ge=1, description="Limit of greedy generation; None: the longest validation completion plus 8."
+    )
+
+    @model_validator(mode="after")
+    def _has_one_origin(self) -> SubDatasetConfig:
+        origins = [key for key in ("path", "hub", "synthetic") if getattr(self, key) is not None]
+        if len(origins) != 1:
+            raise ValueError(f"give exactly one of path, hub and synthetic; got {origins or 'none'}")
+        for key in ("hub_config", "revision"):
+            if getattr(self, key) is not None and self.hub is None:
+                raise ValueError(f"{key} takes effect only with hub")
+        return self
+
+
+class MixtureConfig(Settings):
+    """The sub-datasets and their proportions."""
+
+    sub_datasets: tuple[SubDatasetConfig, ...] = Field(min_length=1)
+    proportions: Literal["by_size", "equal"] | dict[str, float] = Field(
+        "by_size", description="by_size: each row once an epoch (paper); equal; or a weight for each name."
+    )
+    share_unit: Literal["examples", "tokens"] = "examples"
+    on_overlap: Literal["error", "warn"] = Field("error", description="When one text stands in two splits.")
+    on_too_long: Literal["error", "drop"] = Field(
+        "error", description="When a row has more tokens than training.max_length; nothing is ever cut."
+    )
+
+    @field_validator("sub_datasets")
+    @classmethod
+    def _names_differ(cls, value: tuple[SubDatasetConfig, ...]) -> tuple[SubDatasetConfig, ...]:
+        names = [sub_dataset.name for sub_dataset in value]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two sub-datasets are named {', '.join(twice)}; names must differ")
+        return value
+
+    @model_validator(mode="after")
+    def _proportions_name_all(self) -> MixtureConfig:
+        if isinstance(self.proportions, dict):
+            names = {sub_dataset.name for sub_dataset in self.sub_datasets}
+            if set(self.proportions) != names or any(weight <= 0 for weight in self.proportions.values()):
+                raise ValueError(
+                    "proportions must give a weight above 0 for each sub-dataset and no other name"
+                )
+        return self
+
+
+class TrainingConfig(Settings):
+    """One roll-out's optimisation."""
+
+    learning_rate: float = Field(1e-5, gt=0, description="Paper, section 4.1.")
+    batch_size: int = Field(64, ge=1, description="Rows an optimizer step, over all processes (paper: 64).")
+    micro_batch_size: int | None = Field(
+        None, ge=1, description="Rows of one forward pass in one process; None: the whole step at once."
+    )
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant",
+        description="After the warm-up; the others decay over search.max_epochs to final_lr_ratio.",
+    )
+    final_lr_ratio: float = Field(0.1, ge=0, le=1)
+    warmup_steps: int = Field(10, ge=0)
+    weight_decay: float = Field(0.0, ge=0)
+    adam_betas: tuple[float, float] = (0.9, 0.999)
+    adam_epsilon: float = Field(1e-8, gt=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    max_length: int = Field(1024, ge=8, description="Tokens a row, prompt and completion.")
+    batching: Literal["grouped", "packed", "padded"] = Field(
+        "grouped",
+        description="How the rows of one step meet the model: by length into micro-batches, end to end in one "
+        "row, or padded in order. The rows of a step, and so its gradient, are the same in all three.",
+    )
+    precision: Literal["fp32", "bf16"] = "fp32"
+    device: Literal["auto", "cpu"] = "auto"
+    num_processes: int = Field(1, ge=1)
+    accelerate_config: str | None = Field(
+        None,
+        description="An Accelerate config file (FSDP, several nodes …); it then sets processes and devices.",
+    )
+    threads: int | None = Field(
+        None, ge=1, description="CPU threads a process; None: all cores. One is best below 0.5M parameters."
+    )
+
+    @model_validator(mode="after")
+    def _options_take_effect(self) -> TrainingConfig:
+        if self.accelerate_config is not None and self.num_processes != 1:
+            raise ValueError("num_processes takes no effect beside accelerate_config; set it in that file")
+        if self.schedule == "constant" and _is_changed(self, "final_lr_ratio"):
+            raise ValueError("final_lr_ratio takes no effect with schedule=constant; leave one of them out")
+        return self
+
+
+class EvaluationConfig(Settings):
+    """How checkpoints are scored on validation."""
+
+    batch_tokens: int = Field(8192, ge=64, description="Padded tokens of one forward pass.")
+    beside_training: Literal["auto", "yes", "no"] = Field(
+        "auto",
+        description="Score checkpoints while the roll-out goes on, in a process of its own on the same device; "
+        "auto: on a CPU with cores for both.",
+    )
+    selection: Literal["accuracy", "loss"] = Field("accuracy", description="What curves and champion go by.")
+
+
+class StrategyConfig(Settings):
+    """The search's rounds; `search.md` of the project's design gives each rule with its measurement."""
+
+    max_epochs: float = Field(
+        gt=0, description="Total budget in full-mixture epochs, discarded ones counted."
+    )
+    max_rounds: int | None = Field(None, ge=1)
+    compute_budget_epochs: float = Field(
+        2.0, gt=0, description="C: epochs of one roll-out (measured: C=1 lost to SFT, C=2 and C=3 did not)."
+    )
+    evals_per_epoch: int = Field(4, ge=1, description="Paper, section 4.1.")
+    rule: Literal["guarded", "paper"] = Field(
+        "guarded",
+        description="paper: the literal rule, any earlier peak; guarded: and a drop above min_delta.",
+    )
+    min_delta: float = Field(
+        0.05, ge=0, description="Score lost from peak to end before a sub-dataset overfits (measured)."
+    )
+    exclude_per_round: int = Field(1, ge=1)
+    optimizer_on_rollback: Literal["restore", "reset"] = Field(
+        "restore", description="Measured: restore 85.3, reset 81.4, SFT 82.1; the reference resets."
+    )
+    protocol: Literal["validation", "paper"] = Field(
+        "validation", description="paper: selects on the test splits as the paper does; the report says so."
+    )
+
+
+class TrackingConfig(Settings):
+    """Where MLflow records the search."""
+
+    uri: str | None = Field(None, description="None: an SQLite file under output_root.")
+    experiment: str = "msft"
+
+
+class SearchConfig(Settings):
+    """Everything one search depends on."""
+
+    name: Name
+    seed: int = Field(0, ge=0, lt=2**32)
+    output_root: str = Field("searches", description="Holds the searches' directories; from where you stand.")
+    model: ModelConfig
+    mixture: MixtureConfig
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    search: StrategyConfig
+    tracking: TrackingConfig = TrackingConfig()
+    config_dir: str = Field(".", description="Set on loading: the directory that relative inputs count from.")
+
+    @model_validator(mode="after")
+    def _options_take_effect(self) -> SearchConfig:
+        if self.search.exclude_per_round > len(self.mixture.sub_datasets):
+            raise ValueError("search.exclude_per_round is larger than the number of sub-datasets")
+        if self.search.rule == "paper" and _is_changed(self.search, "min_delta"):
+            raise ValueError("search.min_delta takes no effect with search.rule=paper; leave one of them out")
+        if self.search.protocol == "paper" and any(s.splits.test is None for s in self.mixture.sub_datasets):
+            raise ValueError("search.protocol=paper selects on test splits, and a sub-dataset has none")
+        return self
+
+    def resolve(self, path: str) -> Path:
+        """Return `path` as seen from the YAML file's directory."""
+        return Path(self.config_dir, Path(path).expanduser())

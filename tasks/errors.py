@@ -1,0 +1,172 @@
+"""Every exception we raise: what, where, got, wanted, and the next command."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class MsftError(Exception):
+    """A failure with a message for the user; `retryable` says whether the same call may succeed again."""
+
+    retryable = False
+
+
+class ConfigError(MsftError):
+    """The configuration is refused; every problem found is listed, not only the first."""
+
+    def __init__(self, where: str, problems: Sequence[str]) -> None:
+        self.where = where
+        self.problems = tuple(problems)
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        lines = "\n".join(f"  - {problem}" for problem in problems)
+        super().__init__(f"{where}: {count}\n{lines}")
+
+
+class DataError(MsftError):
+    """A sub-dataset cannot be used as it is."""
+
+    def __init__(self, sub_dataset: str, where: str, *, got: str, wanted: str, fix: str) -> None:
+        self.sub_dataset = sub_dataset
+        super().__init__(
+            f"sub-dataset {sub_dataset!r}, {where}\n  got:    {got}\n  wanted: {wanted}\n  do:     {fix}"
+        )
+
+
+class SplitOverlapError(MsftError):
+    """The same text stands in two splits, so a validation or test score would be a memory test."""
+
+    def __init__(self, pairs: Sequence[str], count: int) -> None:
+        shown = "\n".join(f"  - {pair}" for pair in pairs)
+        more = f"\n  … and {count - len(pairs)} more" if count > len(pairs) else ""
+        super().__init__(
+            f"{count} texts stand in two splits:\n{shown}{more}\n"
+            "  wanted: no prompt in more than one split\n"
+            "  do:     remove the rows, or accept them with --set mixture.on_overlap=warn"
+        )
+
+
+class ModelError(MsftError):
+    """The base model or its tokenizer cannot be used."""
+
+    def __init__(self, source: str, *, got: str, wanted: str, fix: str) -> None:
+        super().__init__(f"model {source!r}\n  got:    {got}\n  wanted: {wanted}\n  do:     {fix}")
+
+
+class EmptyCurveError(MsftError):
+    """A peak was asked of a curve without points."""
+
+    def __init__(self, sub_dataset: str) -> None:
+        super().__init__(f"sub-dataset {sub_dataset!r} has no validation score in this roll-out")
+
+
+class NonFiniteScoreError(MsftError):
+    """A validation score or loss is NaN or infinite: the model has diverged, and no peak can be trusted."""
+
+    def __init__(self, sub_dataset: str, where: str, value: float) -> None:
+        super().__init__(
+            f"sub-dataset {sub_dataset!r}, {where}\n  got:    {value}\n  wanted: a finite number\n"
+            "  do:     lower training.learning_rate or training.max_grad_norm and search again; "
+            "finished rounds are kept in the search directory"
+        )
+
+
+class WorkerError(MsftError):
+    """A worker process failed; its own report says why and whether trying again can help."""
+
+    def __init__(self, worker: str, cause: str, log_path: str, retryable: bool) -> None:
+        self.retryable = retryable
+        super().__init__(
+            f"{worker}: {cause}\n  log:    {log_path}\n"
+            "  do:     mend the cause and run the same command again; it goes on from the last checkpoint"
+        )
+
+
+class PreemptedError(WorkerError):
+    """The machine took the worker away; it saved a checkpoint first, and may simply be started again."""
+
+
+class CheckpointNotFoundError(MsftError):
+    """MLflow holds no READY checkpoint under this key."""
+
+    def __init__(self, search_id: str, round_index: int, step: int, ready_steps: Sequence[int]) -> None:
+        steps = ", ".join(str(s) for s in ready_steps) or "none"
+        super().__init__(
+            f"search {search_id}, round {round_index}: no READY checkpoint at step {step}; READY steps: {steps}. "
+            "Run the same command again: it trains what is missing."
+        )
+
+
+class CheckpointDamagedError(MsftError):
+    """A checkpoint's files are not those of its manifest."""
+
+    def __init__(self, path: str, problems: Sequence[str]) -> None:
+        lines = "\n".join(f"  - {problem}" for problem in problems)
+        super().__init__(
+            f"checkpoint {path} is damaged:\n{lines}\n"
+            "  wanted: every file of manifest.json with its size and sha256\n"
+            "  do:     remove this directory and run the same command again; it trains the stretch anew"
+        )
+
+
+class NoDiskSpaceError(MsftError):
+    """A checkpoint does not fit; nothing of it is left behind and all earlier state is whole."""
+
+    def __init__(self, path: str, needed: int, free: int) -> None:
+        super().__init__(
+            f"{path}: no room for a checkpoint\n  got:    {free:,} bytes free\n  wanted: {needed:,} bytes\n"
+            "  do:     free the space and run the same command again; nothing that was finished is lost"
+        )
+
+
+class NonFiniteLossError(MsftError):
+    """The training loss became NaN or infinite."""
+
+    def __init__(self, step: int, loss: float, sub_datasets: Sequence[str]) -> None:
+        super().__init__(
+            f"training loss at step {step}\n  got:    {loss} (batch of {', '.join(sub_datasets)})\n"
+            "  wanted: a finite number\n"
+            "  do:     lower training.learning_rate, or set training.precision=fp32, and search again"
+        )
+
+
+class SearchBusyError(MsftError):
+    """Another process owns this search directory."""
+
+    def __init__(self, directory: str, owner: str) -> None:
+        super().__init__(
+            f"search directory {directory} is in use\n  got:    owner {owner}\n  wanted: one owner at a time\n"
+            "  do:     wait for it, or end that process and run the same command again"
+        )
+
+
+class ChangedWorldError(MsftError):
+    """What the search started with is not what is here now, and the result would differ."""
+
+    def __init__(self, search_id: str, differences: Sequence[str]) -> None:
+        lines = "\n".join(f"  - {difference}" for difference in differences)
+        super().__init__(
+            f"search {search_id} cannot go on, its inputs have changed:\n{lines}\n"
+            "  do:     restore them, or start another search with a new name (--set name=…)"
+        )
+
+
+class JournalError(MsftError):
+    """The journal cannot be read as the history of one search."""
+
+    def __init__(self, path: str, line: int, cause: str) -> None:
+        super().__init__(
+            f"{path}, line {line}: {cause}\n  wanted: one JSON event a line, as this search wrote it\n"
+            "  do:     restore the file from MLflow's artifact `journal.jsonl` of the search's run"
+        )
+
+
+class TrackingError(MsftError):
+    """MLflow cannot be reached or refuses; `retryable` since a server may come back."""
+
+    retryable = True
+
+    def __init__(self, uri: str, cause: str) -> None:
+        super().__init__(
+            f"MLflow at {uri}: {cause}\n  wanted: a tracking store that answers\n"
+            "  do:     start it (or set tracking.uri) and run the same command again"
+        )

@@ -1,0 +1,57 @@
+"""The journal of a search: one JSON event a line, appended and synced, never rewritten."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import JournalError
+
+FILE = "journal.jsonl"
+
+
+def read_events(search_directory: str) -> list[dict[str, Any]]:
+    """Return the events in their order; a last line that was being written when the machine died is left out.
+
+    Raises:
+        JournalError: another line is not an event.
+    """
+    path = Path(search_directory, FILE)
+    if not path.exists():
+        return []
+    # Bytes, since a torn line may end inside a character; a line without its end was never finished.
+    lines = path.read_bytes().split(b"\n")[:-1]
+    events = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            event = json.loads(line)
+            event["event"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise JournalError(str(path), number, f"not an event: {error}") from error
+        events.append(event)
+    return events
+
+
+def append_event(search_directory: str, event: Mapping[str, Any]) -> None:
+    """Put one event on record; once this returns, no crash can take it back."""
+    path = Path(search_directory, FILE)
+    line = json.dumps({**event, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}, ensure_ascii=False)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        _cut_torn_line(descriptor)
+        os.lseek(descriptor, 0, os.SEEK_END)
+        os.write(descriptor, (line + "\n").encode())
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _cut_torn_line(descriptor: int) -> None:
+    """Cut a last line without its end, so that the next event does not join it."""
+    size = os.lseek(descriptor, 0, os.SEEK_END)
+    content = os.pread(descriptor, size, 0)
+    os.ftruncate(descriptor, content.rfind(b"\n") + 1)

@@ -1,0 +1,188 @@
+"""Start worker processes, watch them, and end them; the only module that does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from tasks.config import TrainingConfig
+from tasks.contracts import WorkerFailure
+from tasks.errors import PreemptedError, WorkerError
+
+# A worker finishes its optimizer step and saves a checkpoint after SIGTERM; then the group is killed.
+GRACE_S = 60.0
+_POLL_S = 0.1
+_LOG_TAIL = 15
+
+
+def run_module(
+    module: str, spec: Path, *, name: str, threads: int | None, on_poll: Callable[[], None] | None = None
+) -> None:
+    """Run `python -m module spec` to its end in a process group of its own.
+
+    Raises:
+        WorkerError: it failed; the text is the worker's own account.
+    """
+    _run([sys.executable, "-m", module, str(spec)], spec, name, _environment(threads), on_poll)
+
+
+def run_accelerate(
+    module: str, spec: Path, *, name: str, training: TrainingConfig, on_poll: Callable[[], None] | None = None
+) -> None:
+    """Run `accelerate launch -m module spec` to its end in a process group of its own.
+
+    Raises:
+        WorkerError: it failed; PreemptedError where it was told to end and saved first.
+    """
+    environment = _environment(training.threads)
+    # --cpu would start one process whatever num_processes says (facts.md, C1); with this variable the
+    # multi-process launcher starts gloo processes on the CPU.
+    if training.device == "cpu" or not has_accelerator():
+        environment["ACCELERATE_USE_CPU"] = "true"
+    flags = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    if training.accelerate_config is not None:
+        flags = ["--config_file", training.accelerate_config]
+    elif training.num_processes > 1:
+        flags += ["--multi_gpu", "--num_processes", str(training.num_processes), "--main_process_port", "0"]
+    else:
+        flags += ["--num_processes", "1"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *flags, "-m", module, str(spec)]
+    _run(command, spec, name, environment, on_poll)
+
+
+def log_path_of(spec: Path) -> Path:
+    """Return where the worker of `spec` writes its output: `x_spec.json` gives `x.log`."""
+    return spec.with_name(f"{spec.stem.removesuffix('_spec')}.log")
+
+
+def failure_path_of(spec: Path) -> Path:
+    """Return where the worker of `spec` says why it failed: `x_spec.json` gives `x_failure.json`."""
+    return spec.with_name(f"{spec.stem.removesuffix('_spec')}_failure.json")
+
+
+def _environment(threads: int | None) -> dict[str, str]:
+    count = str(threads or os.cpu_count() or 1)
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": count,
+        "MKL_NUM_THREADS": count,
+        # Two spinning threads ran 4-11 times slower than one on a shared machine (facts.md, 8).
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        "PYTHONUNBUFFERED": "1",
+        # A worker whose owner is gone ends by itself (tasks/workers/lifeline.py).
+        "MSFT_OWNER_PID": str(os.getpid()),
+    }
+
+
+def has_accelerator() -> bool:
+    """Say whether the machine has a GPU, without importing torch here."""
+    return any(Path(node).exists() for node in ("/dev/nvidia0", "/dev/kfd", "/dev/dxg"))
+
+
+@contextmanager
+def beside(module: str, spec: Path, *, threads: int | None, on_poll: Callable[[], None]) -> Iterator[None]:
+    """Run `python -m module spec` while the block runs, and wait for its end after it.
+
+    Its failure raises nothing, since whoever needs its work finds it missing; if the block fails, it is ended.
+    """
+    process = _start([sys.executable, "-m", module, str(spec)], spec, _environment(threads))
+    try:
+        yield
+        _wait(process, on_poll)
+    except BaseException:
+        _end_group(process)
+        raise
+
+
+def _start(command: list[str], spec: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    failure_path_of(spec).unlink(missing_ok=True)
+    # Output goes to a file: an inherited pipe would hide a crash of the flow until the worker ends (facts, A4).
+    with log_path_of(spec).open("ab") as log:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=dict(environment),
+        )
+
+
+def _run(
+    command: list[str],
+    spec: Path,
+    name: str,
+    environment: Mapping[str, str],
+    on_poll: Callable[[], None] | None,
+) -> None:
+    process = _start(command, spec, environment)
+    try:
+        _wait(process, on_poll)
+    except BaseException:  # Prefect's TerminationSignal is a BaseException
+        _end_group(process)
+        raise
+    if process.returncode != 0:
+        _raise_failure(spec, name, process.returncode)
+
+
+def _wait(process: subprocess.Popen[bytes], on_poll: Callable[[], None] | None) -> None:
+    while process.poll() is None:
+        if on_poll is not None:
+            on_poll()
+        time.sleep(_POLL_S)
+    if on_poll is not None:
+        on_poll()
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    """Ask the whole group to end, wait the stated grace, then kill it."""
+    for number, wait_s in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, 10.0)):
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            return
+        deadline = time.monotonic() + wait_s
+        while _group_lives(process) and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+
+
+def _group_lives(process: subprocess.Popen[bytes]) -> bool:
+    process.poll()
+    try:
+        os.killpg(process.pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _raise_failure(spec: Path, name: str, code: int) -> None:
+    log = str(log_path_of(spec))
+    path = failure_path_of(spec)
+    if not path.is_file():
+        lines = log_path_of(spec).read_text(errors="replace").splitlines()[-_LOG_TAIL:]
+        tail = "\n".join(f"    {line}" for line in lines)
+        raise WorkerError(
+            name, f"ended with code {code} and left no account of why\n{tail}", log, retryable=True
+        )
+    failure = WorkerFailure.model_validate_json(path.read_text())
+    if failure.preempted:
+        raise PreemptedError(name, "was told to end, and saved a checkpoint first", log, retryable=True)
+    raise WorkerError(name, failure.error, log, retryable=failure.retryable)
+
+
+def capture(command: list[str]) -> str:
+    """Return what a short command prints, stripped; empty where it is missing or fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,0 +1,70 @@
+"""Build one round's mixture: how many rows of which sub-dataset, for how long."""
+
+from __future__ import annotations
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from tasks import terminal
+from tasks.algorithm.proportions import draws_per_epoch
+from tasks.algorithm.state import SearchState
+from tasks.config import SearchConfig
+from tasks.contracts import CheckpointRef, Inputs, Mixture, SubDatasetDraws, SubDatasetRef
+
+
+def plan_mixture(
+    config: SearchConfig, inputs: Inputs, state: SearchState, start: CheckpointRef | None
+) -> Mixture:
+    """Return the mixture of the round that `state` is about to run.
+
+    The roll-out lasts C epochs of the active mixture, or what the total budget leaves, cut to whole evaluation
+    intervals and at least one; `start` gives the data position that each sub-dataset goes on from.
+    """
+    parts = [part for part in inputs.sub_datasets if part.name in state.active]
+    rows = {part.name: part.train.num_rows for part in parts}
+    tokens = {part.name: part.train.num_tokens for part in parts}
+    proportions = state.weights if state.weights is not None else config.mixture.proportions
+    draws = draws_per_epoch(rows, tokens, proportions, config.mixture.share_unit)
+    epoch_rows = sum(draws.values())
+    full_epoch_rows = sum(part.train.num_rows for part in inputs.sub_datasets)
+    intervals = _num_intervals(config, state, full_epoch_rows, epoch_rows)
+    epochs = intervals / config.search.evals_per_epoch
+    num_rows = max(1, round(epochs * epoch_rows))
+    num_steps = -(-num_rows // config.training.batch_size)
+    evaluated = {max(1, round(number * num_steps / intervals)) for number in range(1, intervals + 1)}
+    drawn_tokens = {name: draws[name] * tokens[name] / rows[name] for name in rows}
+    return Mixture(
+        round=state.round,
+        draws=tuple(_draws(part, draws[part.name], start) for part in parts),
+        epoch_rows=epoch_rows,
+        full_epoch_rows=full_epoch_rows,
+        epochs=epochs,
+        num_rows=num_rows,
+        num_steps=num_steps,
+        evaluation_offsets=tuple(sorted(evaluated)),
+        example_shares={name: draws[name] / epoch_rows for name in rows},
+        token_shares={name: count / sum(drawn_tokens.values()) for name, count in drawn_tokens.items()},
+    )
+
+
+def _draws(part: SubDatasetRef, rows_per_epoch: int, start: CheckpointRef | None) -> SubDatasetDraws:
+    cursor = start.cursors.get(part.name, 0) if start is not None else 0
+    return SubDatasetDraws(name=part.name, train=part.train, rows_per_epoch=rows_per_epoch, cursor=cursor)
+
+
+@task(name="build mixture", cache_policy=NO_CACHE)
+def build_mixture(
+    config: SearchConfig, inputs: Inputs, state: SearchState, start: CheckpointRef | None
+) -> Mixture:
+    """Return and print the round's mixture; see `plan_mixture`."""
+    mixture = plan_mixture(config, inputs, state, start)
+    terminal.show_mixture(mixture)
+    return mixture
+
+
+def _num_intervals(config: SearchConfig, state: SearchState, full_epoch_rows: int, epoch_rows: int) -> int:
+    search = config.search
+    wanted = round(search.compute_budget_epochs * search.evals_per_epoch)
+    rows_left = search.max_epochs * full_epoch_rows - state.spent_examples
+    affordable = int(rows_left / epoch_rows * search.evals_per_epoch + 1e-9)
+    return max(1, min(wanted, affordable))

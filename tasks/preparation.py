@@ -1,0 +1,153 @@
+"""Make the sub-datasets ready: read, check, tokenise; and open the test splits at the very end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from tasks import terminal
+from tasks.config import SearchConfig, SubDatasetConfig
+from tasks.contracts import BaseModelRef, Metric, ScoreSplit, SplitRef, SubDatasetRef
+from tasks.errors import ConfigError, SplitOverlapError
+from tasks.sources import Example, fingerprint, read_splits
+from tasks.tokenisation import Encoder, tokenise_split
+
+MIN_VALIDATION_ROWS = 200
+_SHOWN_OVERLAPS = 10
+
+Splits = dict[str, list[Example]]
+
+
+@task(name="prepare sub-datasets", cache_policy=NO_CACHE)
+def prepare_sub_datasets(config: SearchConfig, model: BaseModelRef) -> tuple[SubDatasetRef, ...]:
+    """Read, check and tokenise every sub-dataset's train and validation rows.
+
+    Test rows are read for their form and for texts shared with another split, and are not tokenised: a bad or
+    leaked test file is reported before days of training, and nothing a test row says reaches a decision.
+
+    Raises:
+        DataError, SplitOverlapError, ConfigError: a row, split or length cannot be used.
+    """
+    encoder = _encoder(config, model)
+    splits = {s.name: _splits_by_role(config, s) for s in config.mixture.sub_datasets}
+    _check_overlap(config, splits)
+    refs = tuple(_prepare(config, s, splits[s.name], encoder) for s in config.mixture.sub_datasets)
+    for ref in refs:
+        if ref.validation.num_rows < MIN_VALIDATION_ROWS:
+            terminal.warn(
+                f"{ref.name}: {ref.validation.num_rows} validation rows; below {MIN_VALIDATION_ROWS} "
+                "a decision repeats only about half of the time between two halves of the data"
+            )
+    return refs
+
+
+@task(name="open test splits", cache_policy=NO_CACHE)
+def open_test_splits(
+    config: SearchConfig, model: BaseModelRef, sub_datasets: Sequence[SubDatasetRef]
+) -> tuple[ScoreSplit, ...]:
+    """Return the tokenised test splits of all sub-datasets that have one; called once, after selection."""
+    encoder = _encoder(config, model)
+    by_name = {ref.name: ref for ref in sub_datasets}
+    opened = []
+    for sub_dataset in config.mixture.sub_datasets:
+        ref, rows = by_name[sub_dataset.name], read_splits(config, sub_dataset).get("test")
+        if rows is not None:
+            split = _tokenise(config, encoder, sub_dataset.name, "test", rows)
+            opened.append(
+                ScoreSplit(name=ref.name, metric=ref.metric, max_new_tokens=ref.max_new_tokens, split=split)
+            )
+    return tuple(opened)
+
+
+def _encoder(config: SearchConfig, model: BaseModelRef) -> Encoder:
+    limit = model.max_positions
+    if limit is not None and config.training.max_length > limit:
+        raise ConfigError(
+            config.name,
+            [f"training.max_length: the model has {limit} positions; got {config.training.max_length}"],
+        )
+    return Encoder(model.directory, config.training.max_length, trust_remote_code=model.trust_remote_code)
+
+
+def _splits_by_role(config: SearchConfig, sub_dataset: SubDatasetConfig) -> Splits:
+    """Return the rows by the role they play; in the paper's protocol the test rows are what selects."""
+    splits = read_splits(config, sub_dataset)
+    if config.search.protocol == "paper":
+        splits["validation"] = splits["test"]
+    return splits
+
+
+def _check_overlap(config: SearchConfig, splits: Mapping[str, Splits]) -> None:
+    """Raise, or warn by choice, where one prompt stands in two different splits of the mixture."""
+    first: dict[str, tuple[str, str]] = {}
+    shared = []
+    for role, where, text in _located_texts(splits, config.search.protocol == "paper"):
+        role_before, where_before = first.setdefault(text, (role, where))
+        if role_before != role:
+            shared.append(f"{where_before} = {where}: {text!r:.80}")
+    if not shared:
+        return
+    error = SplitOverlapError(shared[:_SHOWN_OVERLAPS], len(shared))
+    if config.mixture.on_overlap == "error":
+        raise error
+    terminal.warn(str(error))
+
+
+def _located_texts(splits: Mapping[str, Splits], is_paper_protocol: bool) -> Iterator[tuple[str, str, str]]:
+    for name, by_role in splits.items():
+        for role, rows in by_role.items():
+            if role == "test" and is_paper_protocol:
+                continue
+            for index, row in enumerate(rows):
+                yield role, f"{name}/{role} row {index}", " ".join(row.prompt.split())
+
+
+def _prepare(
+    config: SearchConfig, sub_dataset: SubDatasetConfig, splits: Splits, encoder: Encoder
+) -> SubDatasetRef:
+    name, test = sub_dataset.name, splits.get("test")
+    train = _tokenise(config, encoder, name, "train", splits["train"])
+    validation = _tokenise(config, encoder, name, "validation", splits["validation"])
+    return SubDatasetRef(
+        name=name,
+        metric=_metric_of(config, sub_dataset, splits["validation"]),
+        max_new_tokens=sub_dataset.max_new_tokens or _longest_completion(encoder, splits["validation"]) + 8,
+        train=train,
+        validation=validation,
+        test_sha256=fingerprint(test) if test is not None else None,
+        num_test_rows=len(test) if test is not None else 0,
+    )
+
+
+def _tokenise(config: SearchConfig, encoder: Encoder, name: str, split: str, rows: list[Example]) -> SplitRef:
+    cache = Path(config.output_root, "cache", "tokenised")
+    return tokenise_split(encoder, name, split, rows, cache, config.mixture.on_too_long)
+
+
+def _longest_completion(encoder: Encoder, rows: Sequence[Example]) -> int:
+    longest = sorted({row.completion for row in rows}, key=len)[-20:]
+    return max(len(encoder.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in longest)
+
+
+def _metric_of(config: SearchConfig, sub_dataset: SubDatasetConfig, rows: Sequence[Example]) -> Metric:
+    """Return the configured metric, or the one the rows' form asks for.
+
+    Raises:
+        ConfigError: the metric cannot be measured on these rows, or would not be used.
+    """
+    where = f"mixture.sub_datasets.{sub_dataset.name}.metric"
+    if sub_dataset.metric == "auto":
+        if all(row.choices for row in rows):
+            return "multiple_choice"
+        return "numeric" if all("####" in row.completion for row in rows) else "exact_match"
+    if sub_dataset.metric == "multiple_choice" and not all(row.choices for row in rows):
+        raise ConfigError(config.name, [f"{where}: multiple_choice, and a validation row has no choices"])
+    if sub_dataset.metric == "loss" and config.evaluation.selection != "loss":
+        raise ConfigError(
+            config.name,
+            [f"{where}: loss gives no accuracy; set evaluation.selection to loss for the whole mixture"],
+        )
+    return sub_dataset.metric

@@ -1,0 +1,97 @@
+"""Decide what a round's curves mean, and put the decision on record."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from tasks import terminal
+from tasks.algorithm.exclusion import ExclusionRule
+from tasks.algorithm.peaks import choose_champion, mean_scores
+from tasks.algorithm.state import SearchState, fold
+from tasks.algorithm.strategies import Decision, Msft, RoundReport, Strategy
+from tasks.config import SearchConfig
+from tasks.contracts import Inputs, Mixture, RolloutResult, RoundCurves, SearchRef
+from tasks.journal import append_event, read_events
+
+
+def strategy_of(config: SearchConfig) -> Strategy:
+    """Return the configured strategy."""
+    search = config.search
+    rule = ExclusionRule(literal=search.rule == "paper", min_delta=search.min_delta)
+    return Msft(rule, search.exclude_per_round, search.optimizer_on_rollback)
+
+
+@task(name="decide pruning", cache_policy=NO_CACHE)
+def decide_pruning(
+    config: SearchConfig,
+    search: SearchRef,
+    inputs: Inputs,
+    mixture: Mixture,
+    rollout: RolloutResult,
+    curves: RoundCurves,
+) -> SearchState:
+    """Return the state after this round's decision, which is on record in the journal from here on."""
+    before = fold(read_events(search.directory))
+    assert before is not None
+    report = RoundReport(
+        round=before.round,
+        active=before.active,
+        curves=curves.curves,
+        steps_per_epoch=mixture.num_steps / mixture.epochs,
+    )
+    decision = strategy_of(config).observe(report)
+    event = _event(config, before, inputs, rollout, curves, decision)
+    event["stop_reason"] = _stop_reason(config, mixture, before, event)
+    append_event(search.directory, event)
+    after = fold(read_events(search.directory))
+    assert after is not None
+    terminal.show_decision(decision, report, after)
+    return after
+
+
+def _event(
+    config: SearchConfig,
+    before: SearchState,
+    inputs: Inputs,
+    rollout: RolloutResult,
+    curves: RoundCurves,
+    decision: Decision,
+) -> dict[str, Any]:
+    champion = choose_champion(before.champion, mean_scores(curves.curves))
+    return {
+        "event": "round_decided",
+        "round": before.round,
+        "rule": config.search.rule,
+        "sub_datasets": list(inputs.names),
+        "active": list(before.active),
+        "decision": asdict(decision),
+        "scores_at_target": {
+            curve.sub_dataset: curve.at(decision.roll_back_to).score for curve in curves.curves
+        },
+        "curves": [asdict(curve) for curve in curves.curves],
+        "champion": asdict(champion),
+        "examples": sum(interval.num_examples for interval in rollout.intervals),
+        "intervals": [interval.model_dump(mode="json") for interval in rollout.intervals],
+        "evaluation": curves.cost.model_dump(),
+    }
+
+
+def _stop_reason(config: SearchConfig, mixture: Mixture, before: SearchState, event: dict[str, Any]) -> str:
+    """Return why the search ends with this decision; empty where it goes on."""
+    decision, search = event["decision"], config.search
+    active = (set(before.active) - set(decision["exclude"])) | set(decision["include"])
+    spent = (before.spent_examples + event["examples"]) / mixture.full_epoch_rows
+    interval = mixture.epoch_rows / mixture.full_epoch_rows / search.evals_per_epoch
+    if decision["stop"]:
+        return "the strategy asked to stop"
+    if not active:
+        return "no sub-dataset is active any more"
+    if search.max_rounds is not None and before.round + 1 >= search.max_rounds:
+        return f"search.max_rounds = {search.max_rounds} is reached"
+    if spent + interval / 2 > search.max_epochs:
+        return f"{spent:.2f} of search.max_epochs = {search.max_epochs:g} epochs are spent"
+    return ""

@@ -1,0 +1,207 @@
+"""MLflow as the registry of checkpoints, scores and champions: what the rollback asks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModel, Metric
+from mlflow.exceptions import MlflowException
+
+from tasks.algorithm.state import CheckpointKey
+from tasks.contracts import CheckpointRef, CheckpointScores, EvaluationCost, SearchRef
+from tasks.errors import CheckpointNotFoundError
+from tasks.tracking import client_of, round_run_of
+
+_PAGE = 100
+
+
+def register_checkpoint(search: SearchRef, run_id: str, checkpoint: CheckpointRef) -> None:
+    """Register a published checkpoint as a READY logged model; registering it again changes nothing."""
+    client = client_of(search.tracking_uri)
+    if _find_model(client, search, run_id, checkpoint.key) is not None:
+        return
+    model = client.create_logged_model(
+        search.experiment_id,
+        name=f"{search.search_id}-round-{checkpoint.key.round:03d}-step-{checkpoint.key.step:08d}",
+        source_run_id=run_id,
+        model_type="msft-checkpoint",
+        params={"checkpoint": checkpoint.model_dump_json()},
+        tags={
+            "msft.search_id": search.search_id,
+            "msft.round": str(checkpoint.key.round),
+            "msft.step": str(checkpoint.key.step),
+        },
+    )
+    client.finalize_logged_model(model.model_id, "READY")
+
+
+def log_scores(
+    search: SearchRef, checkpoint: CheckpointRef, scores: CheckpointScores, digests: Mapping[str, str]
+) -> None:
+    """Log one checkpoint's validation scores, on its logged model and its round's run.
+
+    Callers pass finite numbers only: MLflow keeps NaN as 0.0, and a diverged checkpoint would win (facts.md, B1).
+    """
+    client = client_of(search.tracking_uri)
+    run_id = round_run_of(client, search, checkpoint.key.round)
+    model = _require_model(client, search, run_id, checkpoint.key)
+    stamp, step = checkpoint.published_at_ms, checkpoint.key.step
+    metrics = [
+        Metric(
+            key, value, stamp, step, model_id=model.model_id, dataset_name=f"{name}/validation",
+            dataset_digest=digests[name], run_id=run_id,
+        )
+        for key, value, name in _score_values(scores)
+    ]  # fmt: skip
+    metrics += [
+        Metric(f"evaluation/{key}", float(value), stamp, step, model_id=model.model_id)
+        for key, value in scores.cost.model_dump().items()
+    ]
+    assert all(math.isfinite(metric.value) for metric in metrics)
+    client.log_batch(run_id, metrics=metrics)
+    client.log_dict(
+        run_id,
+        {score.sub_dataset: score.correct for score in scores.scores},
+        f"correct/step-{checkpoint.key.step:08d}.json",
+    )
+
+
+def _score_values(scores: CheckpointScores) -> Iterator[tuple[str, float, str]]:
+    """Yield (metric, value, sub-dataset); the sub-dataset is part of the metric's key, since run charts need it."""
+    for score in scores.scores:
+        name = score.sub_dataset
+        yield f"validation/loss/{name}", score.loss, name
+        yield f"validation/num_examples/{name}", float(score.num_examples), name
+        if score.accuracy is not None:
+            yield f"validation/accuracy/{name}", score.accuracy, name
+
+
+class HeldScores:
+    """What MLflow holds of one checkpoint."""
+
+    def __init__(self, model: LoggedModel | None) -> None:
+        self._model = model
+
+    def value(self, kind: str, sub_dataset: str) -> float | None:
+        """Return the metric `validation/<kind>/<sub-dataset>`, None where it was not measured."""
+        return _metric(self._model, f"validation/{kind}/{sub_dataset}") if self._model is not None else None
+
+    def cost(self) -> EvaluationCost:
+        """Return what scoring this checkpoint cost."""
+        names = EvaluationCost.model_fields
+        values = {name: _metric(self._model, f"evaluation/{name}") or 0.0 for name in names}
+        return EvaluationCost(
+            num_tokens=int(values["num_tokens"]),
+            num_examples=int(values["num_examples"]),
+            flops=values["flops"],
+            seconds=values["seconds"],
+        )
+
+
+def held_scores(search: SearchRef, key: CheckpointKey) -> HeldScores:
+    """Return the scores that MLflow holds of a checkpoint."""
+    client = client_of(search.tracking_uri)
+    return HeldScores(_find_model(client, search, round_run_of(client, search, key.round), key))
+
+
+def find_checkpoint(search: SearchRef, key: CheckpointKey) -> CheckpointRef:
+    """Return the READY checkpoint of this key.
+
+    Raises:
+        CheckpointNotFoundError: there is none; names the steps there are.
+    """
+    client = client_of(search.tracking_uri)
+    run_id = round_run_of(client, search, key.round)
+    model = _require_model(client, search, run_id, key)
+    return CheckpointRef.model_validate_json(model.params["checkpoint"])
+
+
+def mark_checkpoint(search: SearchRef, key: CheckpointKey, tags: Mapping[str, str]) -> None:
+    """Set tags on a checkpoint's logged model."""
+    client = client_of(search.tracking_uri)
+    model = _require_model(client, search, round_run_of(client, search, key.round), key)
+    client.set_logged_model_tags(model.model_id, dict(tags))
+
+
+def register_champion(search: SearchRef, directory: Path, key: CheckpointKey) -> str:
+    """Upload the champion, register it under the search's name with the alias `champion`; return the version."""
+    client = client_of(search.tracking_uri)
+    name = f"msft-{search.name}"
+    for version in _versions(client, name):
+        if (version.tags or {}).get("msft.search_id") == search.search_id:
+            client.set_registered_model_alias(name, "champion", version.version)
+            return str(version.version)
+    model = client.create_logged_model(
+        search.experiment_id,
+        name=f"{search.search_id}-champion",
+        source_run_id=search.run_id,
+        model_type="msft-champion",
+        tags={"msft.search_id": search.search_id, "msft.champion": str(key)},
+    )
+    mlflow.set_tracking_uri(search.tracking_uri)  # the registry resolves models:/ through the global one
+    client.log_model_artifacts(model.model_id, str(directory))
+    client.finalize_logged_model(model.model_id, "READY")
+    version = client.create_model_version(
+        name,
+        source=f"models:/{model.model_id}",
+        run_id=search.run_id,
+        model_id=model.model_id,
+        tags={"msft.search_id": search.search_id, "msft.checkpoint": str(key)},
+    )
+    client.set_registered_model_alias(name, "champion", version.version)
+    return str(version.version)
+
+
+def _versions(client: MlflowClient, name: str) -> list[Any]:
+    try:
+        client.get_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        client.create_registered_model(name)
+    return list(client.search_model_versions(f"name = '{name}'"))
+
+
+def _models(client: MlflowClient, search: SearchRef, run_id: str) -> list[LoggedModel]:
+    """Return the run's logged models that are READY; filtered here, since a filter on status matches nothing."""
+    models: list[LoggedModel] = []
+    token = None
+    while True:
+        page = client.search_logged_models(
+            [search.experiment_id],
+            filter_string=f"source_run_id = '{run_id}'",
+            max_results=_PAGE,
+            page_token=token,
+        )
+        models.extend(model for model in page if str(model.status).endswith("READY"))
+        token = page.token
+        if not token:
+            return models
+
+
+def _find_model(
+    client: MlflowClient, search: SearchRef, run_id: str, key: CheckpointKey
+) -> LoggedModel | None:
+    for model in _models(client, search, run_id):
+        if model.tags.get("msft.step") == str(key.step):
+            return model
+    return None
+
+
+def _require_model(client: MlflowClient, search: SearchRef, run_id: str, key: CheckpointKey) -> LoggedModel:
+    model = _find_model(client, search, run_id, key)
+    if model is None:
+        ready = sorted(int(m.tags["msft.step"]) for m in _models(client, search, run_id))
+        raise CheckpointNotFoundError(search.search_id, key.round, key.step, ready)
+    return model
+
+
+def _metric(model: LoggedModel | None, key: str) -> float | None:
+    """Return the newest value of a metric; scoring a checkpoint again keeps the older one beside it."""
+    values = [metric for metric in (model.metrics or []) if metric.key == key] if model is not None else []
+    return float(max(values, key=lambda metric: metric.timestamp).value) if values else None

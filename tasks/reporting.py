@@ -1,0 +1,139 @@
+"""Put a search's record into frames, files and MLflow; the only place where values become pandas frames."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from tasks import terminal, tracking
+from tasks.algorithm.ledger import ledger_lines, total_by_kind
+from tasks.algorithm.state import SearchState
+from tasks.config import SearchConfig
+from tasks.contracts import ChampionResult, SearchRef
+from tasks.journal import FILE, read_events
+
+Events = Sequence[dict[str, Any]]
+
+
+@task(name="write round report", cache_policy=NO_CACHE)
+def report_round(search: SearchRef, state: SearchState) -> None:
+    """Put the round's decision where a reviewer looks: the round's MLflow run and the search's journal."""
+    event = _rounds(read_events(search.directory))[-1]
+    decision = event["decision"]
+    tracking.close_round_run(
+        search,
+        event["round"],
+        {
+            "msft.excluded": ", ".join(decision["exclude"]) or "none",
+            "msft.decision": decision["reason"],
+            "msft.roll_back_to": f"round {decision['roll_back_to']['round']} step {decision['roll_back_to']['step']}",
+            "msft.champion_so_far": str(state.champion.checkpoint) if state.champion else "none",
+        },
+    )
+    tracking.log_files(search, [Path(search.directory, FILE)])
+
+
+@task(name="write report", cache_policy=NO_CACHE)
+def write_report(
+    config: SearchConfig, search: SearchRef, state: SearchState, champion: ChampionResult
+) -> None:
+    """Write the frames as CSV and Parquet, log them, print the summary and close the search's run."""
+    events = read_events(search.directory)
+    frames = {
+        "curves": curves_frame(events),
+        "decisions": decisions_frame(events),
+        "ledger": ledger_frame(events),
+        "scores": scores_frame(state, champion),
+    }
+    directory = Path(search.directory, "report")
+    directory.mkdir(exist_ok=True)
+    for name, frame in frames.items():
+        frame.to_csv(directory / f"{name}.csv", index=False)
+        frame.to_parquet(directory / f"{name}.parquet", index=False)
+    tracking.log_files(search, [*sorted(directory.iterdir())], "report")
+    tracking.log_files(search, [Path(search.directory, FILE)])
+    totals = total_by_kind(line for event in _rounds(events) for line in ledger_lines(event))
+    scored = zip(*(frames["scores"][column] for column in ("split", "sub_dataset", "score")), strict=True)
+    metrics = {f"champion/{split}/{name}": float(score) for split, name, score in scored}
+    metrics |= {f"ledger/{kind}/flops": line.flops for kind, line in totals.items()}
+    metrics |= {f"ledger/{kind}/tokens": float(line.num_tokens) for kind, line in totals.items()}
+    tags = {"msft.champion": str(champion.key), "msft.stop_reason": state.stop_reason}
+    tracking.log_summary(search, metrics, tags)
+    tracking.close_search_run(search, "FINISHED")
+    terminal.show_summary(search, state, champion, totals, protocol=config.search.protocol)
+
+
+def curves_frame(events: Events) -> pd.DataFrame:
+    """Return one row a round, sub-dataset and checkpoint."""
+    rows = [
+        {
+            "round": event["round"],
+            "sub_dataset": curve["sub_dataset"],
+            "is_active": curve["sub_dataset"] in event["active"],
+            "checkpoint_round": point["checkpoint"]["round"],
+            "step": point["checkpoint"]["step"],
+            "score": point["score"],
+            "loss": point["loss"],
+            "num_examples": point["num_examples"],
+        }
+        for event in _rounds(events)
+        for curve in event["curves"]
+        for point in curve["points"]
+    ]
+    return pd.DataFrame(rows)
+
+
+def decisions_frame(events: Events) -> pd.DataFrame:
+    """Return one row a round: what was decided, and why."""
+    return pd.DataFrame(
+        [
+            {
+                "round": event["round"],
+                "active": " ".join(event["active"]),
+                "excluded": " ".join(event["decision"]["exclude"]),
+                "rolled_back_to_round": event["decision"]["roll_back_to"]["round"],
+                "rolled_back_to_step": event["decision"]["roll_back_to"]["step"],
+                "champion_round": event["champion"]["checkpoint"]["round"],
+                "champion_step": event["champion"]["checkpoint"]["step"],
+                "champion_score": event["champion"]["score"],
+                "reason": event["decision"]["reason"],
+            }
+            for event in _rounds(events)
+        ]
+    )
+
+
+def ledger_frame(events: Events) -> pd.DataFrame:
+    """Return one row a round and kind of work: accepted, discarded, evaluation."""
+    return pd.DataFrame([asdict(line) for event in _rounds(events) for line in ledger_lines(event)])
+
+
+def scores_frame(state: SearchState, champion: ChampionResult) -> pd.DataFrame:
+    """Return one row a split and sub-dataset: the champion's score, and the one it had when it was excluded."""
+    at_exclusion = {exclusion.sub_dataset: exclusion.score for exclusion in state.excluded}
+    splits = [("validation", champion.validation), ("test", champion.test)]
+    return pd.DataFrame(
+        [
+            {
+                "split": split,
+                "sub_dataset": score.sub_dataset,
+                "score": score.accuracy if score.accuracy is not None else -score.loss,
+                "loss": score.loss,
+                "num_examples": score.num_examples,
+                "score_at_exclusion": at_exclusion.get(score.sub_dataset),
+            }
+            for split, scores in splits
+            if scores is not None
+            for score in scores.scores
+        ]
+    )
+
+
+def _rounds(events: Events) -> list[dict[str, Any]]:
+    return [event for event in events if event["event"] == "round_decided"]

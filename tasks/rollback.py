@@ -1,0 +1,59 @@
+"""Go back to a checkpoint: ask MLflow where it is, check it, and drop what no one can need again."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from tasks import registry, terminal
+from tasks.algorithm.state import SearchState
+from tasks.contracts import CheckpointRef, SearchRef
+from tasks.errors import CheckpointDamagedError
+from tasks.manifest import MANIFEST, hash_file, verify
+
+
+@task(name="roll back", cache_policy=NO_CACHE)
+def roll_back(search: SearchRef, state: SearchState) -> CheckpointRef | None:
+    """Return the checkpoint that the next roll-out starts from; None is the base model.
+
+    Its files are compared with their hashes before anything is built on them. Checkpoints that are neither this
+    one nor the champion are removed from the disk of finished rounds; MLflow keeps their scores.
+
+    Raises:
+        CheckpointNotFoundError: MLflow holds no READY checkpoint of this key.
+        CheckpointDamagedError: its files are not those that were published.
+    """
+    if state.checkpoint is None:
+        return None
+    checkpoint = find_whole(search, registry.find_checkpoint(search, state.checkpoint))
+    _remove_unneeded(search, state)
+    return checkpoint
+
+
+def find_whole(search: SearchRef, checkpoint: CheckpointRef) -> CheckpointRef:
+    """Return the checkpoint after comparing its manifest with MLflow's hash and its files with the manifest."""
+    directory = Path(search.directory, checkpoint.directory)
+    verify(directory)
+    if hash_file(directory / MANIFEST) != checkpoint.sha256:
+        raise CheckpointDamagedError(str(directory), [f"{MANIFEST} is not the one that MLflow registered"])
+    return checkpoint
+
+
+def _remove_unneeded(search: SearchRef, state: SearchState) -> None:
+    assert state.champion is not None
+    kept = {state.checkpoint, state.champion.checkpoint}
+    needed = {Path(search.directory, registry.find_checkpoint(search, key).directory) for key in kept if key}
+    removed, freed = 0, 0
+    for round_directory in sorted(Path(search.directory, "rounds").iterdir()):
+        if int(round_directory.name) >= state.round:
+            continue  # a roll-out under way
+        for directory in sorted((round_directory / "checkpoints").glob("*step-*")):
+            if directory not in needed:
+                freed += sum(file.stat().st_size for file in directory.iterdir())
+                shutil.rmtree(directory)
+                removed += 1
+    if removed:
+        terminal.note(f"removed {removed} checkpoints that nothing can need again ({freed / 1e6:,.1f} MB)")

@@ -1,0 +1,296 @@
+"""Read the rows of a sub-dataset, from wherever it lies, into one form."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.config import Carve, SearchConfig, SubDatasetConfig
+from tasks.errors import DataError
+from tasks.randomness import random_state
+
+SPLITS = ("train", "validation", "test")
+_FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row: a prompt and its completion, or a chat.
+
+    Attributes:
+        prompt, completion: texts; the completion brings its own leading space. Of a chat, the text of all
+            messages but the last assistant's, and that one's.
+        choices: full completions of which `completion` is one; empty where the row has none.
+        answer: the text that holds a numeric answer, and tells a choice's letter in a completion.
+        messages: (role, content) pairs of a chat; empty for a plain row.
+    """
+
+    prompt: str
+    completion: str
+    answer: str
+    choices: tuple[str, ...] = ()
+    messages: tuple[tuple[str, str], ...] = ()
+
+
+def read_splits(config: SearchConfig, sub_dataset: SubDatasetConfig) -> dict[str, list[Example]]:
+    """Return the examples of every split that the sub-dataset has; `test` is left out where it has none.
+
+    Splits that are carved come out of train by the seed, whole texts at a time, never out of test.
+
+    Raises:
+        DataError: a file, column or row is not usable; names the row.
+    """
+    wanted = {split: getattr(sub_dataset.splits, split) for split in SPLITS}
+    named = {split: name for split, name in wanted.items() if isinstance(name, str)}
+    splits = {split: _read_named(config, sub_dataset, split, name) for split, name in named.items()}
+    for split in ("test", "validation"):
+        if isinstance(carve := wanted[split], Carve):
+            splits["train"], splits[split] = _carve(
+                splits["train"], carve.carve, sub_dataset.name, split, config.seed
+            )
+    for split, examples in splits.items():
+        limit = getattr(sub_dataset.max_rows, split)
+        splits[split] = _sample(examples, limit, f"{sub_dataset.name}/{split}", config.seed)
+    return splits
+
+
+def fingerprint(examples: Iterable[Example]) -> str:
+    """Return the sha256 over the texts of `examples`, in their order."""
+    digest = hashlib.sha256()
+    for example in examples:
+        row = [example.prompt, example.completion, example.answer, example.choices, example.messages]
+        digest.update(json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+def _read_named(config: SearchConfig, sub_dataset: SubDatasetConfig, split: str, name: str) -> list[Example]:
+    if sub_dataset.synthetic is not None:
+        from tasks.synthetic import synthetic_rows
+
+        rows: Iterable[Mapping[str, Any]] = synthetic_rows(sub_dataset.synthetic, split, config.seed)
+        where = f"{split} (synthetic {sub_dataset.synthetic.skill})"
+    elif sub_dataset.hub is not None:
+        rows, where = _load_hub(sub_dataset, name), f"{sub_dataset.hub} split {name}"
+    else:
+        assert sub_dataset.path is not None
+        file = _split_file(sub_dataset, config.resolve(sub_dataset.path), split, name)
+        rows, where = _load_file(sub_dataset.name, file), str(file)
+    try:
+        examples = [_to_example(sub_dataset, row, f"{where} row {index}") for index, row in enumerate(rows)]
+    except UnicodeDecodeError as error:  # a JSON file's bytes are decoded as its rows are read
+        raise DataError(
+            sub_dataset.name, where, got=str(error), wanted="UTF-8 text", fix="convert the file to UTF-8"
+        ) from error
+    if not examples:
+        raise DataError(
+            sub_dataset.name,
+            where,
+            got="no rows",
+            wanted="at least one row",
+            fix="fill the file, name another split under splits, or leave the sub-dataset out",
+        )
+    return examples
+
+
+def _split_file(sub_dataset: SubDatasetConfig, path: Path, split: str, name: str) -> Path:
+    """Return the file that holds a split: the one file itself, or the one of that name in the folder."""
+    if path.is_file():
+        if split == "train":
+            return path
+        path = path.parent
+    if not path.is_dir():
+        raise DataError(
+            sub_dataset.name,
+            f"path {path}",
+            got="no such file or folder",
+            wanted="a data file or a folder of them",
+            fix=f"mend mixture.sub_datasets.{sub_dataset.name}.path (it counts from the YAML file)",
+        )
+    candidates = [path / name, *(path / f"{name}{ending}" for ending in _FORMATS)]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    there = ", ".join(sorted(file.name for file in path.iterdir())) or "nothing"
+    raise DataError(
+        sub_dataset.name,
+        f"split {split} in {path}",
+        got=f"no file {name}.*; there is {there}",
+        wanted=f"{name} with one of the endings {', '.join(_FORMATS)}",
+        fix=f"name the file in splits.{split}, or carve it from train with splits: {{{split}: {{carve: 200}}}}"
+        + ("; test: null where there is none" if split == "test" else ""),
+    )
+
+
+def _load_file(name: str, file: Path) -> Iterable[Mapping[str, Any]]:
+    import datasets
+
+    datasets.disable_progress_bars()
+    loader = _FORMATS.get(file.suffix.lower())
+    if loader is None:
+        raise DataError(
+            name,
+            str(file),
+            got=f"the ending {file.suffix or 'none'}",
+            wanted=", ".join(_FORMATS),
+            fix="convert the file, or rename it",
+        )
+    if file.stat().st_size == 0:
+        return []
+    try:
+        rows: Iterable[Mapping[str, Any]] = datasets.load_dataset(loader, data_files=str(file), split="train")
+    except (datasets.exceptions.DatasetGenerationError, ValueError, OSError) as error:
+        cause = " ".join(str(error.__cause__ or error).split())[:300]
+        raise DataError(
+            name,
+            str(file),
+            got=cause,
+            wanted=f"readable {loader} with one row a record, all of one form",
+            fix="mend the file; `datasets` must be able to load it",
+        ) from error
+    return rows
+
+
+def _load_hub(sub_dataset: SubDatasetConfig, split: str) -> Iterable[Mapping[str, Any]]:
+    import datasets
+
+    datasets.disable_progress_bars()
+    try:
+        rows: Iterable[Mapping[str, Any]] = datasets.load_dataset(
+            sub_dataset.hub, sub_dataset.hub_config, split=split, revision=sub_dataset.revision
+        )
+    except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
+        raise DataError(
+            sub_dataset.name,
+            f"hub {sub_dataset.hub}, split {split}",
+            got=" ".join(str(error).split())[:300],
+            wanted="a dataset that the hub serves, with this configuration and split",
+            fix="check hub, hub_config, revision and splits; without a network, download it and use path",
+        ) from error
+    return rows
+
+
+def _to_example(sub_dataset: SubDatasetConfig, row: Mapping[str, Any], where: str) -> Example:
+    if sub_dataset.template is not None:
+        return _from_template(sub_dataset, row, where)
+    if "messages" in row:
+        return _from_messages(sub_dataset.name, row["messages"], where)
+    missing = [key for key in ("prompt", "completion") if not isinstance(row.get(key), str)]
+    if missing:
+        got = {key: type(value).__name__ for key, value in row.items()}
+        raise DataError(
+            sub_dataset.name,
+            where,
+            got=f"the columns {got}",
+            wanted=f"text in {' and '.join(missing)}",
+            fix="rename the columns, or map them with template: {prompt: '…{column}…', completion: ' {column}'}",
+        )
+    completion = row["completion"]
+    answer = row.get("answer")
+    answer_text = str(answer) if answer is not None else completion.strip()
+    return _checked(sub_dataset.name, where, row["prompt"], completion, answer_text, row.get("choices"))
+
+
+def _from_template(sub_dataset: SubDatasetConfig, row: Mapping[str, Any], where: str) -> Example:
+    template = sub_dataset.template
+    assert template is not None
+    row = {column: value for column, value in row.items() if value is not None}  # null is no text
+    try:
+        prompt, completion = template.prompt.format(**row), template.completion.format(**row)
+        answer = template.answer.format(**row) if template.answer is not None else completion.strip()
+        choices: Any = template.choices
+        if isinstance(choices, str):
+            choices = row[choices]
+        elif choices is not None:
+            choices = [choice.format(**row) for choice in choices]
+    except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
+        raise DataError(
+            sub_dataset.name,
+            where,
+            got=f"{type(error).__name__}: {error}; columns with a value: {', '.join(row)}",
+            wanted="a template that names columns of the row",
+            fix="mend the sub-dataset's template",
+        ) from error
+    return _checked(sub_dataset.name, where, prompt, completion, answer, choices)
+
+
+def _from_messages(name: str, messages: Any, where: str) -> Example:
+    is_chat = isinstance(messages, list) and all(
+        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
+        for m in messages
+    )
+    ends_in_answer = is_chat and messages and messages[-1]["role"] == "assistant"
+    if not ends_in_answer or not messages[-1]["content"].strip():
+        raise DataError(
+            name,
+            where,
+            got=f"messages = {messages!r:.120}",
+            wanted="a list of {role, content} texts that ends with the assistant's, which is not empty",
+            fix="mend the row",
+        )
+    pairs = tuple((m["role"], m["content"]) for m in messages)
+    prompt = "\n".join(f"{role}: {content}" for role, content in pairs[:-1])
+    return Example(prompt, pairs[-1][1], pairs[-1][1].strip(), messages=pairs)
+
+
+def _checked(name: str, where: str, prompt: str, completion: str, answer: str, choices: Any) -> Example:
+    """Return the example; its choices become full completions of which the completion is one."""
+    if not completion.strip():
+        raise DataError(
+            name,
+            where,
+            got="an empty completion, so every label is masked",
+            wanted="text to learn",
+            fix="remove the row or fill its completion",
+        )
+    if not choices:
+        return Example(prompt, completion, answer)
+    texts = [str(choice) for choice in choices]
+    lead, _, rest = completion.rpartition(answer)
+    if completion not in texts and answer in texts and not rest.strip():
+        texts = [f"{lead}{text}{rest}" for text in texts]
+    if texts.count(completion) != 1:
+        raise DataError(
+            name,
+            where,
+            got=f"choices {list(choices)!r:.120} with the answer {answer!r}",
+            wanted="the answer exactly once among the choices",
+            fix="mend the row's choices, or set metric: exact_match and drop the column",
+        )
+    return Example(prompt, completion, answer, tuple(texts))
+
+
+def _carve(
+    train: Sequence[Example], count: int, name: str, split: str, seed: int
+) -> tuple[list[Example], list[Example]]:
+    """Return (rest, carved); rows of one prompt stay together, so no text stands in both."""
+    prompts = list(dict.fromkeys(example.prompt for example in train))
+    order = random_state(seed, "carve", name, split).permutation(len(prompts))
+    rows_of: dict[str, list[int]] = {}
+    for index, example in enumerate(train):
+        rows_of.setdefault(example.prompt, []).append(index)
+    carved: set[int] = set()
+    for position in order:
+        if len(carved) >= count:
+            break
+        carved.update(rows_of[prompts[position]])
+    if len(carved) >= len(train):
+        raise DataError(
+            name,
+            f"splits.{split}",
+            got=f"{len(train)} train rows, {count} to carve",
+            wanted="rows left to train on",
+            fix=f"carve fewer rows, or name a file in splits.{split}",
+        )
+    rest = [example for index, example in enumerate(train) if index not in carved]
+    return rest, [train[index] for index in sorted(carved)]
+
+
+def _sample(examples: list[Example], limit: int | None, key: str, seed: int) -> list[Example]:
+    if limit is None or len(examples) <= limit:
+        return examples
+    chosen = random_state(seed, "sample", key).permutation(len(examples))[:limit]
+    return [examples[index] for index in sorted(chosen)]

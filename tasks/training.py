@@ -1,0 +1,113 @@
+"""Train one roll-out in a process of its own, and register what it published."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from tasks import registry, terminal, tracking
+from tasks.algorithm.state import SearchState
+from tasks.config import SearchConfig, TrainingConfig
+from tasks.contracts import CheckpointRef, Inputs, Mixture, RolloutResult, RolloutSpec, SearchRef
+from tasks.evaluation import scoring_beside
+from tasks.launch import run_accelerate
+from tasks.manifest import write_json
+from tasks.retrying import RETRY
+
+
+@task(name="train roll-out", cache_policy=NO_CACHE, **RETRY)
+def train_rollout(
+    config: SearchConfig,
+    search: SearchRef,
+    inputs: Inputs,
+    mixture: Mixture,
+    state: SearchState,
+    start: CheckpointRef | None,
+) -> RolloutResult:
+    """Return what the roll-out published; one that has ended before is not run again.
+
+    The worker itself goes on from the newest whole checkpoint it finds in the round's directory.
+
+    Raises:
+        WorkerError: the worker failed; PreemptedError where it was told to end and saved first.
+    """
+    directory = search.round_directory(state.round)
+    spec = RolloutSpec(
+        search_id=search.search_id,
+        seed=config.seed,
+        mixture=mixture,
+        model=inputs.model,
+        training=_with_local_paths(config),
+        start=start,
+        start_directory=str(Path(search.directory, start.directory)) if start is not None else None,
+        first_step=start.key.step if start is not None else 0,
+        optimizer="reset" if state.optimizer == "reset" else "restore",
+        decay_steps=round(config.search.max_epochs * mixture.full_epoch_rows / config.training.batch_size),
+        output_directory=str(directory),
+    )
+    result_path = directory / "rollout_result.json"
+    if not result_path.is_file():
+        directory.mkdir(parents=True, exist_ok=True)
+        spec_path = directory / "rollout_spec.json"
+        write_json(spec_path, spec.model_dump_json(indent=1))
+        _run(config, search, inputs, spec, spec_path)
+    return RolloutResult.model_validate_json(result_path.read_text())
+
+
+def _run(config: SearchConfig, search: SearchRef, inputs: Inputs, spec: RolloutSpec, spec_path: Path) -> None:
+    with (
+        scoring_beside(config, search, inputs, spec.mixture, spec.first_step) as show_scores,
+        terminal.rollout_progress(spec.mixture) as show,
+    ):
+        show_progress = _progress_reader(Path(spec.output_directory, "progress.json"), show)
+
+        def poll() -> None:
+            show_progress()
+            show_scores()
+
+        name = f"roll-out of round {spec.mixture.round}"
+        run_accelerate("tasks.workers.train", spec_path, name=name, training=spec.training, on_poll=poll)
+
+
+def _with_local_paths(config: SearchConfig) -> TrainingConfig:
+    training = config.training
+    if training.accelerate_config is None:
+        return training
+    return training.model_copy(update={"accelerate_config": str(config.resolve(training.accelerate_config))})
+
+
+def _progress_reader(path: Path, show: Callable[[terminal.Progress], None]) -> Callable[[], None]:
+    """Return a function that shows the worker's newest progress, if it has changed."""
+    seen = [""]
+    path.unlink(missing_ok=True)
+
+    def poll() -> None:
+        try:
+            text = path.read_text()
+        except FileNotFoundError:
+            return
+        if text != seen[0]:
+            seen[0] = text
+            show(terminal.Progress(**json.loads(text)))
+
+    return poll
+
+
+@task(name="register checkpoints", cache_policy=NO_CACHE)
+def register_checkpoints(
+    search: SearchRef, mixture: Mixture, rollout: RolloutResult
+) -> tuple[CheckpointRef, ...]:
+    """Register every published checkpoint in MLflow with what was trained before it; idempotent by its key."""
+    names = [part.name for part in mixture.draws]
+    run_id = tracking.open_round_run(search, rollout.round, names)
+    published_at_ms = {}
+    for checkpoint in rollout.checkpoints:
+        registry.register_checkpoint(search, run_id, checkpoint)
+        published_at_ms[checkpoint.key] = checkpoint.published_at_ms
+    for interval in rollout.intervals:
+        tracking.log_training(search, run_id, interval, published_at_ms[interval.key])
+    return rollout.checkpoints

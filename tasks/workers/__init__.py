@@ -1,0 +1,1 @@
+"""What runs in a process of its own; imports neither prefect nor mlflow."""

@@ -1,0 +1,123 @@
+"""A checkpoint's files: weights, the optimizer's state and the trainer's integers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
+
+from tasks.algorithm.state import CheckpointKey
+from tasks.contracts import CheckpointRef
+from tasks.errors import CheckpointDamagedError
+from tasks.manifest import MANIFEST, hash_file, publish, read_manifest, verify
+from tasks.workers.model import WEIGHTS
+
+OPTIMIZER = "optimizer.safetensors"
+TRAINER = "trainer_state.json"
+# Full and on the CPU, keyed by parameter name: independent of how many processes hold the model, FSDP included.
+_FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+def gather_state(
+    model: Any, optimizer: torch.optim.Optimizer, names: list[str]
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Return the weights of `names` and the optimizer's moments; every rank takes part, rank 0 has the result."""
+    weights = get_model_state_dict(model, options=_FULL)
+    # Asked of an optimizer that has not stepped, torch takes a step of zeros to fill it, and counts it.
+    full = get_optimizer_state_dict(model, optimizer, options=_FULL) if optimizer.state else {}
+    kept = {name: weights[name].contiguous() for name in names if name in weights}
+    moments = {
+        f"{name}/{kind}": value.contiguous()
+        for name, kinds in full.get("state", {}).items()
+        for kind, value in kinds.items()
+    }
+    return kept, moments
+
+
+def publish_checkpoint(
+    directory: Path,
+    key: CheckpointKey,
+    weights: Mapping[str, torch.Tensor],
+    moments: Mapping[str, torch.Tensor],
+    trainer: Mapping[str, Any],
+) -> None:
+    """Publish a checkpoint by one atomic rename; an existing one of this step is never overwritten."""
+    if directory.exists():
+        return
+
+    def write(staging: Path) -> None:
+        save_file(dict(weights), staging / WEIGHTS)
+        save_file(dict(moments), staging / OPTIMIZER)
+        (staging / TRAINER).write_text(json.dumps(trainer))
+
+    num_bytes = sum(t.numel() * t.element_size() for part in (weights, moments) for t in part.values())
+    meta = {
+        "round": key.round,
+        "step": key.step,
+        "cursors": trainer["cursors"],
+        "published_at_ms": time.time_ns() // 1_000_000,
+    }
+    publish(directory, write, meta, num_bytes + (1 << 20))
+
+
+def reference_to(directory: Path, search_directory: Path) -> CheckpointRef:
+    """Return the reference to a published checkpoint."""
+    manifest = read_manifest(directory)
+    return CheckpointRef(
+        key=CheckpointKey(manifest["round"], manifest["step"]),
+        directory=str(directory.resolve().relative_to(search_directory.resolve())),
+        sha256=hash_file(directory / MANIFEST),
+        num_bytes=sum(file["bytes"] for file in manifest["files"].values()),
+        cursors=manifest["cursors"],
+        published_at_ms=manifest["published_at_ms"],
+    )
+
+
+def newest_whole(output: Path) -> Path | None:
+    """Return the roll-out's newest checkpoint whose files are those of its manifest.
+
+    A damaged one is named on standard error, set aside, and trained again from the one before it.
+    """
+    for directory in sorted((output / "checkpoints").glob("step-*"), reverse=True):
+        try:
+            verify(directory)
+            return directory
+        except CheckpointDamagedError as error:
+            print(error, flush=True)
+            aside = directory.with_name(f"damaged-{directory.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            directory.rename(aside)
+    return None
+
+
+def read_trainer(directory: Path) -> dict[str, Any]:
+    """Return the trainer's integers as `publish_checkpoint` was given them."""
+    content: dict[str, Any] = json.loads((directory / TRAINER).read_text())
+    return content
+
+
+def load_optimizer(model: Any, optimizer: torch.optim.Optimizer, directory: Path) -> None:
+    """Put a checkpoint's moments into the optimizer; a checkpoint of the base model has none."""
+    moments = load_file(directory / OPTIMIZER)
+    if not moments:
+        return
+    state: dict[str, dict[str, torch.Tensor]] = {}
+    for key, value in moments.items():
+        name, _, kind = key.rpartition("/")
+        state.setdefault(name, {})[kind] = value
+    groups = get_optimizer_state_dict(model, optimizer)["param_groups"]
+    set_optimizer_state_dict(
+        model, optimizer, optim_state_dict={"state": state, "param_groups": groups}, options=_FULL
+    )

@@ -1,0 +1,96 @@
+"""A worker's ties to its owner: it ends when the owner is gone, and says why when it fails."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+from tasks.contracts import WorkerFailure
+from tasks.errors import MsftError
+
+# The exit code that means "preempted": 128 + SIGTERM.
+PREEMPTED = 143
+_CHECK_S = 1.0
+
+
+class Preempted(BaseException):
+    """The worker was told to end and has saved what it had."""
+
+
+class StopFlag:
+    """Remembers SIGTERM, so that the training loop can end between two optimizer steps."""
+
+    def __init__(self) -> None:
+        self.is_set = False
+        signal.signal(signal.SIGTERM, self._on_signal)
+        # Ctrl-C reaches the flow, which passes it on as SIGTERM; the worker must not die of it in mid-step.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.is_set = True
+
+
+def watch_owner() -> None:
+    """End this process soon after the flow that launched it is gone (its SIGKILL reaches no handler)."""
+    owner = os.environ.get("MSFT_OWNER_PID")
+    if owner is None:
+        return
+
+    def watch() -> None:
+        while True:
+            try:
+                os.kill(int(owner), 0)
+            except ProcessLookupError:
+                print(f"owner {owner} is gone; ending", file=sys.stderr, flush=True)
+                os._exit(PREEMPTED)
+            time.sleep(_CHECK_S)
+
+    threading.Thread(target=watch, daemon=True, name="watch-owner").start()
+
+
+def run_worker(main: Callable[[Path], None], spec: Path) -> int:
+    """Run a worker's main function and return the exit code; a failure is written beside the spec."""
+    watch_owner()
+    try:
+        main(spec)
+    except Preempted:
+        _write_failure(spec, "preempted", "told to end", retryable=True)
+        return PREEMPTED
+    except Exception as error:  # the process boundary: whatever it is must be told on the other side
+        traceback.print_exc()
+        is_ours = isinstance(error, MsftError)
+        text = str(error) if is_ours else f"{type(error).__name__}: {error}"
+        retryable = error.retryable if isinstance(error, MsftError) else _may_pass(error)
+        _write_failure(spec, type(error).__name__, text, retryable=retryable)
+        return 1
+    return 0
+
+
+def _may_pass(error: Exception) -> bool:
+    """Say whether the same work may succeed when tried again: an I/O or network error may, a bug will not."""
+    return isinstance(error, OSError | ConnectionError | TimeoutError)
+
+
+def _write_failure(spec: Path, cause: str, text: str, *, retryable: bool) -> None:
+    failure = WorkerFailure(
+        cause=cause,
+        error=text,
+        rank=int(os.environ.get("RANK", "0")),
+        retryable=retryable,
+        preempted=cause == "preempted",
+        traceback=traceback.format_exc(),
+    )
+    path = spec.with_name(f"{spec.stem.removesuffix('_spec')}_failure.json")
+    staging = path.with_suffix(f".{os.getpid()}")
+    staging.write_text(failure.model_dump_json(indent=2))
+    with contextlib.suppress(FileExistsError):  # the rank that failed first knows why; the others follow it
+        os.link(staging, path)
+    staging.unlink()

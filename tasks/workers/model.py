@@ -1,0 +1,131 @@
+"""Load the base model, and put checkpoints' weights into it; safetensors only, nothing is unpickled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+from transformers.utils import logging as transformers_logging
+
+from tasks.algorithm.ledger import ModelShape
+from tasks.contracts import BaseModelRef
+from tasks.errors import ModelError
+
+WEIGHTS = "model.safetensors"
+
+
+def load_base(base: BaseModelRef) -> Any:
+    """Return the base model in float32, with fresh adapters where the search trains LoRA.
+
+    Raises:
+        ModelError: transformers or peft refuse it.
+    """
+    transformers_logging.disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            base.directory,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=base.trust_remote_code,
+            attn_implementation=base.attn_implementation,
+        )
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        raise ModelError(
+            base.directory,
+            got=" ".join(str(error).split())[:300],
+            wanted="a causal language model that transformers loads",
+            fix="check model.source and model.attn_implementation",
+        ) from error
+    if base.lora is not None:
+        model = _with_adapters(model, base)
+    if base.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if base.lora is not None:
+            model.enable_input_require_grads()
+    return model
+
+
+def _with_adapters(model: Any, base: BaseModelRef) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    assert base.lora is not None
+    targets = base.lora.target_modules
+    torch.manual_seed(base.seed)  # adapters start from random numbers; every worker must draw the same
+    try:
+        return get_peft_model(
+            model,
+            LoraConfig(
+                task_type="CAUSAL_LM",
+                r=base.lora.r,
+                lora_alpha=base.lora.alpha,
+                lora_dropout=base.lora.dropout,
+                target_modules=targets if isinstance(targets, str) else list(targets),
+            ),
+        )
+    except ValueError as error:
+        raise ModelError(
+            base.directory,
+            got=" ".join(str(error).split())[:300],
+            wanted="model.lora.target_modules that the model has",
+            fix="use all-linear, or name modules of this model",
+        ) from error
+
+
+def trained_names(model: Any) -> list[str]:
+    """Return the names of the parameters that training changes; tied ones once."""
+    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def load_weights(model: Any, directory: Path) -> None:
+    """Copy a checkpoint's weights into a model of the same base.
+
+    Raises:
+        ModelError: the checkpoint's tensors are not those of the model.
+    """
+    tensors: Mapping[str, torch.Tensor] = load_file(directory / WEIGHTS)
+    wanted = set(trained_names(model))
+    if wanted != set(tensors):
+        odd = sorted(wanted ^ set(tensors))[:5]
+        raise ModelError(
+            str(directory),
+            got=f"other tensors than the model's, such as {', '.join(odd)}",
+            wanted="a checkpoint of this search",
+            fix="start another search with a new name",
+        )
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name in tensors:
+                parameter.copy_(tensors[name])
+
+
+def shape_of(model: Any) -> ModelShape:
+    """Return the numbers of the model that its FLOPs depend on."""
+    config = model.config.get_text_config()
+    head = model.get_output_embeddings()
+    head_parameters = head.weight.numel() if head is not None else 0
+    embedding = model.get_input_embeddings().weight
+    all_parameters = sum(parameter.numel() for parameter in model.parameters())
+    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    is_tied = head is not None and head.weight is embedding
+    body = all_parameters - embedding.numel() - (0 if is_tied else head_parameters)
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return ModelShape(
+        body_parameters=body,
+        head_parameters=head_parameters,
+        trainable_share=trainable / all_parameters,
+        attention_width=config.num_hidden_layers * config.num_attention_heads * head_dim,
+    )
+
+
+def choose_device(device: str) -> torch.device:
+    """Return the CPU, or the first accelerator where there is one and the configuration lets it be used."""
+    if device == "cpu" or not torch.accelerator.is_available():
+        return torch.device("cpu")
+    accelerator = torch.accelerator.current_accelerator()
+    assert accelerator is not None
+    return accelerator

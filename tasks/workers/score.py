@@ -1,0 +1,99 @@
+"""Score checkpoints on splits: `python -m tasks.workers.score score_spec.json`."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tasks.contracts import BaseModelRef, CheckpointScores, EvaluationCost, ScoreRequest, ScoreSpec
+from tasks.manifest import MANIFEST, hash_file, score_file_of, verify, write_json
+from tasks.workers.lifeline import run_worker
+from tasks.workers.model import WEIGHTS, choose_device, load_base, load_weights, shape_of
+from tasks.workers.scoring import Cost, Scorer
+
+_POLL_S = 0.05
+
+
+def score(spec_path: Path) -> None:
+    """Score every request of the spec with one model load; each one's scores appear as a file when done."""
+    spec = ScoreSpec.model_validate_json(spec_path.read_text())
+    output = Path(spec.output_directory)
+    output.mkdir(parents=True, exist_ok=True)
+    device = choose_device(spec.device)
+    tokenizer = AutoTokenizer.from_pretrained(
+        spec.model.directory, trust_remote_code=spec.model.trust_remote_code
+    )
+    model = load_base(spec.model)
+    shape = shape_of(model)
+    if spec.export_directory is not None:
+        model = _export(model, spec, tokenizer)
+    scorer = Scorer(model.to(device), tokenizer, spec.batch_tokens, shape, autocast=spec.precision == "bf16")
+    for request in spec.requests:
+        _wait_for(Path(request.directory))
+        if spec.export_directory is None:
+            verify(Path(request.directory), only=WEIGHTS)
+            load_weights(model, Path(request.directory))
+        scores = _score_checkpoint(scorer, spec, request)
+        write_json(output / score_file_of(request.key), scores.model_dump_json())
+
+
+def _wait_for(directory: Path) -> None:
+    """Wait until the roll-out under way has published the checkpoint; whoever started both ends this process."""
+    while not directory.exists():
+        time.sleep(_POLL_S)
+
+
+def _score_checkpoint(scorer: Scorer, spec: ScoreSpec, request: ScoreRequest) -> CheckpointScores:
+    began = time.monotonic()
+    scorer.cost = Cost()
+    scores = tuple(scorer.score(split) for split in spec.splits if split.name in request.sub_datasets)
+    return CheckpointScores(
+        key=request.key,
+        sha256=hash_file(Path(request.directory, MANIFEST)),
+        scores=scores,
+        cost=EvaluationCost(
+            num_tokens=scorer.cost.num_tokens,
+            num_examples=sum(score.num_examples for score in scores),
+            flops=scorer.cost.flops,
+            seconds=time.monotonic() - began,
+        ),
+    )
+
+
+def _export(model: Any, spec: ScoreSpec, tokenizer: Any) -> Any:
+    """Write the one requested checkpoint as a transformers directory and return the model loaded from there."""
+    assert spec.export_directory is not None
+    directory = Path(spec.export_directory)
+    source = Path(spec.requests[0].directory)
+    verify(source, only=WEIGHTS)
+    load_weights(model, source)
+    if spec.model.lora is not None:
+        model = model.merge_and_unload()
+    staging = directory.with_name(f".staging-{directory.name}")
+    shutil.rmtree(staging, ignore_errors=True)
+    model.save_pretrained(staging)
+    tokenizer.save_pretrained(staging)
+    shutil.rmtree(directory, ignore_errors=True)
+    staging.rename(directory)
+    return _load_exported(directory, spec.model)
+
+
+def _load_exported(directory: Path, base: BaseModelRef) -> Any:
+    return AutoModelForCausalLM.from_pretrained(
+        directory,
+        dtype=torch.float32,
+        use_safetensors=True,
+        local_files_only=True,
+        trust_remote_code=base.trust_remote_code,
+        attn_implementation=base.attn_implementation,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run_worker(score, Path(sys.argv[1])))

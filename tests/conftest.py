@@ -1,0 +1,134 @@
+"""Small real parts that the tests build on: a model of two layers, tokenised rows, and roll-outs of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.config import SyntheticConfig, TrainingConfig
+from tasks.contracts import BaseModelRef, Mixture, RolloutSpec, ScoreSplit, SubDatasetDraws
+from tasks.sources import Example
+from tasks.tokenisation import Encoder, tokenise_split
+
+TINY_LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 128,
+    "tie_word_embeddings": True,
+}
+SKILLS = ("max", "cmp", "roman")
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> BaseModelRef:
+    """A Llama of two layers with the quickstart's tokenizer."""
+    from tasks.workers.build_base import build_base
+
+    directory = tmp_path_factory.mktemp("models") / "tiny"
+    spec = {"source": None, "from_config": TINY_LLAMA, "tokenizer": "characters", "seed": 3}
+    spec |= {"trust_remote_code": False, "directory": str(directory)}
+    spec_path = directory.parent / "tiny.json"
+    spec_path.write_text(json.dumps(spec))
+    build_base(spec_path)
+    return BaseModelRef(
+        directory=str(directory),
+        sha256="",
+        trust_remote_code=False,
+        attn_implementation=None,
+        gradient_checkpointing=False,
+        lora=None,
+        seed=3,
+        vocab_size=100,
+        max_positions=128,
+    )
+
+
+def examples_of(skill: str, split: str = "train", num_rows: int = 24) -> list[Example]:
+    """Return rows of one of the quickstart's skills."""
+    from tasks.synthetic import synthetic_rows
+
+    settings = SyntheticConfig(skill=skill, unique_rows=num_rows, validation_rows=30, test_rows=30)
+    return [Example(**row) for row in synthetic_rows(settings, split, seed=5)]
+
+
+@pytest.fixture(scope="session")
+def encoder(tiny_base: BaseModelRef) -> Encoder:
+    return Encoder(tiny_base.directory, 128, trust_remote_code=False)
+
+
+@pytest.fixture(scope="session")
+def tiny_mixture(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Mixture:
+    """Two epochs of three sub-datasets of 24 rows: 9 steps of 16 rows, evaluated after 4 and 9."""
+    cache = tmp_path_factory.mktemp("tokenised")
+    draws = tuple(
+        SubDatasetDraws(
+            name=skill,
+            train=tokenise_split(encoder, skill, "train", examples_of(skill), cache, "error"),
+            rows_per_epoch=24,
+            cursor=0,
+        )
+        for skill in SKILLS
+    )
+    shares = dict.fromkeys(SKILLS, 1 / 3)
+    return Mixture(
+        round=0,
+        draws=draws,
+        epoch_rows=72,
+        full_epoch_rows=72,
+        epochs=2.0,
+        num_rows=144,
+        num_steps=9,
+        evaluation_offsets=(4, 9),
+        example_shares=shares,
+        token_shares=shares,
+    )
+
+
+@pytest.fixture
+def make_rollout(tiny_base: BaseModelRef, tiny_mixture: Mixture, tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that writes a roll-out's spec and returns its path."""
+
+    def make(
+        name: str, base: BaseModelRef = tiny_base, mixture: Mixture = tiny_mixture, **training: Any
+    ) -> Path:
+        directory = tmp_path / name / "rounds" / "000"
+        directory.mkdir(parents=True)
+        settings = {"learning_rate": 3e-3, "batch_size": 16, "max_length": 128, "threads": 1, "device": "cpu"}
+        spec = RolloutSpec(
+            search_id="test",
+            seed=11,
+            mixture=mixture,
+            model=base,
+            training=TrainingConfig(**(settings | training)),
+            start=None,
+            start_directory=None,
+            first_step=0,
+            optimizer="restore",
+            decay_steps=100,
+            output_directory=str(directory),
+        )
+        path = directory / "rollout_spec.json"
+        path.write_text(spec.model_dump_json())
+        return path
+
+    return make
+
+
+@pytest.fixture
+def make_split(encoder: Encoder, tmp_path: Path) -> Callable[..., ScoreSplit]:
+    """Return a function that tokenises examples into a split to score."""
+
+    def make(name: str, metric: str, examples: list[Example], max_new_tokens: int = 24) -> ScoreSplit:
+        split = tokenise_split(encoder, name, "validation", examples, tmp_path / "splits", "error")
+        return ScoreSplit.model_validate(
+            {"name": name, "metric": metric, "max_new_tokens": max_new_tokens, "split": split}
+        )
+
+    return make

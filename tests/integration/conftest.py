@@ -1,0 +1,45 @@
+"""A Prefect server for the session, and small searches."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from prefect.testing.utilities import prefect_test_harness
+
+from tasks.config import SearchConfig
+from tasks.config_file import load_config
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    with (
+        prefect_test_harness(server_startup_timeout=120),
+        temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
+    ):
+        yield
+
+
+@pytest.fixture(scope="session")
+def smoke() -> dict[str, Any]:
+    """The smoke search as plain values, to be changed and validated again."""
+    return load_config(str(REPOSITORY / "deployments" / "configs" / "smoke.yaml")).model_dump(mode="json")
+
+
+@pytest.fixture(scope="session")
+def searched(prefect_server: None, smoke: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The smoke search, run once for all tests that look at its end: (config, result)."""
+    from flows.search import msft_search
+
+    config = SearchConfig.model_validate(smoke | {"output_root": str(tmp_path_factory.mktemp("searches"))})
+    return config, msft_search(config)

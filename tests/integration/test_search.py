@@ -1,0 +1,219 @@
+"""A whole search on real parts: accelerate launch, SQLite MLflow, a Prefect server."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+import pytest
+import torch
+from mlflow import MlflowClient
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from flows.search import msft_search
+from tasks.algorithm.state import CheckpointKey
+from tasks.config import SearchConfig
+from tasks.errors import (
+    CheckpointDamagedError,
+    CheckpointNotFoundError,
+    SearchBusyError,
+)
+from tasks.journal import read_events
+from tasks.lifecycle import own_directory
+from tasks.registry import find_checkpoint
+from tasks.rollback import find_whole
+
+
+def client_of(config: SearchConfig) -> MlflowClient:
+    uri = f"sqlite:///{Path(config.output_root, 'mlflow.db').resolve()}"
+    mlflow.set_tracking_uri(uri)
+    return MlflowClient(uri, uri)
+
+
+def directory_of(config: SearchConfig) -> Path:
+    return next(Path(config.output_root).glob("smoke-*"))
+
+
+def decisions(directory: Path) -> list[Any]:
+    rounds = [e for e in read_events(str(directory)) if e["event"] == "round_decided"]
+    return [
+        (e["decision"], e["champion"], [i["batch_hash"] for i in e["intervals"]], e["curves"]) for e in rounds
+    ]
+
+
+def test_the_champion_is_an_ordinary_model_with_its_tokenizer(searched: Any) -> None:
+    _, result = searched
+    model = AutoModelForCausalLM.from_pretrained(result.directory)
+    tokenizer = AutoTokenizer.from_pretrained(result.directory)
+    output = model.generate(**tokenizer("max 3 1?", return_tensors="pt"), max_new_tokens=4)
+    assert output.shape[1] > len("max 3 1?")
+
+
+def test_the_champion_is_registered_under_its_alias_with_its_files(searched: Any, tmp_path: Path) -> None:
+    config, result = searched
+    version = client_of(config).get_model_version_by_alias("msft-smoke", "champion")
+    assert str(version.version) == result.model_version
+    downloaded = mlflow.artifacts.download_artifacts("models:/msft-smoke@champion", dst_path=str(tmp_path))
+    here, there = (
+        AutoModelForCausalLM.from_pretrained(d).state_dict() for d in (result.directory, downloaded)
+    )
+    assert all(torch.equal(here[name], there[name]) for name in here)
+
+
+def test_the_champion_has_the_best_mean_of_all_checkpoints_in_mlflow(searched: Any) -> None:
+    config, result = searched
+    client = client_of(config)
+    experiment = client.get_experiment_by_name("msft").experiment_id
+    means = {}
+    for model in client.search_logged_models([experiment]):
+        losses = [m.value for m in model.metrics or [] if m.key.startswith("validation/loss/")]
+        if losses:
+            key = CheckpointKey(int(model.tags["msft.round"]), int(model.tags["msft.step"]))
+            means[key] = -sum(losses) / len(losses)
+    assert len(means) == 1 + 3 * 4
+    assert result.key == max(sorted(means), key=lambda key: means[key])
+
+
+def test_every_round_is_a_child_run_with_its_decision(searched: Any) -> None:
+    config, _ = searched
+    client = client_of(config)
+    runs = client.search_runs([client.get_experiment_by_name("msft").experiment_id])
+    parent = next(run for run in runs if run.data.tags["msft.kind"] == "search")
+    children = [run for run in runs if run.data.tags["msft.kind"] == "round"]
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert all("decision" in "".join(run.data.tags) for run in children)
+    assert all(f"train/loss/{name}" in children[0].data.metrics for name in ("max", "cmp", "roman"))
+
+
+def test_the_frames_hold_every_point_and_the_ledger_counts_every_row(searched: Any) -> None:
+    config, _ = searched
+    report = directory_of(config) / "report"
+    curves, ledger = pd.read_parquet(report / "curves.parquet"), pd.read_csv(report / "ledger.csv")
+    assert len(curves) == 3 * 3 * 5
+    trained = ledger[ledger.kind != "evaluation"].num_examples.sum()
+    assert trained == 3 * 2 * 112
+    evaluated = ledger[ledger.kind == "evaluation"].num_examples.sum()
+    assert evaluated == 13 * 3 * 40
+
+
+def test_a_finished_search_run_again_trains_nothing_and_gives_the_same(searched: Any) -> None:
+    config, result = searched
+    logs = sorted(directory_of(config).rglob("*.log"))
+    sizes = [log.stat().st_size for log in logs]
+    assert msft_search(config) == result
+    assert [log.stat().st_size for log in logs] == sizes
+
+
+def test_only_the_start_of_the_next_round_and_the_champion_are_kept(searched: Any) -> None:
+    config, result = searched
+    kept = {path.name for path in directory_of(config).glob("rounds/*/checkpoints/*")}
+    assert f"step-{result.key.step:08d}" in kept
+    assert len(kept) <= 2
+
+
+def test_a_search_interrupted_in_every_stage_ends_like_the_undisturbed_one(
+    searched: Any, smoke: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stages fail once each, at their end, when their work is done but not handed on."""
+    import flows.round as round_module
+
+    config = SearchConfig.model_validate(smoke | {"output_root": str(tmp_path)})
+    stages = ["build_mixture", "train_rollout", "register_checkpoints"]
+    stages += ["evaluate_checkpoints", "decide_pruning", "roll_back"]
+    for stage in stages:
+        original = getattr(round_module, stage)
+
+        def interrupted(*args: Any, _original: Any = original, **kwargs: Any) -> Any:
+            _original(*args, **kwargs)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(round_module, stage, interrupted)
+            with pytest.raises(BaseException):  # noqa: B017, PT011 - Prefect wraps what ends a flow
+                msft_search(config)
+    result = msft_search(config)
+    undisturbed_config, undisturbed = searched
+    assert decisions(directory_of(config)) == decisions(directory_of(undisturbed_config))
+    assert result.validation.scores == undisturbed.validation.scores
+    here, there = (
+        Path(d, "model.safetensors").read_bytes() for d in (result.directory, undisturbed.directory)
+    )
+    assert here == there
+
+
+def test_the_rollback_asks_mlflow_and_names_the_steps_there_are(searched: Any) -> None:
+    from tasks.contracts import SearchRef
+    from tasks.tracking import open_search_run
+
+    config, _ = searched
+    directory = directory_of(config)
+    uri = f"sqlite:///{Path(config.output_root, 'mlflow.db').resolve()}"
+    search: SearchRef = open_search_run(directory.name[-8:], "smoke", str(directory), uri, "msft", {})
+    assert find_checkpoint(search, CheckpointKey(0, 14)).key == CheckpointKey(0, 14)
+    with pytest.raises(CheckpointNotFoundError, match="READY steps: 0, 7, 14, 21, 28"):
+        find_checkpoint(search, CheckpointKey(0, 15))
+
+
+def test_a_flipped_bit_is_found_before_a_rollback_builds_on_it(searched: Any, tmp_path: Path) -> None:
+    from tasks.contracts import SearchRef
+
+    config, result = searched
+    directory = shutil.copytree(directory_of(config), tmp_path / "copy")
+    uri = f"sqlite:///{Path(config.output_root, 'mlflow.db').resolve()}"
+    experiment = client_of(config).get_experiment_by_name("msft").experiment_id
+    search = SearchRef(
+        search_id=directory_of(config).name[-8:], name="smoke", directory=str(directory), tracking_uri=uri,
+        experiment_id=experiment, run_id="",
+    )  # fmt: skip
+    checkpoint = find_checkpoint(search, result.key)
+    assert find_whole(search, checkpoint) == checkpoint
+    weights = directory / checkpoint.directory / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(CheckpointDamagedError, match=r"model\.safetensors: content differs"):
+        find_whole(search, checkpoint)
+
+
+def test_one_directory_has_one_owner(smoke: dict[str, Any], tmp_path: Path) -> None:
+    config = SearchConfig.model_validate(smoke | {"output_root": str(tmp_path)})
+    with own_directory(config), pytest.raises(SearchBusyError, match="owner process"), own_directory(config):
+        pass
+
+
+def test_permuting_the_test_labels_changes_no_decision(
+    searched: Any, prefect_server: None, smoke: dict[str, Any], tmp_path: Path
+) -> None:
+    """The same rows as files, with true and with shuffled test labels: only the test scores may differ."""
+    from tasks.config import SyntheticConfig
+    from tasks.synthetic import synthetic_rows
+
+    results = {}
+    for kind in ("true", "shuffled"):
+        sub_datasets = []
+        for name in ("max", "roman"):
+            folder = tmp_path / kind / name
+            folder.mkdir(parents=True)
+            for split in ("train", "validation", "test"):
+                settings = SyntheticConfig(skill=name, unique_rows=24, validation_rows=20, test_rows=20)
+                rows = synthetic_rows(settings, split, 3)
+                if split == "test" and kind == "shuffled":
+                    shifted = [row["completion"] for row in rows[1:] + rows[:1]]
+                    rows = [row | {"completion": c} for row, c in zip(rows, shifted, strict=True)]
+                (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+            sub_datasets.append({"name": name, "path": str(folder)})
+        changed = smoke | {
+            "output_root": str(tmp_path / f"searches-{kind}"),
+            "mixture": {"sub_datasets": sub_datasets},
+            "search": smoke["search"] | {"max_rounds": 1},
+        }
+        config = SearchConfig.model_validate(changed)
+        results[kind] = (msft_search(config), decisions(directory_of(config)))
+    assert results["true"][1] == results["shuffled"][1]
+    assert results["true"][0].key == results["shuffled"][0].key
+    assert results["true"][0].test.scores[0].loss != results["shuffled"][0].test.scores[0].loss

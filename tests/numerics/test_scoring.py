@@ -1,0 +1,157 @@
+"""Scores are those of the obvious, slow way: one row at a time, every choice, every token generated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from tasks.contracts import BaseModelRef, ScoreSplit
+from tasks.sources import Example
+from tasks.tokenisation import Encoder
+from tasks.workers.model import shape_of
+from tasks.workers.scoring import Scorer, is_match, number_in
+from tests.conftest import examples_of
+
+MakeSplit = Callable[..., ScoreSplit]
+
+
+@pytest.fixture(scope="module")
+def half_taught(tiny_base: BaseModelRef, encoder: Encoder) -> Any:
+    """The tiny model after a short training on `max`: right on some rows, wrong on others."""
+    torch.set_num_threads(1)
+    model = AutoModelForCausalLM.from_pretrained(tiny_base.directory, dtype=torch.float32)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    rows = [encoder.encode(example) for example in examples_of("max")]
+    for _ in range(40):
+        loss = torch.zeros(())
+        for row in rows:
+            ids = torch.tensor([row["input_ids"]])
+            labels = torch.where(torch.tensor([row["supervised"]]) == 1, ids, -100)
+            loss = loss + model(input_ids=ids, labels=labels).loss / len(rows)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model.eval()
+
+
+@pytest.fixture
+def scorer(half_taught: Any, encoder: Encoder) -> Scorer:
+    return Scorer(half_taught, encoder.tokenizer, 512, shape_of(half_taught), autocast=False)
+
+
+def log_likelihood(model: Any, encoder: Encoder, prompt: str, text: str) -> float:
+    prompt_ids = encoder.tokenizer(prompt)["input_ids"]
+    ids = encoder.tokenizer(prompt + text)["input_ids"]
+    with torch.no_grad():
+        log_probabilities = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+    return sum(float(log_probabilities[i - 1, ids[i]]) for i in range(len(prompt_ids), len(ids)))
+
+
+@pytest.mark.parametrize("lead", ["", " it is "], ids=["choices of one token", "choices of many tokens"])
+def test_multiple_choice_takes_the_most_likely_completion(
+    half_taught: Any, encoder: Encoder, scorer: Scorer, make_split: MakeSplit, lead: str
+) -> None:
+    examples = [
+        Example(f"q{index} of {index * 7 % 10}:", lead + "ABCD"[index % 4], "ABCD"[index % 4],
+                choices=tuple(lead + letter for letter in "ABCD"))
+        for index in range(40)
+    ]  # fmt: skip
+    expected = ""
+    for example in examples:
+        sums = [log_likelihood(half_taught, encoder, example.prompt, choice) for choice in example.choices]
+        expected += str(int(example.choices[sums.index(max(sums))] == example.completion))
+    score = scorer.score(make_split("letters", "multiple_choice", examples))
+    assert score.correct == expected
+    assert 0 < expected.count("1") < 40
+    assert score.accuracy == expected.count("1") / 40
+
+
+def test_exact_match_is_that_of_generating_every_row(
+    half_taught: Any, encoder: Encoder, scorer: Scorer, make_split: MakeSplit
+) -> None:
+    examples = examples_of("max") + examples_of("roman")
+    expected = ""
+    for example in examples:
+        ids = torch.tensor([encoder.tokenizer(example.prompt)["input_ids"]])
+        output = half_taught.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, do_sample=False,
+            pad_token_id=encoder.tokenizer.pad_token_id, eos_token_id=encoder.tokenizer.eos_token_id,
+        )  # fmt: skip
+        text = encoder.tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)
+        expected += str(int(text.strip() == example.completion.strip()))
+    score = scorer.score(make_split("mixed", "exact_match", examples))
+    assert score.correct == expected
+    assert 0 < expected.count("1") < len(examples)
+
+
+def test_numeric_answers_are_read_from_the_whole_generated_text(
+    scorer: Scorer, make_split: MakeSplit
+) -> None:
+    examples = [Example(e.prompt, e.completion, e.answer) for e in examples_of("max")]
+    exact = scorer.score(make_split("exact", "exact_match", examples)).correct
+    numeric = scorer.score(make_split("numeric", "numeric", examples)).correct
+    assert all(n >= e for n, e in zip(numeric, exact, strict=True))
+
+
+def test_validation_loss_is_the_mean_over_completion_tokens(
+    half_taught: Any, encoder: Encoder, scorer: Scorer, make_split: MakeSplit
+) -> None:
+    examples = examples_of("cmp")
+    total, count = 0.0, 0
+    for example in examples:
+        row = encoder.encode(example)
+        with torch.no_grad():
+            logits = half_taught(input_ids=torch.tensor([row["input_ids"]])).logits[0, :-1]
+        losses = torch.nn.functional.cross_entropy(
+            logits, torch.tensor(row["input_ids"][1:]), reduction="none"
+        )
+        mask = torch.tensor(row["supervised"][1:]) == 1
+        total, count = total + float(losses[mask].sum()), count + int(mask.sum())
+    score = scorer.score(make_split("loss", "loss", examples))
+    assert score.loss == pytest.approx(total / count, rel=1e-5)
+    assert score.accuracy is None
+    assert score.correct == ""
+
+
+def test_a_smaller_batch_changes_no_score(half_taught: Any, encoder: Encoder, make_split: MakeSplit) -> None:
+    split = make_split("batches", "exact_match", examples_of("max"))
+    scores = [
+        Scorer(half_taught, encoder.tokenizer, batch, shape_of(half_taught), autocast=False).score(split)
+        for batch in (64, 4096)
+    ]
+    assert scores[0].correct == scores[1].correct
+    assert scores[0].loss == pytest.approx(scores[1].loss, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("so 3 + 4 = 7\n#### 7", Decimal(7)),
+        ("#### $1,234.50", Decimal("1234.5")),
+        ("he has 3, then 12.", Decimal(12)),
+        ("#### -5 apples", Decimal(-5)),
+        ("7.0", Decimal(7)),
+        ("none", None),
+        ("####", None),
+    ],
+)
+def test_number_in(text: str, number: Decimal | None) -> None:
+    assert number_in(text) == number
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "is_numeric", "expected"),
+    [
+        (" 12 ", "12", False, True),
+        ("12.", "12", False, False),
+        ("#### 12.0", "12", True, True),
+        ("", "12", True, False),
+    ],
+)
+def test_is_match(text: str, answer: str, is_numeric: bool, expected: bool) -> None:
+    assert is_match(text, answer, is_numeric=is_numeric) is expected

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tasks.errors import JournalError
+from tasks.journal import FILE, append_event, read_events
+
+
+def _write(directory: Path, content: str | bytes) -> None:
+    raw = content if isinstance(content, bytes) else content.encode()
+    (directory / FILE).write_bytes(raw)
+
+
+def _names(directory: Path) -> list[str]:
+    return [event["event"] for event in read_events(str(directory))]
+
+
+def test_a_search_without_a_journal_has_no_events(tmp_path: Path) -> None:
+    assert read_events(str(tmp_path)) == []
+
+
+def test_events_come_back_as_they_were_appended(tmp_path: Path) -> None:
+    events = [{"event": "one", "text": "naïve\nüber"}, {"event": "two", "numbers": [1, 0.25, None]}]
+    for event in events:
+        append_event(str(tmp_path), event)
+    read = read_events(str(tmp_path))
+    assert [{key: value for key, value in event.items() if key != "at"} for event in read] == events
+    assert all(event["at"].endswith("Z") for event in read)
+
+
+def test_an_event_takes_one_line(tmp_path: Path) -> None:
+    append_event(str(tmp_path), {"event": "one", "text": "a\nb"})
+    append_event(str(tmp_path), {"event": "two"})
+    lines = (tmp_path / FILE).read_text().splitlines()
+    assert [json.loads(line)["event"] for line in lines] == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    "torn",
+    [
+        '{"event": "tw',
+        '{"event": "two"}',  # whole, but its end was never written
+        '{"event": "two", "text": "ü'.encode()[:-1],  # inside a character
+    ],
+)
+def test_a_torn_last_line_is_left_out_and_then_cut(tmp_path: Path, torn: str | bytes) -> None:
+    raw = torn if isinstance(torn, bytes) else torn.encode()
+    _write(tmp_path, b'{"event": "one"}\n' + raw)
+    assert _names(tmp_path) == ["one"]
+    append_event(str(tmp_path), {"event": "three"})
+    assert _names(tmp_path) == ["one", "three"]
+    assert raw not in (tmp_path / FILE).read_bytes()
+
+
+def test_a_torn_only_line_is_cut_too(tmp_path: Path) -> None:
+    _write(tmp_path, '{"event')
+    assert _names(tmp_path) == []
+    append_event(str(tmp_path), {"event": "one"})
+    assert _names(tmp_path) == ["one"]
+
+
+@pytest.mark.parametrize("broken", ["{", "", "[1]", '"text"', '{"no": "event"}', "3", "null"])
+def test_a_broken_line_before_the_end_is_an_error_with_its_number(tmp_path: Path, broken: str) -> None:
+    _write(tmp_path, f'{{"event": "one"}}\n{broken}\n{{"event": "three"}}\n')
+    with pytest.raises(JournalError, match=rf"{FILE}, line 2: not an event"):
+        read_events(str(tmp_path))
+
+
+def test_a_line_that_is_not_utf_8_is_an_error_with_its_number(tmp_path: Path) -> None:
+    _write(tmp_path, b'{"event": "one"}\n{"event": "\xff"}\n')
+    with pytest.raises(JournalError, match="line 2"):
+        read_events(str(tmp_path))

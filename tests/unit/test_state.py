@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tasks.algorithm.state import Champion, CheckpointKey, Exclusion, SearchState, fold
+
+STARTED = {"event": "search_started", "search_id": "1234abcd", "sub_datasets": ["a", "b", "c", "d"]}
+
+
+def _decided(round_index: int, target: tuple[int, int], **changes: Any) -> dict[str, Any]:
+    """Return a `round_decided` event; `changes` are of its decision or, where it has such a key, of itself."""
+    decision = {
+        "roll_back_to": {"round": target[0], "step": target[1]},
+        "exclude": [],
+        "include": [],
+        "optimizer": "restore",
+        "weights": None,
+    }
+    event = {
+        "event": "round_decided",
+        "round": round_index,
+        "sub_datasets": ["a", "b", "c", "d"],
+        "scores_at_target": {"a": 0.1, "b": 0.2, "c": 0.3, "d": 0.4},
+        "champion": {"checkpoint": {"round": 0, "step": 10}, "score": 0.5},
+        "examples": 100,
+        "stop_reason": "",
+    }
+    ours = {key: value for key, value in changes.items() if key in event}
+    return {**event, **ours, "decision": {**decision, **{k: v for k, v in changes.items() if k not in ours}}}
+
+
+def test_before_its_first_event_there_is_no_search() -> None:
+    assert fold([]) is None
+
+
+def test_a_new_search_has_everything_active_and_starts_from_the_base_model() -> None:
+    state = fold([STARTED])
+    assert state == SearchState(active=("a", "b", "c", "d"))
+    assert state is not None
+    assert (state.checkpoint, state.champion, state.is_finished) == (None, None, False)
+
+
+def test_a_decision_excludes_and_sets_where_the_next_round_starts() -> None:
+    weights = {"a": 1.0, "b": 2.0, "d": 3.0}
+    event = _decided(0, (0, 20), exclude=["c"], optimizer="reset", weights=weights)
+    assert fold([STARTED, event]) == SearchState(
+        round=1,
+        active=("a", "b", "d"),
+        excluded=(Exclusion("c", 0, CheckpointKey(0, 20), 0.3),),
+        checkpoint=CheckpointKey(0, 20),
+        optimizer="reset",
+        weights=weights,
+        spent_examples=100,
+        champion=Champion(CheckpointKey(0, 10), 0.5),
+    )
+
+
+def test_exclusions_stand_in_the_order_they_happened_and_spent_examples_add_up() -> None:
+    state = fold(
+        [
+            STARTED,
+            _decided(0, (0, 20), exclude=["c"], examples=100),
+            _decided(1, (1, 40), examples=70),
+            _decided(2, (1, 40), exclude=["d", "a"], examples=5),
+        ]
+    )
+    assert state is not None
+    assert [(e.sub_dataset, e.round) for e in state.excluded] == [("c", 0), ("d", 2), ("a", 2)]
+    assert state.active == ("b",)
+    assert (state.round, state.spent_examples) == (3, 175)
+
+
+def test_the_champion_of_the_last_decision_counts() -> None:
+    champion = {"checkpoint": {"round": 1, "step": 30}, "score": 0.75}
+    state = fold([STARTED, _decided(0, (0, 20)), _decided(1, (0, 20), champion=champion)])
+    assert state is not None
+    assert state.champion == Champion(CheckpointKey(1, 30), 0.75)
+
+
+def test_a_re_admitted_sub_dataset_returns_to_its_place_in_the_mixture() -> None:
+    state = fold(
+        [
+            STARTED,
+            _decided(0, (0, 20), exclude=["b"]),
+            _decided(1, (1, 40), exclude=["d"]),
+            _decided(2, (2, 60), include=["b"]),
+        ]
+    )
+    assert state is not None
+    assert state.active == ("a", "b", "c")
+    assert [e.sub_dataset for e in state.excluded] == ["d"]
+
+
+def test_a_sub_dataset_can_leave_come_back_and_leave_again() -> None:
+    state = fold(
+        [
+            STARTED,
+            _decided(0, (0, 20), exclude=["b"]),
+            _decided(1, (1, 40), include=["b"], exclude=["a"]),
+            _decided(2, (2, 60), exclude=["b"]),
+        ]
+    )
+    assert state is not None
+    assert state.active == ("c", "d")
+    assert [(e.sub_dataset, e.round) for e in state.excluded] == [("a", 1), ("b", 2)]
+
+
+def test_a_stop_reason_ends_the_search() -> None:
+    state = fold([STARTED, _decided(0, (0, 20), stop_reason="search.max_rounds = 1 is reached")])
+    assert state is not None
+    assert state.is_finished
+
+
+def test_commentary_between_decisions_changes_nothing() -> None:
+    decided = _decided(0, (0, 20), exclude=["c"])
+    with_commentary = [{"event": "note"}, STARTED, {"event": "rollout_started"}, decided, {"event": "note"}]
+    assert fold(with_commentary) == fold([STARTED, decided])
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [_decided(0, (0, 20))],  # before the search was started
+        [STARTED, _decided(1, (0, 20))],  # a round is missing
+        [STARTED, _decided(0, (0, 20)), _decided(0, (0, 20))],  # a round twice
+    ],
+)
+def test_a_decision_out_of_order_is_an_error(events: list[dict[str, Any]]) -> None:
+    with pytest.raises(ValueError, match=r"decision of round \d out of order"):
+        fold(events)
+
+
+def test_checkpoints_are_ordered_by_publication() -> None:
+    keys = [CheckpointKey(1, 5), CheckpointKey(0, 30), CheckpointKey(1, 40), CheckpointKey(0, 0)]
+    assert sorted(keys) == [
+        CheckpointKey(0, 0),
+        CheckpointKey(0, 30),
+        CheckpointKey(1, 5),
+        CheckpointKey(1, 40),
+    ]

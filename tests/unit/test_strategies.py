@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+from typing import Literal
+
+import pytest
+
+from tasks.algorithm.exclusion import ExclusionRule
+from tasks.algorithm.peaks import Curve, MetricPoint, choose_champion, mean_scores
+from tasks.algorithm.state import CheckpointKey
+from tasks.algorithm.strategies import Decision, Msft, RoundReport
+
+START = CheckpointKey(1, 100)  # a checkpoint of the round before
+
+
+def _at(interval: int) -> CheckpointKey:
+    """Return the checkpoint that many intervals of 5 steps into round 2."""
+    return CheckpointKey(2, 100 + 5 * interval) if interval else START
+
+
+def _report(active: str, **scores: tuple[float, ...]) -> RoundReport:
+    """Return a report on `scores`, in the mixture's order; `active` lists the active ones by letter."""
+    curves = tuple(
+        Curve(name, tuple(MetricPoint(_at(i), score, 1.0, 200) for i, score in enumerate(points)))
+        for name, points in scores.items()
+    )
+    return RoundReport(round=2, active=tuple(active), curves=curves, steps_per_epoch=20.0)
+
+
+def _decide(
+    report: RoundReport,
+    *,
+    literal: bool = False,
+    exclude_per_round: int = 1,
+    optimizer: Literal["restore", "reset"] = "restore",
+) -> Decision:
+    return Msft(ExclusionRule(literal, 0.05), exclude_per_round, optimizer).observe(report)
+
+
+def test_the_earliest_overfitting_goes_and_the_search_rolls_back_to_its_peak() -> None:
+    decision = _decide(_report("abc", a=(0.1, 0.2, 0.9, 0.3), b=(0.1, 0.6, 0.5, 0.4), c=(0.1, 0.2, 0.3, 0.4)))
+    assert decision.exclude == ("b",)
+    assert decision.roll_back_to == _at(1)
+
+
+def test_a_peak_at_the_start_excludes_and_discards_the_whole_roll_out() -> None:
+    decision = _decide(_report("ab", a=(0.7, 0.5, 0.4), b=(0.1, 0.2, 0.3)))
+    assert decision.exclude == ("a",)
+    assert decision.roll_back_to == START
+    assert "peaked earliest, at the round's start (step 100)" in decision.reason
+
+
+def test_where_none_overfits_the_search_advances_to_the_last_checkpoint() -> None:
+    decision = _decide(_report("ab", a=(0.1, 0.2, 0.3), b=(0.1, 0.3, 0.28)))
+    assert decision.exclude == ()
+    assert decision.roll_back_to == _at(2)
+    assert decision.reason == (
+        "no active sub-dataset lost more than 0.05 from its peak (largest: b, 0.020): "
+        "advance from the end of the roll-out"
+    )
+
+
+def test_flat_is_excluded_at_the_start_by_the_literal_rule_only() -> None:
+    report = _report("ab", a=(0.2, 0.2, 0.2), b=(0.1, 0.3, 0.5))
+    literal, guarded = _decide(report, literal=True), _decide(report)
+    assert (literal.exclude, literal.roll_back_to) == (("a",), START)
+    assert (guarded.exclude, guarded.roll_back_to) == ((), _at(2))
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "gone"),
+    [
+        ((0.1, 0.6, 0.5), (0.1, 0.6, 0.4), "b"),  # the same peak: the larger drop
+        ((0.1, 0.6, 0.4), (0.1, 0.6, 0.4), "a"),  # the same drop: the first in the mixture
+        ((0.1, 0.9, 0.4), (0.6, 0.6, 0.4), "b"),  # the earliest of equal scores is the peak
+    ],
+)
+def test_ties_between_sub_datasets(a: tuple[float, ...], b: tuple[float, ...], gone: str) -> None:
+    assert _decide(_report("ab", a=a, b=b)).exclude == (gone,)
+
+
+def test_a_drop_of_exactly_min_delta_does_not_exclude() -> None:
+    assert _decide(_report("a", a=(0.1, 0.80, 0.75))).exclude == ()
+    assert _decide(_report("a", a=(0.1, 0.80, 0.745))).exclude == ("a",)
+
+
+def test_the_last_active_one_can_go() -> None:
+    decision = _decide(_report("b", a=(0.9, 0.5, 0.1), b=(0.3, 0.5, 0.1)))
+    assert (decision.exclude, decision.roll_back_to) == (("b",), _at(1))
+
+
+def test_an_excluded_one_is_never_a_candidate() -> None:
+    decision = _decide(_report("b", a=(0.9, 0.5, 0.1), b=(0.1, 0.2, 0.3)))
+    assert (decision.exclude, decision.roll_back_to) == ((), _at(2))
+    assert [verdict.word for verdict in decision.verdicts] == ["excluded before", "still learning"]
+
+
+def test_two_a_round_go_together_to_the_earlier_peak() -> None:
+    scores = {"a": (0.1, 0.2, 0.9, 0.3), "b": (0.1, 0.6, 0.5, 0.4), "c": (0.7, 0.7, 0.7, 0.7)}
+    decision = _decide(_report("abc", **scores), exclude_per_round=2)
+    assert decision.exclude == ("b", "a")
+    assert decision.roll_back_to == _at(1)
+    assert "with it goes a" in decision.reason
+
+
+def test_two_a_round_excludes_no_more_than_overfit() -> None:
+    decision = _decide(_report("ab", a=(0.1, 0.2, 0.3), b=(0.1, 0.6, 0.4)), exclude_per_round=2)
+    assert decision.exclude == ("b",)
+
+
+@pytest.mark.parametrize("optimizer", ["restore", "reset"])
+def test_the_optimizer_s_fate_at_a_roll_back_is_passed_on(optimizer: Literal["restore", "reset"]) -> None:
+    decision = _decide(_report("a", a=(0.1, 0.6, 0.4)), optimizer=optimizer)
+    assert decision.optimizer == optimizer
+
+
+def test_an_advance_keeps_the_optimizer_s_state() -> None:
+    assert _decide(_report("a", a=(0.1, 0.2, 0.3)), optimizer="reset").optimizer == "restore"
+
+
+def test_the_reason_names_the_sub_dataset_its_scores_and_the_way_back() -> None:
+    decision = _decide(_report("ab", a=(0.1, 0.2, 0.812, 0.7), b=(0.1, 0.2, 0.3, 0.4)))
+    assert decision.reason == (
+        "a peaked earliest, 0.50 epochs into the roll-out (step 110), at 0.812 and fell to 0.700: "
+        "exclude, roll back to round 2 step 110"
+    )
+
+
+def test_the_reason_names_who_was_tied() -> None:
+    reason = _decide(_report("abc", a=(0.1, 0.6, 0.4), b=(0.1, 0.9, 0.1), c=(0.1, 0.2, 0.3))).reason
+    assert reason.startswith("b peaked earliest")
+    assert "; tied with a, it lost most or stands first in the mixture:" in reason
+
+
+def test_verdicts_cover_all_sub_datasets_in_the_mixture_s_order() -> None:
+    scores = {"c": (0.1, 0.6, 0.4), "a": (0.1, 0.2, 0.9), "b": (0.1, 0.5, 0.2)}
+    verdicts = _decide(_report("cb", **scores)).verdicts
+    assert [(v.sub_dataset, v.word) for v in verdicts] == [
+        ("c", "overfits, later peak"),
+        ("a", "excluded before"),
+        ("b", "excluded now"),
+    ]
+
+
+def test_the_champion_is_kept_from_a_discarded_stretch() -> None:
+    report = _report("ab", a=(0.5, 0.6, 0.5, 0.4), b=(0.1, 0.2, 0.9, 0.9))
+    assert _decide(report).roll_back_to == _at(1)
+    champion = choose_champion(None, mean_scores(report.curves))
+    assert (champion.checkpoint, champion.score) == (_at(2), 0.7)
