@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -34,12 +36,10 @@ def search(
         print(explain_config(loaded))
         return
     _quieten()
-    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-
     from flows.search import msft_search
+    from tasks.prefect_server import prefect_api
 
-    # Each flow would wait a second for its heartbeat thread (facts.md, A8); deployments keep theirs.
-    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+    with prefect_api(loaded.output_root):
         msft_search(loaded)
 
 
@@ -58,9 +58,15 @@ def _quieten() -> None:
 
 
 def main() -> None:
-    """Run the command; an error we foresaw is printed without a traceback: 2 for the configuration, 1 else."""
+    """Run the command; an error we foresaw is printed without a traceback: 2 for the configuration, 1 else.
+
+    Ctrl-C ends it with 130, SIGTERM with 143 and a lost terminal with 129, after its workers have saved what they had.
+    """
     from tasks import terminal
 
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
+            signal.signal(number, _end_on_signal)
     try:
         app()
     except ConfigError as error:
@@ -69,9 +75,15 @@ def main() -> None:
     except MsftError as error:
         terminal.fail(str(error))
         sys.exit(1)
-    except KeyboardInterrupt:
-        terminal.note("interrupted; the same command goes on from the last checkpoint")
-        sys.exit(130)
+    except (KeyboardInterrupt, SystemExit) as end:
+        code = 130 if isinstance(end, KeyboardInterrupt) else end.code
+        if code in (129, 130, 143):
+            terminal.note("interrupted; the same command goes on from the last checkpoint")
+        sys.exit(code)
+
+
+def _end_on_signal(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

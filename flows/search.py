@@ -8,9 +8,9 @@ from flows.round import search_round
 from tasks.base_model import prepare_base_model
 from tasks.config import SearchConfig
 from tasks.contracts import ChampionResult, Inputs
-from tasks.lifecycle import crown_champion, open_search, own_directory
+from tasks.lifecycle import crown_champion, open_search, own_directory, true_status
 from tasks.preparation import prepare_sub_datasets
-from tasks.reporting import write_report
+from tasks.reporting import report_round, write_report
 from tasks.rollback import roll_back
 
 
@@ -24,9 +24,11 @@ def msft_search(config: SearchConfig) -> ChampionResult:
         model = prepare_base_model(config)
         inputs = Inputs(model=model, sub_datasets=prepare_sub_datasets(config, model))
         search, state = open_search(config, directory, inputs)
-        checkpoint = None if state.is_finished else roll_back(search, state)
-        while not state.is_finished:
-            state, checkpoint = search_round(config, search, inputs, state, checkpoint)
-        champion = crown_champion(config, search, inputs, state)
-        write_report(config, search, state, champion)
-        return champion
+        with true_status(search):
+            report_round(search, state)
+            checkpoint = None if state.is_finished else roll_back(search, state)
+            while not state.is_finished:
+                state, checkpoint = search_round(config, search, inputs, state, checkpoint)
+            champion = crown_champion(config, search, inputs, state)
+            write_report(config, search, state, champion)
+            return champion

@@ -76,6 +76,11 @@ def search_id_of(config: SearchConfig) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
 
+def dump_config(config: SearchConfig) -> str:
+    """Return the resolved configuration as YAML that `load_config` reads back from anywhere as the same search."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
 def explain_config(config: SearchConfig) -> str:
     """Return the resolved configuration as YAML, each value marked `default` unless it was given."""
     lines: list[str] = []

@@ -97,14 +97,19 @@ class CheckpointNotFoundError(MsftError):
 
 
 class CheckpointDamagedError(MsftError):
-    """A checkpoint's files are not those of its manifest."""
+    """A checkpoint's files are not those of its manifest; one that a decision rests on cannot be trained again."""
 
-    def __init__(self, path: str, problems: Sequence[str]) -> None:
+    def __init__(self, path: str, problems: Sequence[str], *, is_decided: bool = False) -> None:
+        self.problems = tuple(problems)
         lines = "\n".join(f"  - {problem}" for problem in problems)
         super().__init__(
             f"checkpoint {path} is damaged:\n{lines}\n"
             "  wanted: every file of manifest.json with its size and sha256\n"
-            "  do:     remove this directory and run the same command again; it trains the stretch anew"
+            + (
+                "  do:     put it back from a backup, or search again with a new name (--set name=…)"
+                if is_decided
+                else "  do:     remove this directory and run the same command again; it trains the stretch anew"
+            )
         )
 
 
@@ -157,6 +162,16 @@ class JournalError(MsftError):
         super().__init__(
             f"{path}, line {line}: {cause}\n  wanted: one JSON event a line, as this search wrote it\n"
             "  do:     restore the file from MLflow's artifact `journal.jsonl` of the search's run"
+        )
+
+
+class PrefectServerError(MsftError):
+    """The Prefect server that a command starts for itself does not answer."""
+
+    def __init__(self, url: str, cause: str, log_path: str) -> None:
+        super().__init__(
+            f"Prefect server at {url}: {cause}\n  wanted: a server that answers\n  log:    {log_path}\n"
+            "  do:     mend the cause, or start one with `prefect server start` and set PREFECT_API_URL to its address"
         )
 
 

@@ -6,8 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,8 +18,12 @@ from tasks.errors import PreemptedError, WorkerError
 
 # A worker finishes its optimizer step and saves a checkpoint after SIGTERM; then the group is killed.
 GRACE_S = 60.0
+_SERVICE_GRACE_S = 5.0
 _POLL_S = 0.1
+_RESTART_S = 1.0
 _LOG_TAIL = 15
+# Runs a module that is not ours, and ends it when this process is gone.
+_TIED = (sys.executable, "-m", "tasks.workers.lifeline")
 
 
 def run_module(
@@ -41,18 +46,18 @@ def run_accelerate(
         WorkerError: it failed; PreemptedError where it was told to end and saved first.
     """
     environment = _environment(training.threads)
-    # --cpu would start one process whatever num_processes says (facts.md, C1); with this variable the
-    # multi-process launcher starts gloo processes on the CPU.
-    if training.device == "cpu" or not has_accelerator():
-        environment["ACCELERATE_USE_CPU"] = "true"
+    is_on_cpu = training.device == "cpu" or not has_accelerator()
+    # The launcher of several processes has no flag for the CPU, and starts gloo processes with this variable;
+    # that of one process overwrites the variable, and has the flag (which with several starts one, facts C1).
+    environment["ACCELERATE_USE_CPU"] = str(is_on_cpu).lower()
     flags = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     if training.accelerate_config is not None:
         flags = ["--config_file", training.accelerate_config]
     elif training.num_processes > 1:
         flags += ["--multi_gpu", "--num_processes", str(training.num_processes), "--main_process_port", "0"]
     else:
-        flags += ["--num_processes", "1"]
-    command = [sys.executable, "-m", "accelerate.commands.launch", *flags, "-m", module, str(spec)]
+        flags += ["--num_processes", "1", *(["--cpu"] if is_on_cpu else [])]
+    command = [*_TIED, "accelerate.commands.launch", *flags, "-m", module, str(spec)]
     _run(command, spec, name, environment, on_poll)
 
 
@@ -103,10 +108,36 @@ def beside(module: str, spec: Path, *, threads: int | None, on_poll: Callable[[]
         raise
 
 
+@contextmanager
+def keep_running(arguments: Sequence[str], log: Path, extra: Mapping[str, str]) -> Iterator[None]:
+    """Run `python -m arguments…` while the block runs, and start it again when it dies."""
+    environment = {**_environment(1), **extra}
+    is_over = threading.Event()
+
+    def watch() -> None:
+        process = _spawn([*_TIED, *arguments], log, environment)
+        while not is_over.wait(_POLL_S):
+            if process.poll() is not None and not is_over.wait(_RESTART_S):
+                process = _spawn([*_TIED, *arguments], log, environment)
+        _end_group(process, _SERVICE_GRACE_S)
+
+    thread = threading.Thread(target=watch, name="keep-running")
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+
+
 def _start(command: list[str], spec: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     failure_path_of(spec).unlink(missing_ok=True)
+    return _spawn(command, log_path_of(spec), environment)
+
+
+def _spawn(command: list[str], log_path: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     # Output goes to a file: an inherited pipe would hide a crash of the flow until the worker ends (facts, A4).
-    with log_path_of(spec).open("ab") as log:
+    with log_path.open("ab") as log:
         return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -131,6 +162,7 @@ def _run(
         _end_group(process)
         raise
     if process.returncode != 0:
+        _end_group(process)  # a launcher that was killed leaves its workers behind
         _raise_failure(spec, name, process.returncode)
 
 
@@ -143,9 +175,9 @@ def _wait(process: subprocess.Popen[bytes], on_poll: Callable[[], None] | None) 
         on_poll()
 
 
-def _end_group(process: subprocess.Popen[bytes]) -> None:
+def _end_group(process: subprocess.Popen[bytes], grace_s: float = GRACE_S) -> None:
     """Ask the whole group to end, wait the stated grace, then kill it."""
-    for number, wait_s in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, 10.0)):
+    for number, wait_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 10.0)):
         try:
             os.killpg(process.pid, number)
         except ProcessLookupError:

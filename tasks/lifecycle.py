@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from prefect.cache_policies import NO_CACHE
 from tasks import registry, terminal, tracking
 from tasks.algorithm.state import SearchState, fold
 from tasks.config import SearchConfig
-from tasks.config_file import explain_config, search_id_of
+from tasks.config_file import dump_config, search_id_of
 from tasks.contracts import ChampionResult, CheckpointScores, Inputs, SearchRef, SubDatasetScore
 from tasks.environment import describe_environment
 from tasks.errors import ChangedWorldError, SearchBusyError
@@ -65,8 +66,8 @@ def open_search(config: SearchConfig, directory: str, inputs: Inputs) -> tuple[S
         _check_unchanged(search, events[0], content)
     else:
         environment = describe_environment()
-        resolved = explain_config(config)
-        Path(directory, "config.txt").write_text(resolved + "\n")
+        Path(directory, "config.yaml").write_text(dump_config(config))
+        Path(directory, "environment.json").write_text(json.dumps(environment, indent=1) + "\n")
         started = {
             "event": "search_started",
             "search_id": search.search_id,
@@ -76,12 +77,25 @@ def open_search(config: SearchConfig, directory: str, inputs: Inputs) -> tuple[S
             "environment": environment,
         }
         tracking.log_datasets(search, inputs.sub_datasets)
-        append_event(directory, started)
-        tracking.log_files(search, [Path(directory, "config.txt"), Path(directory, FILE)])
+        files = [Path(directory, file) for file in ("config.yaml", "environment.json")]
+        tracking.log_files(search, files)
+        append_event(directory, started)  # last: without it, all of this is done again
+    tracking.log_files(search, [Path(directory, FILE)])
     state = fold(read_events(directory))
     assert state is not None
     terminal.show_search(search, is_resumed=bool(events), round_index=state.round)
     return search, state
+
+
+@contextmanager
+def true_status(search: SearchRef) -> Iterator[None]:
+    """Leave a search that ends early as FAILED in MLflow, or as KILLED where it was told to end."""
+    try:
+        yield
+    except BaseException as error:  # Prefect's TerminationSignal is a BaseException
+        with suppress(Exception):  # MLflow itself may be what failed, and must not hide the cause
+            tracking.close_search_run(search, "FAILED" if isinstance(error, Exception) else "KILLED")
+        raise
 
 
 @task(name="crown champion", cache_policy=NO_CACHE, **RETRY)
@@ -99,7 +113,7 @@ def crown_champion(
     key = state.champion.checkpoint
     checkpoint = find_whole(search, registry.find_checkpoint(search, key))
     test = score_champion(
-        config, search, inputs, checkpoint, open_test_splits.fn(config, inputs.model, inputs.sub_datasets)
+        config, search, inputs, checkpoint, open_test_splits(config, inputs.model, inputs.sub_datasets)
     )
     directory = Path(search.directory, "champion")
     result = ChampionResult(

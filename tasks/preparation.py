@@ -44,7 +44,6 @@ def prepare_sub_datasets(config: SearchConfig, model: BaseModelRef) -> tuple[Sub
     return refs
 
 
-@task(name="open test splits", cache_policy=NO_CACHE)
 def open_test_splits(
     config: SearchConfig, model: BaseModelRef, sub_datasets: Sequence[SubDatasetRef]
 ) -> tuple[ScoreSplit, ...]:

@@ -21,13 +21,19 @@ _PAGE = 100
 
 
 def register_checkpoint(search: SearchRef, run_id: str, checkpoint: CheckpointRef) -> None:
-    """Register a published checkpoint as a READY logged model; registering it again changes nothing."""
+    """Register a published checkpoint as a READY logged model; registering it again changes nothing.
+
+    A model that a kill left unfinished, or whose files were damaged and trained again, gives way to a new one.
+    """
     client = client_of(search.tracking_uri)
-    if _find_model(client, search, run_id, checkpoint.key) is not None:
-        return
+    condition = f"source_run_id = '{run_id}' AND name = '{_name_of(search, checkpoint.key)}'"
+    for model in _search_models(client, search, condition):
+        if _is_ready(model) and CheckpointRef.model_validate_json(model.params["checkpoint"]) == checkpoint:
+            return
+        client.delete_logged_model(model.model_id)
     model = client.create_logged_model(
         search.experiment_id,
-        name=f"{search.search_id}-round-{checkpoint.key.round:03d}-step-{checkpoint.key.step:08d}",
+        name=_name_of(search, checkpoint.key),
         source_run_id=run_id,
         model_type="msft-checkpoint",
         params={"checkpoint": checkpoint.model_dump_json()},
@@ -48,7 +54,7 @@ def log_scores(
     Callers pass finite numbers only: MLflow keeps NaN as 0.0, and a diverged checkpoint would win (facts.md, B1).
     """
     client = client_of(search.tracking_uri)
-    run_id = round_run_of(client, search, checkpoint.key.round)
+    run_id = round_run_of(search, checkpoint.key.round)
     model = _require_model(client, search, run_id, checkpoint.key)
     stamp, step = checkpoint.published_at_ms, checkpoint.key.step
     metrics = [
@@ -106,7 +112,7 @@ class HeldScores:
 def held_scores(search: SearchRef, key: CheckpointKey) -> HeldScores:
     """Return the scores that MLflow holds of a checkpoint."""
     client = client_of(search.tracking_uri)
-    return HeldScores(_find_model(client, search, round_run_of(client, search, key.round), key))
+    return HeldScores(_find_model(client, search, round_run_of(search, key.round), key))
 
 
 def find_checkpoint(search: SearchRef, key: CheckpointKey) -> CheckpointRef:
@@ -116,7 +122,7 @@ def find_checkpoint(search: SearchRef, key: CheckpointKey) -> CheckpointRef:
         CheckpointNotFoundError: there is none; names the steps there are.
     """
     client = client_of(search.tracking_uri)
-    run_id = round_run_of(client, search, key.round)
+    run_id = round_run_of(search, key.round)
     model = _require_model(client, search, run_id, key)
     return CheckpointRef.model_validate_json(model.params["checkpoint"])
 
@@ -124,7 +130,7 @@ def find_checkpoint(search: SearchRef, key: CheckpointKey) -> CheckpointRef:
 def mark_checkpoint(search: SearchRef, key: CheckpointKey, tags: Mapping[str, str]) -> None:
     """Set tags on a checkpoint's logged model."""
     client = client_of(search.tracking_uri)
-    model = _require_model(client, search, round_run_of(client, search, key.round), key)
+    model = _require_model(client, search, round_run_of(search, key.round), key)
     client.set_logged_model_tags(model.model_id, dict(tags))
 
 
@@ -136,9 +142,14 @@ def register_champion(search: SearchRef, directory: Path, key: CheckpointKey) ->
         if (version.tags or {}).get("msft.search_id") == search.search_id:
             client.set_registered_model_alias(name, "champion", version.version)
             return str(version.version)
+    model_name = f"{search.search_id}-champion"
+    for left in _search_models(
+        client, search, f"source_run_id = '{search.run_id}' AND name = '{model_name}'"
+    ):
+        client.delete_logged_model(left.model_id)  # a kill came before its version
     model = client.create_logged_model(
         search.experiment_id,
-        name=f"{search.search_id}-champion",
+        name=model_name,
         source_run_id=search.run_id,
         model_type="msft-champion",
         tags={"msft.search_id": search.search_id, "msft.champion": str(key)},
@@ -167,18 +178,27 @@ def _versions(client: MlflowClient, name: str) -> list[Any]:
     return list(client.search_model_versions(f"name = '{name}'"))
 
 
-def _models(client: MlflowClient, search: SearchRef, run_id: str) -> list[LoggedModel]:
-    """Return the run's logged models that are READY; filtered here, since a filter on status matches nothing."""
+def _name_of(search: SearchRef, key: CheckpointKey) -> str:
+    return f"{search.search_id}-round-{key.round:03d}-step-{key.step:08d}"
+
+
+def _ready(client: MlflowClient, search: SearchRef, condition: str) -> list[LoggedModel]:
+    """Return the logged models that are READY; filtered here, since a filter on status matches nothing."""
+    return [model for model in _search_models(client, search, condition) if _is_ready(model)]
+
+
+def _is_ready(model: LoggedModel) -> bool:
+    return str(model.status).endswith("READY")
+
+
+def _search_models(client: MlflowClient, search: SearchRef, condition: str) -> list[LoggedModel]:
     models: list[LoggedModel] = []
     token = None
     while True:
         page = client.search_logged_models(
-            [search.experiment_id],
-            filter_string=f"source_run_id = '{run_id}'",
-            max_results=_PAGE,
-            page_token=token,
+            [search.experiment_id], filter_string=condition, max_results=_PAGE, page_token=token
         )
-        models.extend(model for model in page if str(model.status).endswith("READY"))
+        models.extend(page)
         token = page.token
         if not token:
             return models
@@ -187,16 +207,16 @@ def _models(client: MlflowClient, search: SearchRef, run_id: str) -> list[Logged
 def _find_model(
     client: MlflowClient, search: SearchRef, run_id: str, key: CheckpointKey
 ) -> LoggedModel | None:
-    for model in _models(client, search, run_id):
-        if model.tags.get("msft.step") == str(key.step):
-            return model
-    return None
+    found = _ready(client, search, f"source_run_id = '{run_id}' AND name = '{_name_of(search, key)}'")
+    return found[0] if found else None
 
 
 def _require_model(client: MlflowClient, search: SearchRef, run_id: str, key: CheckpointKey) -> LoggedModel:
     model = _find_model(client, search, run_id, key)
     if model is None:
-        ready = sorted(int(m.tags["msft.step"]) for m in _models(client, search, run_id))
+        ready = sorted(
+            int(m.tags["msft.step"]) for m in _ready(client, search, f"source_run_id = '{run_id}'")
+        )
         raise CheckpointNotFoundError(search.search_id, key.round, key.step, ready)
     return model
 

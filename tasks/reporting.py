@@ -23,8 +23,14 @@ Events = Sequence[dict[str, Any]]
 
 @task(name="write round report", cache_policy=NO_CACHE)
 def report_round(search: SearchRef, state: SearchState) -> None:
-    """Put the round's decision where a reviewer looks: the round's MLflow run and the search's journal."""
-    event = _rounds(read_events(search.directory))[-1]
+    """Put the last decision where a reviewer looks: the round's MLflow run and the search's journal.
+
+    A resumed search does it again, since a kill may have come between the decision and its report.
+    """
+    rounds = _rounds(read_events(search.directory))
+    if not rounds:
+        return
+    event = rounds[-1]
     decision = event["decision"]
     tracking.close_round_run(
         search,
@@ -64,9 +70,12 @@ def write_report(
     metrics |= {f"ledger/{kind}/flops": line.flops for kind, line in totals.items()}
     metrics |= {f"ledger/{kind}/tokens": float(line.num_tokens) for kind, line in totals.items()}
     tags = {"msft.champion": str(champion.key), "msft.stop_reason": state.stop_reason}
-    tracking.log_summary(search, metrics, tags)
+    crowned_at = next(event["at"] for event in events if event["event"] == "champion_crowned")
+    stamp_ms = int(pd.Timestamp(crowned_at).timestamp()) * 1000
+    tracking.log_summary(search, metrics, tags, stamp_ms)
     tracking.close_search_run(search, "FINISHED")
-    terminal.show_summary(search, state, champion, totals, protocol=config.search.protocol)
+    reasons = [event["decision"]["reason"] for event in _rounds(events)]
+    terminal.show_summary(search, state, champion, totals, reasons, protocol=config.search.protocol)
 
 
 def curves_frame(events: Events) -> pd.DataFrame:

@@ -36,9 +36,13 @@ def roll_back(search: SearchRef, state: SearchState) -> CheckpointRef | None:
 def find_whole(search: SearchRef, checkpoint: CheckpointRef) -> CheckpointRef:
     """Return the checkpoint after comparing its manifest with MLflow's hash and its files with the manifest."""
     directory = Path(search.directory, checkpoint.directory)
-    verify(directory)
+    try:
+        verify(directory)
+    except CheckpointDamagedError as error:
+        raise CheckpointDamagedError(str(directory), error.problems, is_decided=True) from error
     if hash_file(directory / MANIFEST) != checkpoint.sha256:
-        raise CheckpointDamagedError(str(directory), [f"{MANIFEST} is not the one that MLflow registered"])
+        problem = f"{MANIFEST} is not the one that MLflow registered"
+        raise CheckpointDamagedError(str(directory), [problem], is_decided=True)
     return checkpoint
 
 

@@ -104,13 +104,15 @@ def _detail(progress: Progress) -> str:
 
 
 def show_scores(scores: CheckpointScores, keys: Sequence[CheckpointKey]) -> None:
-    """Print one line for an evaluated checkpoint."""
-    values = [s.accuracy if s.accuracy is not None else -s.loss for s in scores.scores]
+    """Print one line for an evaluated checkpoint: accuracies where they are measured, else losses."""
+    values = [s.accuracy if s.accuracy is not None else s.loss for s in scores.scores]
     each = " ".join(f"{s.sub_dataset} {value:.3f}" for s, value in zip(scores.scores, values, strict=True))
-    place = f"{keys.index(scores.key) + 1}/{len(keys)}"
+    accuracies = [s.accuracy for s in scores.scores if s.accuracy is not None]
+    mean = f"mean accuracy {sum(accuracies) / len(accuracies):.3f}, " if accuracies else ""
+    loss = sum(s.loss for s in scores.scores) / len(values)
     console.print(
-        f"evaluated {place} step {scores.key.step}: [bold]mean {sum(values) / len(values):.3f}[/bold] {escape(each)} "
-        f"[dim]({scores.cost.seconds:.1f} s)[/dim]"
+        f"evaluated {keys.index(scores.key) + 1}/{len(keys)} step {scores.key.step}: "
+        f"[bold]{mean}loss {loss:.3f}[/bold] {escape(each)} [dim]({scores.cost.seconds:.1f} s)[/dim]"
     )
 
 
@@ -152,20 +154,17 @@ def show_summary(
     state: SearchState,
     champion: ChampionResult,
     totals: Mapping[str, LedgerLine],
+    reasons: Sequence[str],
     *,
     protocol: str,
 ) -> None:
-    """Print how the search ended."""
+    """Print how the search ended; `reasons` are the decisions of its rounds in words."""
     title = " (protocol: paper, selected on the test splits)" if protocol == "paper" else ""
     console.rule(f"search {search.name}-{search.search_id}: summary{title}", align="left")
     console.print(f"ended after {state.round} rounds: {state.stop_reason}")
-    for number, exclusion in enumerate(state.excluded, start=1):
-        console.print(
-            f"  {number}. {exclusion.sub_dataset} excluded in round {exclusion.round}, rolled back to "
-            f"{exclusion.checkpoint}"
-        )
-    if not state.excluded:
-        console.print("  no sub-dataset was excluded")
+    console.print(f"excluded, in order: {', '.join(e.sub_dataset for e in state.excluded) or 'none'}")
+    for number, reason in enumerate(reasons):
+        console.print(f"  round {number}: {escape(reason)}")
     console.print(f"[bold]champion[/bold]: {champion.key}, in {escape(champion.directory)}")
     console.print(_champion_table(state, champion))
     costs = Table(box=None, pad_edge=False)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
-from tasks.contracts import IntervalStats, SearchRef, SubDatasetRef
+from tasks.contracts import IntervalStats, Mixture, SearchRef, SubDatasetRef
 from tasks.errors import CheckpointNotFoundError, TrackingError
 
 
@@ -42,9 +42,11 @@ def open_search_run(
                 "mlflow.runName": f"{name}-{search_id}",
             }
             run_id = client.create_run(experiment_id, tags=tags).info.run_id
-            client.log_batch(run_id, params=[Param(key, str(value)[:6000]) for key, value in params.items()])
         else:
             client.update_run(run_id, status="RUNNING")
+        held = client.get_run(run_id).data.params  # a kill may have come before they were logged
+        missing = [Param(key, str(value)[:6000]) for key, value in params.items() if key not in held]
+        client.log_batch(run_id, params=missing)
     except (MlflowException, OSError) as error:
         raise TrackingError(tracking_uri, " ".join(str(error).split())[:300]) from error
     return SearchRef(
@@ -87,7 +89,7 @@ def open_round_run(search: SearchRef, round_index: int, active: Sequence[str]) -
 def close_round_run(search: SearchRef, round_index: int, tags: Mapping[str, str]) -> None:
     """Close a round's run with the decision in its tags."""
     client = client_of(search.tracking_uri)
-    run_id = round_run_of(client, search, round_index)
+    run_id = round_run_of(search, round_index)
     client.log_batch(run_id, tags=[RunTag(key, value[:5000]) for key, value in tags.items()])
     client.set_terminated(run_id, status="FINISHED")
 
@@ -106,6 +108,17 @@ def log_datasets(search: SearchRef, sub_datasets: Iterable[SubDatasetRef]) -> No
             )
             inputs.append(DatasetInput(dataset=dataset, tags=[InputTag("mlflow.data.context", context)]))
     client_of(search.tracking_uri).log_inputs(search.run_id, datasets=inputs)
+
+
+def log_mixture(search: SearchRef, run_id: str, mixture: Mixture, stamp_ms: int) -> None:
+    """Log the realised share of each sub-dataset in the round's mixture; logging it again changes nothing."""
+    shares = {"examples": mixture.example_shares, "tokens": mixture.token_shares}
+    metrics = [
+        Metric(f"mixture/{unit}/{name}", share, stamp_ms, mixture.round)
+        for unit, by_name in shares.items()
+        for name, share in by_name.items()
+    ]
+    client_of(search.tracking_uri).log_batch(run_id, metrics=metrics)
 
 
 def log_training(search: SearchRef, run_id: str, interval: IntervalStats, published_at_ms: int) -> None:
@@ -129,12 +142,13 @@ def log_files(search: SearchRef, paths: Iterable[Path], folder: str = "") -> Non
         client.log_artifact(search.run_id, str(path), folder or None)
 
 
-def log_summary(search: SearchRef, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
-    """Log the numbers of the end of the search; all at step 0, since there is one champion."""
-    stamp = int(time.time() * 1000)
+def log_summary(
+    search: SearchRef, metrics: Mapping[str, float], tags: Mapping[str, str], stamp_ms: int
+) -> None:
+    """Log the numbers of the end of the search, at step 0; with the same stamp, again changes nothing."""
     client_of(search.tracking_uri).log_batch(
         search.run_id,
-        metrics=[Metric(key, value, stamp, 0) for key, value in metrics.items()],
+        metrics=[Metric(key, value, stamp_ms, 0) for key, value in metrics.items()],
         tags=[RunTag(key, value) for key, value in tags.items()],
     )
 
@@ -143,7 +157,25 @@ def log_summary(search: SearchRef, metrics: Mapping[str, float], tags: Mapping[s
 def client_of(tracking_uri: str) -> MlflowClient:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow").setLevel(logging.WARNING)
+    _create_whole(tracking_uri)
     return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+
+
+def _create_whole(tracking_uri: str) -> None:
+    """Create an SQLite store beside its place and link it there.
+
+    A kill during MLflow's own creation of it (7 s of migrations) would leave one that MLflow refuses ever after.
+    """
+    store = Path(tracking_uri.removeprefix("sqlite:///"))
+    if not tracking_uri.startswith("sqlite:///") or store.exists():
+        return
+    store.parent.mkdir(parents=True, exist_ok=True)
+    staging = store.with_name(f".{store.name}.{os.getpid()}")
+    staging.unlink(missing_ok=True)
+    MlflowClient(f"sqlite:///{staging}").search_experiments(max_results=1)
+    with suppress(FileExistsError):  # another search of this folder was first
+        os.link(staging, store)
+    staging.unlink()
 
 
 def _experiment(client: MlflowClient, tracking_uri: str, name: str, directory: str) -> str:
@@ -166,8 +198,18 @@ def _find_run(
     return str(runs[0].info.run_id) if runs else None
 
 
-def round_run_of(client: MlflowClient, search: SearchRef, round_index: int) -> str:
-    run_id = _find_run(client, search.experiment_id, search.search_id, "round", round_index)
+def round_run_of(search: SearchRef, round_index: int) -> str:
+    """Return the id of a round's run.
+
+    Raises:
+        CheckpointNotFoundError: the round was never registered.
+    """
+    return _round_run(search.tracking_uri, search.experiment_id, search.search_id, round_index)
+
+
+@lru_cache(maxsize=64)  # a run's id never changes, and every score asks for it
+def _round_run(uri: str, experiment_id: str, search_id: str, round_index: int) -> str:
+    run_id = _find_run(client_of(uri), experiment_id, search_id, "round", round_index)
     if run_id is None:
-        raise CheckpointNotFoundError(search.search_id, round_index, -1, [])
+        raise CheckpointNotFoundError(search_id, round_index, -1, [])
     return run_id

@@ -13,9 +13,10 @@ from tasks import registry, terminal, tracking
 from tasks.algorithm.state import SearchState
 from tasks.config import SearchConfig, TrainingConfig
 from tasks.contracts import CheckpointRef, Inputs, Mixture, RolloutResult, RolloutSpec, SearchRef
+from tasks.errors import CheckpointDamagedError
 from tasks.evaluation import scoring_beside
 from tasks.launch import run_accelerate
-from tasks.manifest import write_json
+from tasks.manifest import verify, write_json
 from tasks.retrying import RETRY
 
 
@@ -50,7 +51,7 @@ def train_rollout(
         output_directory=str(directory),
     )
     result_path = directory / "rollout_result.json"
-    if not result_path.is_file():
+    if not is_done(search, result_path):
         directory.mkdir(parents=True, exist_ok=True)
         spec_path = directory / "rollout_spec.json"
         write_json(spec_path, spec.model_dump_json(indent=1))
@@ -71,6 +72,21 @@ def _run(config: SearchConfig, search: SearchRef, inputs: Inputs, spec: RolloutS
 
         name = f"roll-out of round {spec.mixture.round}"
         run_accelerate("tasks.workers.train", spec_path, name=name, training=spec.training, on_poll=poll)
+
+
+def is_done(search: SearchRef, result_path: Path) -> bool:
+    """Say whether the roll-out has ended with all its checkpoints; a damaged one is named and trained again."""
+    if not result_path.is_file():
+        return False
+    result = RolloutResult.model_validate_json(result_path.read_text())
+    for checkpoint in result.checkpoints:
+        try:
+            verify(Path(search.directory, checkpoint.directory), by_size=True)
+        except CheckpointDamagedError as error:
+            terminal.warn(f"{error}\nit is trained again")
+            result_path.unlink()
+            return False
+    return True
 
 
 def _with_local_paths(config: SearchConfig) -> TrainingConfig:
@@ -104,6 +120,7 @@ def register_checkpoints(
     """Register every published checkpoint in MLflow with what was trained before it; idempotent by its key."""
     names = [part.name for part in mixture.draws]
     run_id = tracking.open_round_run(search, rollout.round, names)
+    tracking.log_mixture(search, run_id, mixture, rollout.checkpoints[0].published_at_ms)
     published_at_ms = {}
     for checkpoint in rollout.checkpoints:
         registry.register_checkpoint(search, run_id, checkpoint)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,21 +86,35 @@ def reference_to(directory: Path, search_directory: Path) -> CheckpointRef:
     )
 
 
-def newest_whole(output: Path) -> Path | None:
-    """Return the roll-out's newest checkpoint whose files are those of its manifest.
+def newest_whole(output: Path, wanted: Iterable[int]) -> Path | None:
+    """Return the roll-out's newest whole checkpoint before which none of the `wanted` steps is missing.
 
-    A damaged one is named on standard error, set aside, and trained again from the one before it.
+    A damaged one is named in the worker's log, set aside, and trained again from the one before it.
     """
-    for directory in sorted((output / "checkpoints").glob("step-*"), reverse=True):
-        try:
-            verify(directory)
-            return directory
-        except CheckpointDamagedError as error:
-            print(error, flush=True)
-            aside = directory.with_name(f"damaged-{directory.name}")
-            shutil.rmtree(aside, ignore_errors=True)
-            directory.rename(aside)
+    found = sorted((output / "checkpoints").glob("step-*"))
+    whole = {step_of(directory): directory for directory in found if _is_whole(directory, by_size=True)}
+    hole = min((step for step in wanted if step not in whole), default=math.inf)
+    for step in sorted((step for step in whole if step < hole), reverse=True):
+        if _is_whole(whole[step], by_size=False):
+            return whole[step]
     return None
+
+
+def step_of(directory: Path) -> int:
+    """Return the step of a published checkpoint, from its name."""
+    return int(directory.name.removeprefix("step-"))
+
+
+def _is_whole(directory: Path, *, by_size: bool) -> bool:
+    try:
+        verify(directory, by_size=by_size)
+    except CheckpointDamagedError as error:
+        print(error, flush=True)
+        aside = directory.with_name(f"damaged-{directory.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        directory.rename(aside)
+        return False
+    return True
 
 
 def read_trainer(directory: Path) -> dict[str, Any]:

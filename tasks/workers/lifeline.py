@@ -1,15 +1,20 @@
-"""A worker's ties to its owner: it ends when the owner is gone, and says why when it fails."""
+"""A worker's ties to its owner: it ends when the owner is gone, and says why when it fails.
+
+`python -m tasks.workers.lifeline MODULE …` runs a module that is not ours under the same tie.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import runpy
 import signal
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -39,28 +44,48 @@ class StopFlag:
 
 
 def watch_owner() -> None:
-    """End this process soon after the flow that launched it is gone (its SIGKILL reaches no handler)."""
+    """End this process soon after the flow is gone (SIGKILL reaches no handler); a lost launcher counts as SIGTERM."""
     owner = os.environ.get("MSFT_OWNER_PID")
     if owner is None:
         return
+    launcher = os.getppid()
+    _end_without(int(owner))
 
     def watch() -> None:
+        is_told = False
         while True:
-            try:
-                os.kill(int(owner), 0)
-            except ProcessLookupError:
-                print(f"owner {owner} is gone; ending", file=sys.stderr, flush=True)
-                os._exit(PREEMPTED)
             time.sleep(_CHECK_S)
+            _end_without(int(owner))
+            if not is_told and os.getppid() != launcher:
+                is_told = True
+                os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True, name="watch-owner").start()
+
+
+def _end_without(owner: int) -> None:
+    try:
+        os.kill(owner, 0)
+    except ProcessLookupError:
+        print(f"owner {owner} is gone; ending", file=sys.stderr, flush=True)
+        os._exit(PREEMPTED)
+
+
+@contextlib.contextmanager
+def _alone(spec: Path) -> Iterator[None]:
+    """Wait until no other worker has this spec: one that lost its launcher may still be saving."""
+    with spec.with_suffix(".lock").open("w") as lock:
+        if os.environ.get("RANK", "0") == "0":
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def run_worker(main: Callable[[Path], None], spec: Path) -> int:
     """Run a worker's main function and return the exit code; a failure is written beside the spec."""
     watch_owner()
     try:
-        main(spec)
+        with _alone(spec):
+            main(spec)
     except Preempted:
         _write_failure(spec, "preempted", "told to end", retryable=True)
         return PREEMPTED
@@ -94,3 +119,9 @@ def _write_failure(spec: Path, cause: str, text: str, *, retryable: bool) -> Non
     with contextlib.suppress(FileExistsError):  # the rank that failed first knows why; the others follow it
         os.link(staging, path)
     staging.unlink()
+
+
+if __name__ == "__main__":
+    watch_owner()
+    del sys.argv[0]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -27,6 +27,7 @@ from tasks.workers.checkpoint import (
     publish_checkpoint,
     read_trainer,
     reference_to,
+    step_of,
 )
 from tasks.workers.forward import collate, supports_logit_positions, token_logits, token_losses
 from tasks.workers.lifeline import Preempted, StopFlag, run_worker
@@ -51,6 +52,7 @@ class Trainer:
         self.stores = [RowStore(part.train) for part in spec.mixture.draws]
         self.steps = plan_steps(spec.mixture, spec.seed, spec.training.batch_size)
         self.publish_at = {spec.first_step + offset for offset in spec.mixture.evaluation_offsets}
+        self.wanted = self.publish_at | ({0} if spec.start is None else set())
         self.step = spec.first_step
         before = spec.start.cursors if spec.start is not None else {}
         self.cursors = {**before, **{part.name: part.cursor for part in spec.mixture.draws}}
@@ -79,7 +81,7 @@ class Trainer:
     def _load(self) -> None:
         """Load the newest checkpoint of this roll-out, or else the one it starts from, or the base model."""
         spec = self.spec
-        own = newest_whole(self.output) if self.accelerator.is_main_process else None
+        own = newest_whole(self.output, self.wanted) if self.accelerator.is_main_process else None
         own = _from_rank_0(self.accelerator, own)
         start = own or (Path(spec.start_directory) if spec.start_directory is not None else None)
         model = load_base(spec.model)
@@ -258,13 +260,11 @@ class Trainer:
     def _write_result(self) -> None:
         """Write the result last: without this file the roll-out did not happen."""
         spec = self.spec
-        wanted = sorted(self.publish_at | ({0} if spec.start is None else set()))
         search_directory = self.output.parents[1]
         checkpoints: list[CheckpointRef] = []
         for directory in sorted((self.output / "checkpoints").glob("step-*")):
-            reference = reference_to(directory, search_directory)
-            if reference.key.step in wanted:
-                checkpoints.append(reference)
+            if step_of(directory) in self.wanted:
+                checkpoints.append(reference_to(directory, search_directory))
             else:  # saved on SIGTERM between two evaluations; no longer needed
                 shutil.rmtree(directory)
         start = spec.start.key if spec.start is not None else checkpoints[0].key

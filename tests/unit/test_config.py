@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tasks.config import SearchConfig
-from tasks.config_file import explain_config, load_config, search_id_of
+from tasks.config_file import dump_config, explain_config, load_config, search_id_of
 from tasks.errors import ConfigError
 
 GOOD = """
@@ -272,3 +272,12 @@ def test_the_explanation_marks_defaults(tmp_path: Path) -> None:
         'evaluation.selection: "accuracy"  # default',
     ):
         assert line in lines
+
+
+def test_the_dumped_configuration_is_the_same_search_read_from_elsewhere(tmp_path: Path) -> None:
+    config = load_config(str(Path(__file__).parents[2] / "data" / "quickstart.yaml"))
+    elsewhere = tmp_path / "config.yaml"
+    elsewhere.write_text(dump_config(config))
+    again = load_config(str(elsewhere))
+    assert search_id_of(again) == search_id_of(config)
+    assert again.resolve("quickstart_base") == config.resolve("quickstart_base")

@@ -1,0 +1,232 @@
+"""Kill a search at random until it must have hit everything, and compare its end with an undisturbed one's.
+
+    python -m tests.faults.chaos --kills 30 --seed 0 [--minutes 25] [--config FILE] [--report report.json]
+
+Exit code 1 where anything differs, a process is left over, or the search does not end as it should.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.faults.comparison import differences, record_of
+from tests.faults.processes import PHASES, Command, Member, send
+
+CONFIG = Path(__file__).with_name("chaos.yaml")
+SIGNALS = ("TERM", "KILL", "INT", "STOP")
+# A worker notices within a second that its owner is gone, once it has imported torch.
+ORPHAN_GRACE_S = 45.0
+# A flow told to end waits for its worker to save: tasks.launch.GRACE_S, and some for a busy machine.
+END_GRACE_S = 90.0
+# A search that takes this much longer than the undisturbed one hangs.
+HANG_FACTOR, HANG_S = 10.0, 600.0
+_POLL_S = 0.1
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One signal: when, to whom, and what came of it."""
+
+    victim: str
+    signal: str
+    phase: str
+    after_s: float
+    ended_s: float | None
+    code: int | None
+
+
+@dataclass
+class Campaign:
+    """An undisturbed search, and disturbed ones until enough signals were sent."""
+
+    config: Path
+    work: Path
+    rng: random.Random
+    num_kills: int
+    deadline: float
+    undisturbed_s: float = 0.0
+    kills: list[Kill] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    searches: list[dict[str, Any]] = field(default_factory=list)
+
+    def run(self) -> dict[str, Any]:
+        """Return the report."""
+        undisturbed = self.work / "undisturbed"
+        began = time.monotonic()
+        command = self._start(undisturbed)
+        code = command.wait(3600)
+        assert code == 0, f"the undisturbed search failed with {code}:\n{command.text()[-2000:]}"
+        self.undisturbed_s = time.monotonic() - began
+        self._check_none_left(command, "undisturbed")
+        expected = record_of(undisturbed)
+        say(f"undisturbed: {self.undisturbed_s:.0f} s")
+        while not self._is_over():
+            self._disturb(self.work / f"disturbed-{len(self.searches)}", expected)
+        return self._report()
+
+    def _is_over(self) -> bool:
+        return len(self.kills) >= self.num_kills or time.monotonic() > self.deadline
+
+    def _start(self, output_root: Path) -> Command:
+        # A Prefect of its own too, so that kills also hit the creation of its database.
+        return Command(self.config, output_root, output_root.with_name(f"{output_root.name}-prefect"))
+
+    def _disturb(self, output_root: Path, expected: dict[str, Any]) -> None:
+        """Bring one search to its end through kills and new starts, and compare it."""
+        began, before = time.monotonic(), len(self.kills)
+        limit = began + max(HANG_S, HANG_FACTOR * self.undisturbed_s) * 3
+        starts = 0
+        while True:
+            starts += 1
+            code = self._run_once(self._start(output_root))
+            if code == 0 or time.monotonic() > limit:
+                break
+        wall = time.monotonic() - began
+        found = differences(expected, record_of(output_root)) if code == 0 else [f"never ended: {code}"]
+        num_kills = len(self.kills) - before
+        self.searches.append(
+            {"kills": num_kills, "starts": starts, "wall_s": round(wall, 1), "differences": found}
+        )
+        verdict = "equal" if not found else f"{len(found)} DIFFERENCES: {found[:3]}"
+        say(f"search {len(self.searches)}: {num_kills} kills, {starts} starts, {wall:.0f} s: {verdict}")
+
+    def _run_once(self, command: Command) -> int | None:
+        """Run the command to its end, with kills at random moments; return its exit code."""
+        hangs_at = time.monotonic() + max(HANG_S, HANG_FACTOR * self.undisturbed_s)
+        was_killed = False
+        while command.flow.poll() is None and not was_killed:
+            if time.monotonic() > hangs_at:
+                self.problems.append(f"hangs in phase {command.phase()}:\n{command.text()[-1500:]}")
+                command.kill_all()
+            elif self._is_over():
+                time.sleep(_POLL_S)
+            elif self._wait_for_moment(command):
+                was_killed = self._strike(command)
+        code = command.wait(0)
+        if not was_killed:
+            self._check_end(command, code, (0, 1), "ended by itself")
+        self._check_none_left(command, f"code {code}")
+        return code
+
+    def _wait_for_moment(self, command: Command) -> bool:
+        """Wait some time, or less where a phase drawn by lot begins; say whether the search still runs.
+
+        Times alone would hit the long phases only, and a phase alone may not come again.
+        """
+        until = time.monotonic() + self.rng.uniform(0.2, self.undisturbed_s / 2)
+        wanted, then_s = self.rng.choice([None, None, *PHASES]), self.rng.expovariate(1.0)
+        while command.flow.poll() is None and time.monotonic() < until:
+            if wanted is not None and command.phase() == wanted:
+                until, wanted = time.monotonic() + then_s, None
+            time.sleep(_POLL_S)
+        return command.flow.poll() is None
+
+    def _strike(self, command: Command) -> bool:
+        """Send one signal to one process; say whether it was the flow, which has then ended."""
+        phase, members = command.phase(), [m for m in command.members() if m.kind != "other"]
+        if not members:
+            return False
+        victim: Member = self.rng.choice(members)
+        name = self.rng.choice(SIGNALS)
+        after_s = time.monotonic() - command.began
+        struck = time.monotonic()
+        send(victim.process, name)
+        ended_s, code = None, None
+        if victim.kind == "flow":
+            code = command.wait(END_GRACE_S)
+            ended_s = round(time.monotonic() - struck, 1)
+            self._check_flow(command, name, code, phase)
+        self.kills.append(Kill(victim.kind, name, phase, round(after_s, 1), ended_s, code))
+        say(f"kill {len(self.kills)}: {name} to the {victim.kind} in {phase} after {after_s:.0f} s -> {code}")
+        return victim.kind == "flow"
+
+    def _check_flow(self, command: Command, name: str, code: int | None, phase: str) -> None:
+        if code is None:
+            self.problems.append(f"{name} in {phase}: the flow goes on\n{command.text()[-1500:]}")
+            command.kill_all()
+            return
+        expected = {"TERM": [143], "INT": [130], "KILL": [-9], "STOP": [-9]}[name]
+        if (
+            phase == "starting"
+        ):  # before Python has reached our first line, the signal's own effect is all there is
+            expected += {"TERM": [-15], "INT": [-2, 1]}.get(name, [])
+        # 0: it was about to end anyway.
+        self._check_end(command, code, (0, *expected), f"{name} in {phase}")
+
+    def _check_end(self, command: Command, code: int | None, expected: tuple[int, ...], what: str) -> None:
+        text = command.text()
+        if code not in expected or ("Traceback" in text and not text.lstrip().startswith("Traceback")):
+            self.problems.append(f"{what}: code {code}, expected {expected}\n{text[-3000:]}")
+
+    def _check_none_left(self, command: Command, what: str) -> None:
+        left = command.survivors(ORPHAN_GRACE_S)
+        if left:
+            names = [f"{member.kind} {member.process.pid}: {member.command[:150]}" for member in left]
+            self.problems.append(f"orphans after {what}: {names}")
+            command.kill_all()
+
+    def _report(self) -> dict[str, Any]:
+        walls = [search["wall_s"] for search in self.searches]
+        lost = sum(walls) - self.undisturbed_s * len(walls)
+        return {
+            "kills": len(self.kills),
+            "undisturbed_s": round(self.undisturbed_s, 1),
+            "searches": self.searches,
+            "all_equal": not any(search["differences"] for search in self.searches),
+            "seconds_lost_per_kill": round(lost / max(1, len(self.kills)), 1),
+            "by_victim": Counter(kill.victim for kill in self.kills),
+            "by_signal": Counter(kill.signal for kill in self.kills),
+            "by_phase": Counter(kill.phase for kill in self.kills),
+            "problems": self.problems,
+            "each": [vars(kill) for kill in self.kills],
+        }
+
+
+def say(text: str) -> None:
+    """Print a line at once."""
+    print(text, flush=True)
+
+
+def chaos(config: Path, work: Path, *, kills: int, seed: int, minutes: float | None = None) -> dict[str, Any]:
+    """Run a campaign under `work` and return its report."""
+    deadline = time.monotonic() + 60 * minutes if minutes is not None else float("inf")
+    return Campaign(config, work, random.Random(seed), kills, deadline).run()
+
+
+def main() -> int:
+    """Run the campaign of the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--kills", type=int, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, help="send no more signals after this time")
+    parser.add_argument("--config", type=Path, default=CONFIG)
+    parser.add_argument("--report", type=Path)
+    parser.add_argument("--work", type=Path, help="where the searches lie; a new temporary folder by default")
+    arguments = parser.parse_args()
+    work = (arguments.work or Path(tempfile.mkdtemp(prefix="msft-chaos-"))).resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    report = chaos(
+        arguments.config.resolve(),
+        work,
+        kills=arguments.kills,
+        seed=arguments.seed,
+        minutes=arguments.minutes,
+    )
+    text = json.dumps(report, indent=1)
+    if arguments.report is not None:
+        arguments.report.write_text(text + "\n")
+    say(text)
+    return 0 if report["all_equal"] and not report["problems"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

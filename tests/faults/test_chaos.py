@@ -1,0 +1,119 @@
+"""A search that is killed goes on as if nothing had been, and leaves no process behind."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import psutil
+import pytest
+from mlflow import MlflowClient
+
+from tests.faults.chaos import CONFIG, chaos
+from tests.faults.processes import Command, directory_of, send
+
+# A roll-out of minutes with a checkpoint a second or two, so that there is time to interrupt it.
+LONG = ("search.compute_budget_epochs=200", "search.max_epochs=400")
+START_S = 240.0
+
+
+def wait_until(claim: Callable[[], object], command: Command) -> None:
+    deadline = time.monotonic() + START_S
+    while not claim():
+        assert command.flow.poll() is None, f"the search has ended:\n{command.text()}"
+        assert time.monotonic() < deadline, f"not in {START_S} s:\n{command.text()}"
+        time.sleep(0.1)
+
+
+def published(output_root: Path) -> list[str]:
+    return sorted(path.name for path in output_root.glob("chaos-*/rounds/000/checkpoints/step-*"))
+
+
+def is_replaced(command: Command, kind: str, killed: psutil.Process) -> bool:
+    return command.member(kind) not in (None, killed)
+
+
+@pytest.fixture(scope="module")
+def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where all searches of this module lie; each test goes on with what the last one interrupted."""
+    return tmp_path_factory.mktemp("interrupted") / "prefect"
+
+
+@pytest.fixture
+def training(prefect_home: Path) -> Iterator[Command]:
+    """A search in its first roll-out, which has published two checkpoints since it was started."""
+    output_root = prefect_home.with_name("searches")
+    before = len(published(output_root))
+    command = Command(CONFIG, output_root, prefect_home, LONG)
+    try:
+        wait_until(lambda: len(published(command.output_root)) >= before + 2, command)
+        yield command
+    finally:
+        command.kill_all()
+
+
+def test_a_search_killed_at_random_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
+    report = chaos(CONFIG, tmp_path, kills=4, seed=3)
+    assert report["kills"] == 4
+    assert report["problems"] == []
+    assert [search["differences"] for search in report["searches"]] == [[]] * len(report["searches"])
+
+
+def test_every_process_ends_by_itself_when_the_flow_is_killed(training: Command) -> None:
+    kinds = {member.kind for member in training.members()}
+    assert kinds >= {"flow", "server", "launcher", "trainer"}
+    training.flow.kill()
+    assert training.wait(10) == -9
+    assert training.survivors(grace_s=10) == []
+
+
+def test_sigterm_saves_what_was_trained_and_ends_every_process(training: Command) -> None:
+    directory = directory_of(training.output_root)
+    assert directory is not None
+    rollout = directory / "rounds" / "000"
+    trained = json.loads((rollout / "progress.json").read_text())["step"]
+    training.flow.terminate()
+    assert training.wait(90) == 143
+    assert training.survivors(grace_s=10) == []
+    assert "the same command goes on" in training.text()
+    assert "Traceback" not in training.text()
+    assert json.loads((rollout / "rollout_failure.json").read_text())["preempted"]
+    assert int(published(training.output_root)[-1].removeprefix("step-")) >= trained
+    client = MlflowClient(f"sqlite:///{training.output_root / 'mlflow.db'}")
+    runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    assert {run.info.status for run in runs} == {"KILLED"}
+
+
+def test_ctrl_c_ends_with_130_and_no_process(training: Command) -> None:
+    training.flow.send_signal(2)
+    assert training.wait(90) == 130
+    assert training.survivors(grace_s=10) == []
+    assert "Traceback" not in training.text()
+
+
+def test_a_killed_launcher_or_server_does_not_end_the_search(training: Command) -> None:
+    for kind in ("launcher", "server"):
+        killed = training.member(kind)
+        assert killed is not None
+        send(killed, "KILL")
+        wait_until(partial(is_replaced, training, kind, killed), training)
+    trainers = [member for member in training.members() if member.kind == "trainer"]
+    assert len(trainers) <= 1
+    before = len(published(training.output_root))
+    wait_until(lambda: len(published(training.output_root)) > before, training)
+
+
+def test_a_busy_search_directory_is_refused_with_the_owners_name(
+    training: Command, prefect_home: Path
+) -> None:
+    second = Command(CONFIG, training.output_root, prefect_home, LONG)
+    try:
+        assert second.wait(START_S) == 1
+        assert "is in use" in second.text()
+        assert f"owner process {training.flow.pid}" in second.text()
+        assert training.flow.poll() is None
+    finally:
+        second.kill_all()

@@ -1,0 +1,122 @@
+"""A damaged checkpoint is named and trained again; a disk that fills up takes nothing that was finished."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tasks.contracts import RolloutResult, SearchRef
+from tasks.errors import NoDiskSpaceError
+from tasks.manifest import checkpoint_directory, verify
+from tasks.training import is_done
+from tasks.workers.train import train
+
+MakeRollout = Callable[..., Path]
+STEPS = [0, 4, 9]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def checkpoint(spec_path: Path, step: int) -> Path:
+    return checkpoint_directory(spec_path.parent, step)
+
+
+def weights(spec_path: Path) -> list[str]:
+    """Return the hash of the weights of every checkpoint, after checking all its files."""
+    for step in STEPS:
+        verify(checkpoint(spec_path, step))
+    files = [checkpoint(spec_path, step) / "model.safetensors" for step in STEPS]
+    return [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+
+
+def truncate(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
+DAMAGES: dict[str, tuple[int, Callable[[Path], object], str]] = {
+    "truncated weights": (9, lambda d: truncate(d / "model.safetensors"), "model.safetensors: got "),
+    "empty optimizer": (9, lambda d: (d / "optimizer.safetensors").write_bytes(b""), "got 0 bytes"),
+    "missing trainer state": (9, lambda d: (d / "trainer_state.json").unlink(), "json: missing"),
+    "empty manifest": (4, lambda d: (d / "manifest.json").write_text(""), "manifest.json: "),
+    "truncated before the last": (4, lambda d: truncate(d / "model.safetensors"), "model.safetensors: got "),
+    "the base model's": (0, lambda d: truncate(d / "model.safetensors"), "model.safetensors: got "),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_of_a_round_under_way_is_named_and_trained_again(
+    make_rollout: MakeRollout, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    step, break_it, named = DAMAGES[damage]
+    spec_path = make_rollout("one")
+    train(spec_path)
+    expected = weights(spec_path)
+    result_path = spec_path.parent / "rollout_result.json"
+    result_path.unlink()  # as if the worker was killed right before it
+    break_it(checkpoint(spec_path, step))
+    train(spec_path)
+    said = capsys.readouterr().out
+    assert f"step-{step:08d} is damaged" in said
+    assert named in said
+    assert weights(spec_path) == expected
+    result = RolloutResult.model_validate_json(result_path.read_text())
+    assert [reference.key.step for reference in result.checkpoints] == STEPS
+
+
+def test_a_removed_checkpoint_of_a_finished_rollout_is_trained_again(
+    make_rollout: MakeRollout, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec_path = make_rollout("one")
+    train(spec_path)
+    expected = weights(spec_path)
+    search = SearchRef(
+        search_id="test", name="test", directory=str(spec_path.parents[2]), tracking_uri="", experiment_id="",
+        run_id="",
+    )  # fmt: skip
+    result_path = spec_path.parent / "rollout_result.json"
+    assert is_done(search, result_path)
+    shutil.rmtree(checkpoint(spec_path, 4))
+    assert not is_done(search, result_path)
+    assert "step-00000004 is damaged" in capsys.readouterr().out
+    train(spec_path)
+    assert is_done(search, result_path)
+    assert weights(spec_path) == expected
+
+
+@pytest.mark.parametrize("file_number", [1, 2])
+def test_a_disk_that_fills_during_a_checkpoint_leaves_the_old_ones_whole(
+    make_rollout: MakeRollout, file_number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = make_rollout("undisturbed")
+    train(undisturbed)
+    spec_path = make_rollout("full")
+    calls: list[Path] = []
+
+    def full(tensors: Any, file: Path) -> None:
+        calls.append(file)
+        if len(calls) == 2 + file_number:  # two files a checkpoint; the base model's fits
+            file.write_bytes(b"half of it")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save_file(tensors, file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tasks.workers.checkpoint.save_file", full)
+        with pytest.raises(NoDiskSpaceError, match="no room for a checkpoint"):
+            train(spec_path)
+    left = [path.name for path in (spec_path.parent / "checkpoints").iterdir()]
+    assert left == ["step-00000000"]
+    verify(checkpoint(spec_path, 0))
+    train(spec_path)
+    assert weights(spec_path) == weights(undisturbed)
