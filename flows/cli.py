@@ -37,16 +37,16 @@ def search(
         return
     _quieten()
     from flows.search import msft_search
-    from tasks.prefect_server import prefect_api
+    from tasks.prefect_server import run_flow
 
-    with prefect_api(loaded.output_root):
-        msft_search(loaded)
+    run_flow(lambda: msft_search(loaded), loaded.output_root)
 
 
 def _quieten() -> None:
     """Leave the terminal to the search's own lines, and the network alone."""
     defaults = {
         "PREFECT_LOGGING_LEVEL": "CRITICAL",
+        "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",
         "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
@@ -57,6 +57,22 @@ def _quieten() -> None:
         os.environ.setdefault(key, value)
 
 
+class _EndOnSignal:
+    """Ends the command on a signal and remembers it, since a library may turn the exception into one of its own."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
+                signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.number = number
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        sys.exit(128 + number)
+
+
 def main() -> None:
     """Run the command; an error we foresaw is printed without a traceback: 2 for the configuration, 1 else.
 
@@ -64,26 +80,19 @@ def main() -> None:
     """
     from tasks import terminal
 
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
-            signal.signal(number, _end_on_signal)
+    end = _EndOnSignal()
     try:
         app()
-    except ConfigError as error:
-        terminal.fail(str(error))
-        sys.exit(2)
-    except MsftError as error:
-        terminal.fail(str(error))
-        sys.exit(1)
-    except (KeyboardInterrupt, SystemExit) as end:
-        code = 130 if isinstance(end, KeyboardInterrupt) else end.code
-        if code in (129, 130, 143):
+    except BaseException as error:
+        if isinstance(error, SystemExit) and not error.code:
+            raise  # it was done already
+        if end.number:
             terminal.note("interrupted; the same command goes on from the last checkpoint")
-        sys.exit(code)
-
-
-def _end_on_signal(number: int, frame: FrameType | None) -> None:
-    sys.exit(128 + number)
+            sys.exit(128 + end.number)
+        if isinstance(error, MsftError):
+            terminal.fail(str(error))
+            sys.exit(2 if isinstance(error, ConfigError) else 1)
+        raise
 
 
 if __name__ == "__main__":

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import socket
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
+import httpx
 from prefect.settings import (
     PREFECT_API_URL,
     PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
@@ -17,46 +17,62 @@ from prefect.settings import (
     temporary_settings,
 )
 
+from tasks import terminal
 from tasks.errors import PrefectServerError
 from tasks.launch import keep_running
 
 # A first start creates Prefect's database: 16 s measured on an idle machine (facts.md, A8).
 _START_S = 180.0
 _POLL_S = 0.1
+_MAX_CALLS = 5
+Result = TypeVar("Result")
+
+
+def run_flow(flow: Callable[[], Result], output_root: str) -> Result:
+    """Call a flow with an API: that of PREFECT_API_URL, or else of a server of our own; return its result.
+
+    Prefect's temporary server outlives a flow that is killed, gets the terminal's Ctrl-C before the flow has
+    reported its end, and takes the flow with it when it dies. Ours does none of the three: it is started again,
+    and so is the flow where it noticed, which goes on where it was.
+
+    Raises:
+        PrefectServerError: the server does not start, or dies again and again.
+    """
+    # Each flow would wait a second for its heartbeat thread (facts.md, A8); deployments keep theirs.
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}), _api(output_root) as url:
+        for _ in range(_MAX_CALLS):
+            try:
+                return flow()
+            except httpx.TransportError as error:
+                cause = f"lost ({error})"
+                terminal.warn(f"Prefect server at {url}: {cause}; going on when it answers again")
+                _wait_for(url, output_root)
+    raise PrefectServerError(url, cause, str(_log(output_root)))
 
 
 @contextmanager
-def prefect_api(output_root: str) -> Iterator[None]:
-    """Give the flows of the block an API: the one of PREFECT_API_URL, or else a server of our own.
+def _api(output_root: str) -> Iterator[str]:
+    """Give the URL of the API that flows use in the block."""
+    configured = PREFECT_API_URL.value()
+    if configured:
+        yield configured
+        return
+    port = _free_port()
+    environment = get_current_settings().to_environment_variables(exclude_unset=True)
+    # What Prefect sets for its own temporary server.
+    environment |= {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+    arguments = ["uvicorn", "--factory", "prefect.server.api.server:create_app", "--host", "127.0.0.1"]
+    arguments += ["--port", str(port), "--log-level", "error", "--lifespan", "on"]
+    url = f"http://127.0.0.1:{port}/api"
+    with keep_running(arguments, _log(output_root), environment):
+        _wait_for(url, output_root)
+        with temporary_settings({PREFECT_API_URL: url}):
+            yield url
 
-    Prefect's temporary server outlives a flow that is killed, gets the terminal's Ctrl-C before the flow has
-    reported its end, and takes the flow with it when it dies. Ours does none of the three.
 
-    Raises:
-        PrefectServerError: the server does not start.
-    """
-    # Each flow would wait a second for its heartbeat thread (facts.md, A8); deployments keep theirs.
-    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-        if PREFECT_API_URL.value():
-            yield
-            return
-        log = Path(output_root, "prefect-server.log")
-        log.parent.mkdir(parents=True, exist_ok=True)
-        port = _free_port()
-        environment = get_current_settings().to_environment_variables(exclude_unset=True)
-        # What Prefect sets for its own temporary server.
-        environment |= {
-            "PREFECT_UI_ENABLED": "0",
-            "PREFECT__SERVER_EPHEMERAL": "1",
-            "PREFECT__SERVER_FINAL": "1",
-        }
-        arguments = ["uvicorn", "--factory", "prefect.server.api.server:create_app", "--host", "127.0.0.1"]
-        arguments += ["--port", str(port), "--log-level", "error", "--lifespan", "on"]
-        url = f"http://127.0.0.1:{port}/api"
-        with keep_running(arguments, log, environment):
-            _wait_for(url, log)
-            with temporary_settings({PREFECT_API_URL: url}):
-                yield
+def _log(output_root: str) -> Path:
+    Path(output_root).mkdir(parents=True, exist_ok=True)
+    return Path(output_root, "prefect-server.log")
 
 
 def _free_port() -> int:
@@ -65,14 +81,14 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait_for(url: str, log: Path) -> None:
+def _wait_for(url: str, output_root: str) -> None:
     deadline = time.monotonic() + _START_S
     cause = "no answer"
     while time.monotonic() < deadline:
         try:
-            with urllib.request.urlopen(f"{url}/health", timeout=5):
-                return
-        except (OSError, urllib.error.URLError) as error:
+            httpx.get(f"{url}/health", timeout=5).raise_for_status()
+            return
+        except httpx.HTTPError as error:
             cause = str(error)
         time.sleep(_POLL_S)
-    raise PrefectServerError(url, cause, str(log))
+    raise PrefectServerError(url, cause, str(_log(output_root)))

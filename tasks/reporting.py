@@ -55,7 +55,7 @@ def write_report(
         "curves": curves_frame(events),
         "decisions": decisions_frame(events),
         "ledger": ledger_frame(events),
-        "scores": scores_frame(state, champion),
+        "scores": scores_frame(state, champion, by_loss=config.evaluation.selection == "loss"),
     }
     directory = Path(search.directory, "report")
     directory.mkdir(exist_ok=True)
@@ -75,7 +75,7 @@ def write_report(
     tracking.log_summary(search, metrics, tags, stamp_ms)
     tracking.close_search_run(search, "FINISHED")
     reasons = [event["decision"]["reason"] for event in _rounds(events)]
-    terminal.show_summary(search, state, champion, totals, reasons, protocol=config.search.protocol)
+    terminal.show_summary(config, search, state, champion, totals, reasons)
 
 
 def curves_frame(events: Events) -> pd.DataFrame:
@@ -123,8 +123,11 @@ def ledger_frame(events: Events) -> pd.DataFrame:
     return pd.DataFrame([asdict(line) for event in _rounds(events) for line in ledger_lines(event)])
 
 
-def scores_frame(state: SearchState, champion: ChampionResult) -> pd.DataFrame:
-    """Return one row a split and sub-dataset: the champion's score, and the one it had when it was excluded."""
+def scores_frame(state: SearchState, champion: ChampionResult, *, by_loss: bool) -> pd.DataFrame:
+    """Return one row a split and sub-dataset: the champion's score, and the one it had when it was excluded.
+
+    A score is what the search selected by, higher is better: the accuracy, or the negated loss.
+    """
     at_exclusion = {exclusion.sub_dataset: exclusion.score for exclusion in state.excluded}
     splits = [("validation", champion.validation), ("test", champion.test)]
     return pd.DataFrame(
@@ -132,7 +135,8 @@ def scores_frame(state: SearchState, champion: ChampionResult) -> pd.DataFrame:
             {
                 "split": split,
                 "sub_dataset": score.sub_dataset,
-                "score": score.accuracy if score.accuracy is not None else -score.loss,
+                "score": -score.loss if by_loss or score.accuracy is None else score.accuracy,
+                "accuracy": score.accuracy,
                 "loss": score.loss,
                 "num_examples": score.num_examples,
                 "score_at_exclusion": at_exclusion.get(score.sub_dataset),

@@ -15,7 +15,8 @@ from rich.table import Table
 from tasks.algorithm.ledger import LedgerLine
 from tasks.algorithm.state import CheckpointKey, SearchState
 from tasks.algorithm.strategies import Decision, RoundReport
-from tasks.contracts import ChampionResult, CheckpointScores, Mixture, SearchRef
+from tasks.config import SearchConfig
+from tasks.contracts import ChampionResult, CheckpointScores, Mixture, SearchRef, SubDatasetScore
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -150,23 +151,22 @@ def show_decision(decision: Decision, report: RoundReport, state: SearchState) -
 
 
 def show_summary(
+    config: SearchConfig,
     search: SearchRef,
     state: SearchState,
     champion: ChampionResult,
     totals: Mapping[str, LedgerLine],
     reasons: Sequence[str],
-    *,
-    protocol: str,
 ) -> None:
     """Print how the search ended; `reasons` are the decisions of its rounds in words."""
-    title = " (protocol: paper, selected on the test splits)" if protocol == "paper" else ""
+    title = " (protocol: paper, selected on the test splits)" if config.search.protocol == "paper" else ""
     console.rule(f"search {search.name}-{search.search_id}: summary{title}", align="left")
     console.print(f"ended after {state.round} rounds: {state.stop_reason}")
     console.print(f"excluded, in order: {', '.join(e.sub_dataset for e in state.excluded) or 'none'}")
     for number, reason in enumerate(reasons):
         console.print(f"  round {number}: {escape(reason)}")
     console.print(f"[bold]champion[/bold]: {champion.key}, in {escape(champion.directory)}")
-    console.print(_champion_table(state, champion))
+    console.print(_champion_table(config, state, champion))
     costs = Table(box=None, pad_edge=False)
     for heading in ("work", "tokens", "examples", "FLOPs", "seconds"):
         costs.add_column(heading, justify="left" if heading == "work" else "right")
@@ -182,36 +182,42 @@ def show_summary(
     _show_pages(search, champion)
 
 
-def _champion_table(state: SearchState, champion: ChampionResult) -> Table:
+def _champion_table(config: SearchConfig, state: SearchState, champion: ChampionResult) -> Table:
+    """Return the champion's scores, in the unit that the search selected by; accuracies beside losses."""
+    by_loss = config.evaluation.selection == "loss"
     at_exclusion = {exclusion.sub_dataset: exclusion.score for exclusion in state.excluded}
     test = {score.sub_dataset: score for score in champion.test.scores} if champion.test is not None else {}
+    unit = "loss" if by_loss else "accuracy"
     table = Table(box=None, pad_edge=False)
     table.add_column("sub-dataset")
-    for heading in ("validation", "at exclusion", "test", "test rows"):
+    headings = [f"validation {unit}", "at exclusion", f"test {unit}", *(["test accuracy"] if by_loss else [])]
+    for heading in (*headings, "test rows"):
         table.add_column(heading, justify="right")
-    rows = []
     for score in champion.validation.scores:
-        value = score.accuracy if score.accuracy is not None else -score.loss
-        tested = test.get(score.sub_dataset)
-        tested_value = (tested.accuracy if tested.accuracy is not None else -tested.loss) if tested else None
-        rows.append((value, tested_value))
+        name, tested = score.sub_dataset, test.get(score.sub_dataset)
         table.add_row(
-            score.sub_dataset,
-            f"{value:.3f}",
-            f"{at_exclusion[score.sub_dataset]:.3f}" if score.sub_dataset in at_exclusion else "never",
-            f"{tested_value:.3f}" if tested_value is not None else "none",
-            str(tested.num_examples) if tested else "",
+            name,
+            _number(score.loss if by_loss else score.accuracy),
+            _number(abs(at_exclusion[name])) if name in at_exclusion else "never",
+            _number((tested.loss if by_loss else tested.accuracy) if tested else None),
+            *([_number(tested.accuracy if tested else None)] if by_loss else []),
+            str(tested.num_examples) if tested else "none",
         )
-    tested_values = [value for _, value in rows if value is not None]
-    table.add_row(
-        "mean",
-        f"{sum(value for value, _ in rows) / len(rows):.4f}",
-        "",
-        f"{sum(tested_values) / len(tested_values):.4f}" if tested_values else "none",
-        "",
-        style="bold",
-    )
+    validated = _mean(champion.validation.scores, by_loss=by_loss)
+    tested_mean = _mean(tuple(test.values()), by_loss=by_loss)
+    accuracy = [_number(_mean(tuple(test.values()), by_loss=False), 4)] if by_loss else []
+    table.add_row("mean", _number(validated, 4), "", _number(tested_mean, 4), *accuracy, "", style="bold")
     return table
+
+
+def _mean(scores: Sequence[SubDatasetScore], *, by_loss: bool) -> float | None:
+    values = [score.loss if by_loss else score.accuracy for score in scores]
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return f"{value:.{digits}f}" if value is not None else "none"
 
 
 def _show_pages(search: SearchRef, champion: ChampionResult) -> None:

@@ -1,0 +1,34 @@
+"""A signal ends the command with its own code, whatever a library makes of the exception it raises."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+# The command receives the signal inside a library that turns every exception into one of its own.
+COMMAND = """
+import os, sys
+from flows import cli
+
+def app():
+    try:
+        os.kill(os.getpid(), int(sys.argv[1]))
+    except BaseException as error:
+        raise ValueError("wrapped") from error
+
+cli.app = app
+cli.main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_a_wrapped_signal_is_still_an_interruption(number: int, code: int) -> None:
+    done = subprocess.run([sys.executable, "-c", COMMAND, str(int(number))], capture_output=True, text=True)
+    assert done.returncode == code
+    assert "the same command goes on" in done.stdout
+    assert "Traceback" not in done.stderr
