@@ -9,8 +9,11 @@ import sys
 import pytest
 
 # The command receives the signal inside a library that turns every exception into one of its own.
+# Default handlers first: started under nohup, the tests pass an ignored SIGHUP on.
 COMMAND = """
-import os, sys
+import os, signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from flows import cli
 
 def app():
