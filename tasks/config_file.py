@@ -9,11 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
-from tasks.config import NAME_PATTERN, SearchConfig
+from tasks.config import SearchConfig
 from tasks.errors import ConfigError
+from tasks.settings import NAME_PATTERN
+from tasks.strict_yaml import dump_yaml, read_yaml
 
 # Where a search runs and is recorded; two searches that differ only here are one search.
 _PLACES = ("output_root", "tracking", "config_dir")
@@ -35,6 +36,9 @@ _WANTED = {
     "greater_than_equal": "a number of at least {ge}",
     "less_than": "a number below {lt}",
     "less_than_equal": "a number of at most {le}",
+    "finite_number": "a finite number",
+    "invalid_key": "text as a key",
+    "string_too_short": "text that is not empty",
     "too_short": "at least {min_length} item",
 }
 
@@ -78,7 +82,7 @@ def search_id_of(config: SearchConfig) -> str:
 
 def dump_config(config: SearchConfig) -> str:
     """Return the resolved configuration as YAML that `load_config` reads back from anywhere as the same search."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return dump_yaml(config.model_dump(mode="json"))
 
 
 def explain_config(config: SearchConfig) -> str:
@@ -110,12 +114,12 @@ def _read_yaml(path: str) -> dict[str, Any]:
         near = sorted(str(p) for p in Path(path).parent.glob("*.y*ml")) if Path(path).parent.is_dir() else []
         hint = f"; there are {', '.join(near)}" if near else ""
         raise ConfigError(path, [f"no such file{hint}"]) from None
-    except (IsADirectoryError, PermissionError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # a directory, no permission, a name no file can have, other bytes
         raise ConfigError(path, [f"cannot be read as UTF-8 text: {error}"]) from None
     try:
-        raw = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(path, [f"not YAML: {' '.join(str(error).split())}"]) from None
+        raw = read_yaml(text)
+    except ValueError as error:
+        raise ConfigError(path, [f"not YAML: {error}"]) from None
     if not isinstance(raw, dict):
         raise ConfigError(path, [f"wanted a mapping of keys to values at the top, got {type(raw).__name__}"])
     return raw
@@ -126,8 +130,8 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
     if not separator or not all(key.split(".")):
         raise ConfigError(f"--set {override}", ["wanted the form a.b=value"])
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = read_yaml(text)
+    except ValueError:
         raise ConfigError(f"--set {override}", [f"the value {text!r} is not YAML"]) from None
     *parents, leaf = key.split(".")
     node: Any = raw
@@ -210,7 +214,11 @@ def _wanted(problem: Mapping[str, Any]) -> str:
 
 def _names_union_branch(part: str | int) -> bool:
     """Say whether pydantic put this part in for a type of a union, not for a key."""
-    return str(part).startswith(("literal[", "dict[", "tuple[")) or part in ("str", "Carve")
+    return str(part).startswith(("literal[", "dict[", "tuple[")) or part in (
+        "str",
+        "constrained-str",
+        "Carve",
+    )
 
 
 def _keys_at(location: Sequence[Any]) -> list[str]:

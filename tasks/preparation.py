@@ -9,10 +9,12 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks import terminal
-from tasks.config import SearchConfig, SubDatasetConfig
+from tasks.algorithm.answers import number_in
+from tasks.config import SearchConfig
 from tasks.contracts import BaseModelRef, Metric, ScoreSplit, SplitRef, SubDatasetRef
-from tasks.errors import ConfigError, SplitOverlapError
+from tasks.errors import ConfigError, DataError, ModelError, SplitOverlapError
 from tasks.sources import Example, fingerprint, read_splits
+from tasks.sub_dataset_config import SubDatasetConfig
 from tasks.tokenisation import Encoder, tokenise_split
 
 MIN_VALIDATION_ROWS = 200
@@ -25,11 +27,11 @@ Splits = dict[str, list[Example]]
 def prepare_sub_datasets(config: SearchConfig, model: BaseModelRef) -> tuple[SubDatasetRef, ...]:
     """Read, check and tokenise every sub-dataset's train and validation rows.
 
-    Test rows are read for their form and for texts shared with another split, and are not tokenised: a bad or
-    leaked test file is reported before days of training, and nothing a test row says reaches a decision.
+    Test rows are read for their form, their length and texts shared with another split: a bad or leaked test
+    file is reported before days of training, and nothing a test row says reaches a decision.
 
     Raises:
-        DataError, SplitOverlapError, ConfigError: a row, split or length cannot be used.
+        DataError, SplitOverlapError, ConfigError, ModelError: a row, split, length or tokenizer cannot be used.
     """
     encoder = _encoder(config, model)
     splits = {s.name: _splits_by_role(config, s) for s in config.mixture.sub_datasets}
@@ -68,7 +70,16 @@ def _encoder(config: SearchConfig, model: BaseModelRef) -> Encoder:
             config.name,
             [f"training.max_length: the model has {limit} positions; got {config.training.max_length}"],
         )
-    return Encoder(model.directory, config.training.max_length, trust_remote_code=model.trust_remote_code)
+    encoder = Encoder(model.directory, config.training.max_length, trust_remote_code=model.trust_remote_code)
+    largest = max(encoder.tokenizer.get_vocab().values())
+    if 0 < model.vocab_size <= largest:
+        raise ModelError(
+            model.directory,
+            got=f"a tokenizer with token {largest}, and a model with the tokens 0 to {model.vocab_size - 1}",
+            wanted="a row of the model's embedding for every token",
+            fix="set model.tokenizer to the tokenizer that belongs to the model, or resize its embedding",
+        )
+    return encoder
 
 
 def _splits_by_role(config: SearchConfig, sub_dataset: SubDatasetConfig) -> Splits:
@@ -108,17 +119,47 @@ def _prepare(
     config: SearchConfig, sub_dataset: SubDatasetConfig, splits: Splits, encoder: Encoder
 ) -> SubDatasetRef:
     name, test = sub_dataset.name, splits.get("test")
+    metric = _metric_of(config, sub_dataset, splits["validation"])
+    if metric in ("exact_match", "numeric") and encoder.tokenizer.eos_token_id is None:
+        raise _without_end(encoder, name, metric)
+    for split in ("validation", "test"):
+        _check_scorable(name, metric, split, splits.get(split, ()))
     train = _tokenise(config, encoder, name, "train", splits["train"])
     validation = _tokenise(config, encoder, name, "validation", splits["validation"])
+    if test is not None:  # so that a row of no use is found now; the tokens are not handed on
+        _tokenise(config, encoder, name, "test", test)
     return SubDatasetRef(
         name=name,
-        metric=_metric_of(config, sub_dataset, splits["validation"]),
+        metric=metric,
         max_new_tokens=sub_dataset.max_new_tokens or _longest_completion(encoder, splits["validation"]) + 8,
         train=train,
         validation=validation,
         test_sha256=fingerprint(test) if test is not None else None,
         num_test_rows=len(test) if test is not None else 0,
     )
+
+
+def _without_end(encoder: Encoder, name: str, metric: Metric) -> ModelError:
+    return ModelError(
+        encoder.tokenizer.name_or_path,
+        got="a tokenizer without an end-of-text token, after which generation would end",
+        wanted=f"eos_token in tokenizer_config.json, since {name} is scored by {metric}",
+        fix="set it there, or score all sub-datasets by multiple_choice or loss",
+    )
+
+
+def _check_scorable(name: str, metric: Metric, split: str, rows: Sequence[Example]) -> None:
+    """Raise where a row would always count as wrong, or could not be scored at all."""
+    for index, row in enumerate(rows):
+        lacks_choices = metric == "multiple_choice" and not row.choices
+        if lacks_choices or (metric == "numeric" and number_in(row.answer) is None):
+            raise DataError(
+                name,
+                f"{split} row {index}",
+                got="no choices" if lacks_choices else f"no number in the answer {row.answer!r:.80}",
+                wanted=f"rows that metric {metric} can score",
+                fix="mend the row, or set metric: exact_match",
+            )
 
 
 def _tokenise(config: SearchConfig, encoder: Encoder, name: str, split: str, rows: list[Example]) -> SplitRef:
@@ -140,6 +181,11 @@ def _metric_of(config: SearchConfig, sub_dataset: SubDatasetConfig, rows: Sequen
     where = f"mixture.sub_datasets.{sub_dataset.name}.metric"
     if sub_dataset.metric == "auto":
         if all(row.choices for row in rows):
+            if sub_dataset.max_new_tokens is not None:
+                raise ConfigError(
+                    config.name,
+                    [f"{where}: all rows have choices, so max_new_tokens takes no effect; leave it out"],
+                )
             return "multiple_choice"
         return "numeric" if all("####" in row.completion for row in rows) else "exact_match"
     if sub_dataset.metric == "multiple_choice" and not all(row.choices for row in rows):

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.config import Carve, SearchConfig, SubDatasetConfig
+from tasks.config import SearchConfig
+from tasks.data_files import FORMATS, read_rows
 from tasks.errors import DataError
 from tasks.randomness import random_state
+from tasks.sub_dataset_config import Carve, SubDatasetConfig
 
 SPLITS = ("train", "validation", "test")
-_FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
+_ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
 @dataclass(frozen=True)
@@ -78,13 +80,8 @@ def _read_named(config: SearchConfig, sub_dataset: SubDatasetConfig, split: str,
     else:
         assert sub_dataset.path is not None
         file = _split_file(sub_dataset, config.resolve(sub_dataset.path), split, name)
-        rows, where = _load_file(sub_dataset.name, file), str(file)
-    try:
-        examples = [_to_example(sub_dataset, row, f"{where} row {index}") for index, row in enumerate(rows)]
-    except UnicodeDecodeError as error:  # a JSON file's bytes are decoded as its rows are read
-        raise DataError(
-            sub_dataset.name, where, got=str(error), wanted="UTF-8 text", fix="convert the file to UTF-8"
-        ) from error
+        rows, where = read_rows(sub_dataset.name, file), str(file)
+    examples = [to_example(sub_dataset, row, f"{where} row {index}") for index, row in enumerate(rows)]
     if not examples:
         raise DataError(
             sub_dataset.name,
@@ -110,7 +107,7 @@ def _split_file(sub_dataset: SubDatasetConfig, path: Path, split: str, name: str
             wanted="a data file or a folder of them",
             fix=f"mend mixture.sub_datasets.{sub_dataset.name}.path (it counts from the YAML file)",
         )
-    candidates = [path / name, *(path / f"{name}{ending}" for ending in _FORMATS)]
+    candidates = [path / name, *(path / f"{name}{ending}" for ending in FORMATS)]
     for candidate in candidates:
         if candidate.is_file():
             return candidate
@@ -119,39 +116,11 @@ def _split_file(sub_dataset: SubDatasetConfig, path: Path, split: str, name: str
         sub_dataset.name,
         f"split {split} in {path}",
         got=f"no file {name}.*; there is {there}",
-        wanted=f"{name} with one of the endings {', '.join(_FORMATS)}",
-        fix=f"name the file in splits.{split}, or carve it from train with splits: {{{split}: {{carve: 200}}}}"
+        wanted=f"{name} with one of the endings {', '.join(FORMATS)}",
+        fix=f"name the file in splits.{split}"
+        + (f", or carve it from train with splits: {{{split}: {{carve: 200}}}}" if split != "train" else "")
         + ("; test: null where there is none" if split == "test" else ""),
     )
-
-
-def _load_file(name: str, file: Path) -> Iterable[Mapping[str, Any]]:
-    import datasets
-
-    datasets.disable_progress_bars()
-    loader = _FORMATS.get(file.suffix.lower())
-    if loader is None:
-        raise DataError(
-            name,
-            str(file),
-            got=f"the ending {file.suffix or 'none'}",
-            wanted=", ".join(_FORMATS),
-            fix="convert the file, or rename it",
-        )
-    if file.stat().st_size == 0:
-        return []
-    try:
-        rows: Iterable[Mapping[str, Any]] = datasets.load_dataset(loader, data_files=str(file), split="train")
-    except (datasets.exceptions.DatasetGenerationError, ValueError, OSError) as error:
-        cause = " ".join(str(error.__cause__ or error).split())[:300]
-        raise DataError(
-            name,
-            str(file),
-            got=cause,
-            wanted=f"readable {loader} with one row a record, all of one form",
-            fix="mend the file; `datasets` must be able to load it",
-        ) from error
-    return rows
 
 
 def _load_hub(sub_dataset: SubDatasetConfig, split: str) -> Iterable[Mapping[str, Any]]:
@@ -173,40 +142,62 @@ def _load_hub(sub_dataset: SubDatasetConfig, split: str) -> Iterable[Mapping[str
     return rows
 
 
-def _to_example(sub_dataset: SubDatasetConfig, row: Mapping[str, Any], where: str) -> Example:
+def to_example(sub_dataset: SubDatasetConfig, row: Mapping[str, Any], where: str) -> Example:
+    """Return what a row of columns says; `where` names the row.
+
+    Raises:
+        DataError: the row has not the columns, or the texts, that can be learnt from.
+    """
     if sub_dataset.template is not None:
-        return _from_template(sub_dataset, row, where)
-    if "messages" in row:
-        return _from_messages(sub_dataset.name, row["messages"], where)
+        example = _from_template(sub_dataset, row, where)
+    elif row.get("messages") is not None:
+        example = _from_messages(sub_dataset.name, row["messages"], where)
+    else:
+        example = _from_columns(sub_dataset.name, row, where)
+    try:
+        turns = (text for turn in example.messages for text in turn)
+        "".join((example.prompt, example.completion, example.answer, *example.choices, *turns)).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            sub_dataset.name,
+            where,
+            got=f"half of a surrogate pair: {str(error).split(':')[0]}",
+            wanted="text that UTF-8 can hold",
+            fix="mend the row; a character was cut in two when it was written",
+        ) from error
+    return example
+
+
+def _from_columns(name: str, row: Mapping[str, Any], where: str) -> Example:
     missing = [key for key in ("prompt", "completion") if not isinstance(row.get(key), str)]
     if missing:
         got = {key: type(value).__name__ for key, value in row.items()}
         raise DataError(
-            sub_dataset.name,
+            name,
             where,
-            got=f"the columns {got}",
+            got=f"the columns {got!r:.300}",
             wanted=f"text in {' and '.join(missing)}",
             fix="rename the columns, or map them with template: {prompt: '…{column}…', completion: ' {column}'}",
         )
-    completion = row["completion"]
-    answer = row.get("answer")
+    completion, answer = row["completion"], row.get("answer")
     answer_text = str(answer) if answer is not None else completion.strip()
-    return _checked(sub_dataset.name, where, row["prompt"], completion, answer_text, row.get("choices"))
+    return _checked(name, where, row["prompt"], completion, answer_text, row.get("choices"))
 
 
 def _from_template(sub_dataset: SubDatasetConfig, row: Mapping[str, Any], where: str) -> Example:
     template = sub_dataset.template
     assert template is not None
-    row = {column: value for column, value in row.items() if value is not None}  # null is no text
+    # Neither null nor NaN, which alone differs from itself, is text.
+    row = {column: value for column, value in row.items() if value is not None and value == value}
     try:
-        prompt, completion = template.prompt.format(**row), template.completion.format(**row)
-        answer = template.answer.format(**row) if template.answer is not None else completion.strip()
+        prompt, completion = template.prompt.format_map(row), template.completion.format_map(row)
+        answer = template.answer.format_map(row) if template.answer is not None else completion.strip()
         choices: Any = template.choices
         if isinstance(choices, str):
             choices = row[choices]
         elif choices is not None:
-            choices = [choice.format(**row) for choice in choices]
-    except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
+            choices = [choice.format_map(row) for choice in choices]
+    except (KeyError, IndexError, ValueError, AttributeError, TypeError, OverflowError) as error:
         raise DataError(
             sub_dataset.name,
             where,
@@ -219,7 +210,7 @@ def _from_template(sub_dataset: SubDatasetConfig, row: Mapping[str, Any], where:
 
 def _from_messages(name: str, messages: Any, where: str) -> Example:
     is_chat = isinstance(messages, list) and all(
-        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
+        isinstance(m, dict) and m.get("role") in _ROLES and isinstance(m.get("content"), str)
         for m in messages
     )
     ends_in_answer = is_chat and messages and messages[-1]["role"] == "assistant"
@@ -228,7 +219,8 @@ def _from_messages(name: str, messages: Any, where: str) -> Example:
             name,
             where,
             got=f"messages = {messages!r:.120}",
-            wanted="a list of {role, content} texts that ends with the assistant's, which is not empty",
+            wanted=f"a list of {{role, content}} texts, each role one of {', '.join(_ROLES)}, "
+            "that ends with the assistant's, which is not empty",
             fix="mend the row",
         )
     pairs = tuple((m["role"], m["content"]) for m in messages)
@@ -238,29 +230,34 @@ def _from_messages(name: str, messages: Any, where: str) -> Example:
 
 def _checked(name: str, where: str, prompt: str, completion: str, answer: str, choices: Any) -> Example:
     """Return the example; its choices become full completions of which the completion is one."""
-    if not completion.strip():
-        raise DataError(
-            name,
-            where,
-            got="an empty completion, so every label is masked",
-            wanted="text to learn",
-            fix="remove the row or fill its completion",
-        )
-    if not choices:
+    for text, what in ((completion, "completion, so every label is masked"), (answer, "answer")):
+        if not text.strip():
+            raise DataError(
+                name,
+                where,
+                got=f"an empty {what}",
+                wanted="text to learn",
+                fix="remove the row or fill its column",
+            )
+    if choices is None:
         return Example(prompt, completion, answer)
-    texts = [str(choice) for choice in choices]
+    texts = [str(choice) for choice in choices] if _are_choices(choices) else []
     lead, _, rest = completion.rpartition(answer)
     if completion not in texts and answer in texts and not rest.strip():
         texts = [f"{lead}{text}{rest}" for text in texts]
-    if texts.count(completion) != 1:
+    if texts.count(completion) != 1 or len(texts) < 2:
         raise DataError(
             name,
             where,
-            got=f"choices {list(choices)!r:.120} with the answer {answer!r}",
-            wanted="the answer exactly once among the choices",
-            fix="mend the row's choices, or set metric: exact_match and drop the column",
+            got=f"choices {choices!r:.120} with the answer {answer!r:.80}",
+            wanted="a list of two or more texts, the answer exactly once among them",
+            fix="mend the row's choices, or set metric: exact_match and drop the column (or make it null)",
         )
     return Example(prompt, completion, answer, tuple(texts))
+
+
+def _are_choices(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(choice, str | int | float) for choice in value)
 
 
 def _carve(

@@ -10,8 +10,8 @@ from random import Random
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from tasks.config import SyntheticConfig
 from tasks.errors import DataError
+from tasks.sub_dataset_config import SyntheticConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

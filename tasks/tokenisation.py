@@ -8,13 +8,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError
 
 from tasks.contracts import SplitRef
-from tasks.errors import DataError
+from tasks.errors import DataError, ModelError
 from tasks.sources import Example, fingerprint
 
 # Part of the cache's key: raised when `encode_example` gives other columns for the same text.
@@ -27,10 +28,20 @@ class Encoder:
     def __init__(self, directory: str, max_length: int, *, trust_remote_code: bool) -> None:
         from transformers import AutoTokenizer
 
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
+        try:
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(
+                directory, trust_remote_code=trust_remote_code
+            )
+        except Exception as error:  # `tokenizers` raises bare Exception for a file that it cannot read
+            raise ModelError(
+                directory,
+                got=f"a tokenizer that cannot be loaded: {' '.join(str(error).split())[:200]}",
+                wanted="tokenizer files as save_pretrained writes them",
+                fix="save the tokenizer beside the model again, or set model.tokenizer",
+            ) from error
         self.max_length = max_length
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Return a hash over everything of the tokenizer that changes its output."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
@@ -71,6 +82,23 @@ class Encoder:
             "num_tokens": len(ids),
         }
 
+    def check(self, row: Mapping[str, Any]) -> None:
+        """Refuse a row that cannot be scored, or whose completion the tokenizer does not know.
+
+        Raises:
+            ValueError: says why.
+        """
+        completion = row["input_ids"][row["prompt_length"] :]
+        if row["prompt_length"] == 0:
+            raise ValueError("a prompt of no tokens, so nothing comes before the completion's first token")
+        if not any(row["supervised"]) or not all(row["choice_ids"]):
+            raise ValueError("a completion or choice of no tokens")
+        unknown = self.tokenizer.unk_token_id
+        if unknown != self.tokenizer.eos_token_id and unknown in completion:
+            raise ValueError(
+                f"a completion with characters that the tokenizer does not know: {row['completion']!r:.80}"
+            )
+
     def _encode_pair(self, prompt: str, completion: str) -> tuple[list[int], list[int]]:
         """Tokenise the joined text and cut it where the prompt's tokens end, as lm-evaluation-harness does.
 
@@ -102,7 +130,7 @@ class Encoder:
         encoded = self.tokenizer(full, add_special_tokens=False, return_offsets_mapping=True)
         starts = [start for start, _ in encoded["offset_mapping"]]
         supervised = [int(any(low <= start < high for low, high in spans)) for start in starts]
-        prompt_length = next(i for i, start in enumerate(starts) if start >= spans[-1][0])
+        prompt_length = sum(start < spans[-1][0] for start in starts)
         end = max(i for i, flag in enumerate(supervised) if flag) + 1
         return encoded["input_ids"][:end], supervised[:end], prompt_length
 
@@ -135,13 +163,14 @@ def _encode_all(
     for index, example in enumerate(examples):
         try:
             row = encoder.encode(example)
-        except (ValueError, TypeError, TemplateError) as error:
+            encoder.check(row)
+        except (ValueError, TypeError, NotImplementedError, TemplateError) as error:
             raise DataError(
                 name,
                 f"{split} row {index}",
                 got=" ".join(str(error).split())[:300],
                 wanted="a row that the tokenizer (and, for messages, its chat template) can encode",
-                fix="use prompt and completion columns, or a tokenizer with a chat template",
+                fix="mend the row, or set model.tokenizer to one that fits; messages need one with a chat template",
             ) from error
         if row["num_tokens"] > encoder.max_length:
             if on_too_long == "drop":

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from tasks.config import SyntheticConfig, TrainingConfig
+from tasks.config import TrainingConfig
 from tasks.contracts import BaseModelRef, Mixture, RolloutSpec, ScoreSplit, SubDatasetDraws
 from tasks.sources import Example
+from tasks.sub_dataset_config import SyntheticConfig
 from tasks.tokenisation import Encoder, tokenise_split
 
 TINY_LLAMA = {

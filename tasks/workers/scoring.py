@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
 from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 
+from tasks.algorithm.answers import number_in
 from tasks.algorithm.ledger import ModelShape
 from tasks.contracts import ScoreSplit, SubDatasetScore
 from tasks.errors import NonFiniteScoreError
 from tasks.workers.forward import Row, collate, supports_logit_positions, token_logits, token_losses
-
-_NUMBER = re.compile(r"-?\$?\d[\d,]*(?:\.\d+)?")
 
 
 @dataclass
@@ -222,19 +219,6 @@ def is_match(text: str, answer: str, *, is_numeric: bool) -> bool:
         return text.strip() == answer.strip()
     number = number_in(text)
     return number is not None and number == number_in(answer)
-
-
-def number_in(text: str) -> Decimal | None:
-    """Return the number after the last `####`, or else the last number of the text."""
-    tail = text.rpartition("####")[2] if "####" in text else text
-    found = _NUMBER.findall(tail)
-    if not found:
-        return None
-    chosen = found[0] if "####" in text else found[-1]
-    try:
-        return Decimal(chosen.replace(",", "").replace("$", "")).normalize()
-    except InvalidOperation:
-        return None
 
 
 @cache  # one entry a sub-dataset; every checkpoint of a round is scored on the same rows

@@ -190,7 +190,7 @@ def test_permuting_the_test_labels_changes_no_decision(
     searched: Any, prefect_server: None, smoke: dict[str, Any], tmp_path: Path
 ) -> None:
     """The same rows as files, with true and with shuffled test labels: only the test scores may differ."""
-    from tasks.config import SyntheticConfig
+    from tasks.sub_dataset_config import SyntheticConfig
     from tasks.synthetic import synthetic_rows
 
     results = {}

@@ -10,11 +10,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from tasks.algorithm.answers import number_in
 from tasks.contracts import BaseModelRef, ScoreSplit
 from tasks.sources import Example
 from tasks.tokenisation import Encoder
 from tasks.workers.model import shape_of
-from tasks.workers.scoring import Scorer, is_match, number_in
+from tasks.workers.scoring import Scorer, is_match
 from tests.conftest import examples_of
 
 MakeSplit = Callable[..., ScoreSplit]

@@ -159,7 +159,7 @@ training: {batch_size: 0}
         ),
         (
             ["mixture.proportions={first: 1}"],
-            "mixture: proportions must give a weight above 0 for each sub-dataset and no other name",
+            "mixture: proportions must give a weight above 0 for each sub-dataset and no other name; see second",
         ),
     ],
 )

@@ -111,8 +111,8 @@ def test_a_template_maps_columns(tmp_path: Path, row: Row, template: Row, exampl
     [
         ("{question}", "KeyError: 'question'"),
         ("{q[x]}", "TypeError"),
-        ("{q", "ValueError"),
-        ("{0}", "IndexError"),
+        ("{q:d}", "ValueError"),
+        ("{q.x}", "AttributeError"),
     ],
 )
 def test_a_template_that_does_not_fit_the_row_names_its_columns(
@@ -222,8 +222,12 @@ def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "cause"),
     [
-        ("train.jsonl", b'{"prompt": "p", "completion": "c"}\nnot json\n', "JSON parse error"),
-        ("train.json", b'[{"prompt": "p", ', "Expected object"),
+        (
+            "train.jsonl",
+            b'{"prompt": "p", "completion": "c"}\nnot json\n',
+            "line 2: not JSON: Expecting value",
+        ),
+        ("train.json", b'[{"prompt": "p", ', "not JSON: Expecting property name"),
         ("train.jsonl", '{"prompt": "é", "completion": "c"}\n'.encode("latin1"), "can't decode byte"),
         ("train.parquet", b"PAR0", "Parquet"),
     ],

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tasks.config import SearchConfig, SyntheticConfig
+from tasks.config import SearchConfig
 from tasks.errors import DataError
+from tasks.sub_dataset_config import SyntheticConfig
 from tasks.synthetic import CHARACTERS, SKILLS, SPLITS, character_tokenizer, synthetic_rows
 
 DATA = Path(__file__).parents[2] / "data"

@@ -129,7 +129,7 @@ def test_a_split_is_described_by_its_rows_tokens_and_texts(encoder: Encoder, tmp
 
 
 def test_the_worker_reads_the_rows_that_were_encoded(encoder: Encoder, tmp_path: Path) -> None:
-    examples = [*PLAIN, Example("", " long enough to differ in length", "x")]
+    examples = [*PLAIN, Example("q", " long enough to differ in length", "x")]
     store = RowStore(tokenise_split(encoder, "sub", "train", examples, tmp_path, "error"))
     assert len(store) == 4
     for index, example in enumerate(examples):

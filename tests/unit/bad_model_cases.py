@@ -1,0 +1,118 @@
+"""Bad base models and tokenizers, each with what it must be told by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tasks.errors import ConfigError, ModelError
+from tests.unit.bad_input import Case, Place
+
+CHAT = (
+    "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}[assistant] {% endif %}"
+)
+TALK = [{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]}]
+
+
+def _source(source: str, *parts: str) -> Case:
+    return Case(lambda place: place.prepare_with(source), ModelError, (f"model {source!r}", *parts))
+
+
+def _copy(*parts: str, **edits: Any) -> Case:
+    """A copy of a good model with files replaced, removed (None) or their JSON keys set (a dict)."""
+    return Case(lambda place: place.prepare_with(place.model(**edits)), ModelError, parts)
+
+
+def _file_in_place(place: Place) -> object:
+    return place.prepare_with(place.model() / "config.json")
+
+
+def _no_gguf(place: Place) -> object:
+    return place.prepare_with(place.write("model.gguf", b"not a model"))
+
+
+CASES = {
+    "model: missing": _source(
+        "nowhere", "no directory", "nowhere; as a hub id: ", "a relative path counts from the YAML file"
+    ),
+    "model: malformed hub id": _source("a//b", "Repo id must be in the form"),
+    "model: home of nobody": _source("~nobody-here/model", "no directory"),
+    "model: NUL in the path": _source("a\0b", "no directory"),
+    "model: a file": Case(_file_in_place, ModelError, ("which is a file", "a directory with config.json")),
+    "model: GGUF that is missing": _source("no.gguf", "no file ", "a GGUF file"),
+    "model: GGUF that is none": Case(
+        _no_gguf, ModelError, ("begins with b'not '", "a GGUF file", "download the file again")
+    ),
+    "model: package that is not installed": _source(
+        "package:no_such_package/x.gguf", "no installed package 'no_such_package'"
+    ),
+    "model: package without a file": _source("package:yaml", "no FILE", "package:NAME/FILE"),
+    "model: package without that file": _source("package:yaml/no.gguf", "no file ", "no.gguf"),
+    "model: package with dots": _source("package:../model", "no installed package '..'"),
+    "model: no weights": _copy(
+        "files: config.json", "config.json and weights in safetensors", model__safetensors=None
+    ),
+    "model: pickled weights": _copy(
+        "pickled weights (.bin, .pt) are never loaded", model__safetensors=None, pytorch_model__bin=b"x"
+    ),
+    "model: weights that are a pointer": _copy(
+        "model.safetensors cannot be read",
+        "git lfs pull",
+        model__safetensors="version https://git-lfs.github.com/spec/v1\n",
+    ),
+    "model: no config": _copy("files: model.safetensors", "config.json and weights", config__json=None),
+    "model: config that is no JSON": _copy("config.json cannot be read: Invalid JSON", config__json="{"),
+    "model: config that is a list": _copy(
+        "config.json cannot be read: Input should be an object", config__json="[]"
+    ),
+    "model: config without a type": _copy(
+        "config.json cannot be read: model_type Field required", config__json={"model_type": None}
+    ),
+    "model: no tokenizer": _copy(
+        "no tokenizer files", "or set model.tokenizer", tokenizer__json=None, tokenizer_config__json=None
+    ),
+    "model: tokenizer cut off": _copy(
+        "a tokenizer that cannot be loaded", "set model.tokenizer", tokenizer__json="{"
+    ),
+    "model: half a tokenizer": _copy("a tokenizer that cannot be loaded", tokenizer__json=None),
+    "model: fewer tokens than the tokenizer": _copy(
+        "a tokenizer with token 90, and a model with the tokens 0 to 49", config__json={"vocab_size": 50}
+    ),
+    "model: tokenizer without an end": _copy(
+        "without an end-of-text token",
+        "eos_token in tokenizer_config.json, since sub is scored by exact_match",
+        tokenizer_config__json={"eos_token": None},
+    ),
+    "model: fewer positions than max_length": Case(
+        lambda place: place.read({"training": {"max_length": 129}}, {}),
+        ConfigError,
+        ("training.max_length: the model has 128 positions; got 129",),
+    ),
+}
+
+
+def _num_tokens(train: Any = None, **edits: Any) -> Callable[[Place], object]:
+    return lambda place: place.prepare_with(place.model(**edits), train).train.num_tokens
+
+
+UNUSUAL: dict[str, tuple[Callable[[Place], object], object]] = {
+    "model: tokenizer without a pad token": (
+        _num_tokens(tokenizer_config__json={"pad_token": None}),
+        9 * len("p 0 0e"),
+    ),
+    "model: a chat template": (
+        _num_tokens(TALK, tokenizer_config__json={"chat_template": CHAT}),
+        len("[user] hi\n[assistant] yo"),
+    ),
+    "model: sizes kept elsewhere": (
+        _num_tokens(config__json={"vocab_size": None, "max_position_embeddings": None}),
+        54,
+    ),
+    "model: a folder with spaces and unicode": (
+        lambda place: (
+            place.prepare_with(place.model().rename(place.directory / "mein Modell é")).train.num_rows
+        ),
+        9,
+    ),
+}

@@ -1,0 +1,114 @@
+"""Bad rows, each with what it must be told by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tasks.errors import DataError
+from tests.unit.bad_file_cases import GOOD_ROW, TEMPLATE, bad_file
+from tests.unit.bad_input import Case
+
+
+def _row(row: Mapping[str, Any], *parts: str, **sub: Any) -> Case:
+    """A row of train after a good one, or alone where a template changes what is good."""
+    before = [] if "template" in sub else [GOOD_ROW]
+    return bad_file("train.jsonl", [*before, row], f"row {len(before)}", *parts, **sub)
+
+
+def _turns(*turns: Any) -> dict[str, Any]:
+    return {"messages": [{"role": role, "content": content} for role, content in turns]}
+
+
+CASES = {
+    "row: a list": bad_file("train.jsonl", b"[1, 2]\n", "line 1 is no object of columns: [1, 2]"),
+    "row: null": bad_file("train.jsonl", b"null\n", "line 1 is no object of columns: None"),
+    "row: a number in a list": bad_file("train.json", b"[1]", "item 0 is no object of columns: 1"),
+    "row: without columns": _row({}, "the columns {}", "text in prompt and completion"),
+    "row: no prompt": _row({"completion": "c"}, "the columns {'completion': 'str'}", "text in prompt"),
+    "row: no completion": _row(
+        {"prompt": "p", "output": "c"}, "text in completion", "rename the columns, or map them"
+    ),
+    "row: null prompt": _row({**GOOD_ROW, "prompt": None}, "'prompt': 'NoneType'", "text in prompt"),
+    "row: a list as prompt": _row({**GOOD_ROW, "prompt": ["p"]}, "'prompt': 'list'", "text in prompt"),
+    "row: a number as completion": _row(
+        {**GOOD_ROW, "completion": 5}, "'completion': 'int'", "text in completion"
+    ),
+    "row: NaN as completion": _row(
+        {**GOOD_ROW, "completion": float("nan")}, "'completion': 'float'", "text in completion"
+    ),
+    "row: empty completion": _row(
+        {**GOOD_ROW, "completion": ""}, "an empty completion, so every label is masked"
+    ),
+    "row: spaces as completion": _row({**GOOD_ROW, "completion": " \t\u00a0"}, "an empty completion"),
+    "row: empty answer": _row(
+        {**GOOD_ROW, "answer": " ", "choices": [" c", " d"]}, "an empty answer", "fill its column"
+    ),
+    "row: half a character": bad_file(
+        "train.jsonl",
+        b'{"prompt": "\\ud83d", "completion": " c"}',
+        "row 0",
+        "half of a surrogate pair",
+        "text that UTF-8 can hold",
+    ),
+    "row: empty prompt": _row({**GOOD_ROW, "prompt": ""}, "a prompt of no tokens"),
+    "row: a character that the tokenizer lacks": _row(
+        {**GOOD_ROW, "completion": " é"},
+        "a completion with characters that the tokenizer does not know: ' é'",
+        "model.tokenizer",
+    ),
+    "row: longer than the context": _row(
+        {**GOOD_ROW, "prompt": "p" * 200},
+        "203 tokens (200 of them prompt)",
+        "at most training.max_length = 128",
+    ),
+    "row: a test row longer than the context": bad_file(
+        "test.jsonl", [{**GOOD_ROW, "prompt": "p" * 200}], "test row 0", "training.max_length = 128"
+    ),
+    "row: all longer than the context": Case(
+        lambda place: place.read(
+            {"mixture": {"on_too_long": "drop"}}, {"train.jsonl": [{**GOOD_ROW, "prompt": "p" * 200}]}
+        ),
+        DataError,
+        ("'sub', train", "every row is longer than training.max_length"),
+    ),
+    "choices: a text": _row({**GOOD_ROW, "choices": "c"}, "choices 'c'", "a list of two or more texts"),
+    "choices: none": _row({**GOOD_ROW, "choices": []}, "choices []", "make it null"),
+    "choices: one": _row({**GOOD_ROW, "choices": [" c"]}, "choices [' c']", "a list of two or more texts"),
+    "choices: lists": _row({**GOOD_ROW, "choices": [[" c"], " d"]}, "choices [[' c'], ' d']"),
+    "choices: without the answer": _row(
+        {**GOOD_ROW, "choices": ["A", "B"]}, "choices ['A', 'B'] with the answer 'c'"
+    ),
+    "choices: the answer twice": _row(
+        {**GOOD_ROW, "choices": ["c", "c", "d"]}, "the answer exactly once among them"
+    ),
+    "messages: empty": _row(_turns(), "messages = []", "ends with the assistant's"),
+    "messages: a text": _row({"messages": "hi"}, "messages = 'hi'", "a list of {role, content} texts"),
+    "messages: no answer": _row(_turns(("user", "hi")), "ends with the assistant's"),
+    "messages: empty answer": _row(_turns(("user", "hi"), ("assistant", " ")), "which is not empty"),
+    "messages: unknown role": _row(
+        _turns(("human", "hi"), ("assistant", "yo")),
+        "each role one of system, developer, user, assistant, tool",
+    ),
+    "messages: content in parts": _row(
+        _turns(("user", [{"text": "hi"}]), ("assistant", "yo")), "a list of {role, content} texts"
+    ),
+    "messages: tokenizer without chat template": _row(
+        _turns(("user", "hi"), ("assistant", "yo")), "chat_template is not set", "set model.tokenizer"
+    ),
+    "template: unknown column": _row(
+        {"question": "x", "a": "y"}, "KeyError: 'q'; columns with a value: question, a", template=TEMPLATE
+    ),
+    "template: null column": _row(
+        {"q": "x", "a": None}, "KeyError: 'a'; columns with a value: q", template=TEMPLATE
+    ),
+    "template: NaN column": _row(
+        {"q": "x", "a": float("nan")}, "KeyError: 'a'; columns with a value: q", template=TEMPLATE
+    ),
+    "template: text as a number": _row(
+        {"q": "x", "a": "y"}, "ValueError", template={**TEMPLATE, "prompt": "{q:d}"}
+    ),
+    "template: choices in no list": _row(
+        {"q": "x", "a": "y"}, "choices 'x'", "a list of two or more", template={**TEMPLATE, "choices": "q"}
+    ),
+}
