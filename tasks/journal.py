@@ -30,7 +30,7 @@ def read_events(search_directory: str) -> list[dict[str, Any]]:
         try:
             event = json.loads(line)
             event["event"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise JournalError(str(path), number, f"not an event: {error}") from error
         events.append(event)
     return events

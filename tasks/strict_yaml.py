@@ -61,6 +61,13 @@ class _Loader(yaml.SafeLoader):
 class _Dumper(yaml.SafeDumper):
     """Quotes what either version of YAML would read as something else than text."""
 
+    def text(self, value: str) -> yaml.ScalarNode:
+        # In any other style PyYAML writes these as they are, and reads them back as a line's end.
+        has_odd_ends = any(end in value for end in "\x85\u2028\u2029")
+        return self.represent_scalar(f"{_TAG}str", value, style='"' if has_odd_ends else None)
+
+
+_Dumper.add_representer(str, _Dumper.text)
 
 for _name, _pattern, _starts in (
     ("null", re.compile(r"~|null|Null|NULL|"), ("~", "n", "N", "")),

@@ -106,3 +106,11 @@ class Case(NamedTuple):
     act: Callable[[Place], object]
     error: type[MsftError]
     parts: tuple[str, ...]
+
+
+def outcome(error: type[MsftError], act: Callable[[], Any]) -> tuple[Any, str]:
+    """Return the result and no message, or no result and the refusal; any other exception fails the test."""
+    try:
+        return act(), ""
+    except error as refusal:
+        return None, str(refusal)
