@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from tasks.redaction import Uri
+
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 
@@ -49,9 +51,7 @@ class ModelConfig(Settings):
         None, description="Another tokenizer than the model's; `characters` is the quickstart's own."
     )
     trust_remote_code: bool = False
-    attn_implementation: str | None = Field(
-        None, description="As transformers takes it; None lets it choose."
-    )
+    attn_implementation: str | None = Field(None, description="As transformers takes it; None: its choice.")
     gradient_checkpointing: bool = False
     lora: LoraConfig | None = None
 
@@ -129,9 +129,7 @@ class SubDatasetConfig(Settings):
     max_rows: MaxRows = MaxRows()
     template: TemplateConfig | None = None
     metric: Literal["auto", "multiple_choice", "exact_match", "numeric", "loss"] = Field(
-        "auto",
-        description="auto: multiple_choice where rows have choices, numeric where completions hold `####`, "
-        "else exact_match.",
+        "auto", description="auto: multiple_choice with choices, numeric with `####`, else exact_match."
     )
     max_new_tokens: int | None = Field(
         None, ge=1, description="Limit of greedy generation; None: the longest validation completion plus 8."
@@ -267,8 +265,9 @@ class StrategyConfig(Settings):
 class TrackingConfig(Settings):
     """Where MLflow records the search."""
 
-    uri: str | None = Field(None, description="None: an SQLite file under output_root.")
+    uri: Uri | None = Field(None, description="None: an SQLite file under output_root.")
     experiment: str = "msft"
+    outage_minutes: float = Field(60.0, ge=0, description="How long to wait for an MLflow that is away.")
 
 
 class SearchConfig(Settings):
