@@ -27,6 +27,9 @@ def search(
     print_config: Annotated[
         bool, typer.Option(help="Print every value and whether it is a default; run nothing.")
     ] = False,
+    accept_changes: Annotated[
+        bool, typer.Option(help="Go on with other packages or processes than the search began with.")
+    ] = False,
 ) -> None:
     """Search for the champion of a mixture; run again after an interruption, it goes on where it was."""
     from tasks.config_file import explain_config, load_config
@@ -39,7 +42,7 @@ def search(
     from flows.search import msft_search
     from tasks.prefect_server import run_flow
 
-    run_flow(lambda: msft_search(loaded), loaded.output_root)
+    run_flow(lambda: msft_search(loaded, accept_changes), loaded.output_root)
 
 
 def _quieten() -> None:

@@ -195,10 +195,8 @@ def _cause_of(error: Exception) -> str:
 
 
 def _hash_model(directory: Path) -> str:
+    """Return the hash over every file that a model or tokenizer is loaded from, chat template and code included."""
     digest = hashlib.sha256()
-    for file in sorted(
-        [directory / "config.json", *directory.glob(_WEIGHTS[0]), *directory.glob("tokenizer.json")]
-    ):
-        if file.is_file():
-            digest.update(f"{file.name} {hash_file(file)}\n".encode())
+    for file in sorted({file for pattern in _FILES for file in directory.glob(pattern)}):
+        digest.update(f"{file.name} {hash_file(file)}\n".encode())
     return digest.hexdigest()

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from tasks.redaction import Uri
 from tasks.settings import Name, Settings, Text, is_changed
 from tasks.sub_dataset_config import SubDatasetConfig
 
@@ -41,9 +42,7 @@ class ModelConfig(Settings):
         None, description="Another tokenizer than the model's; `characters` is the quickstart's own."
     )
     trust_remote_code: bool = False
-    attn_implementation: str | None = Field(
-        None, description="As transformers takes it; None lets it choose."
-    )
+    attn_implementation: str | None = Field(None, description="As transformers takes it; None: its choice.")
     gradient_checkpointing: bool = False
     lora: LoraConfig | None = None
 
@@ -184,8 +183,9 @@ class StrategyConfig(Settings):
 class TrackingConfig(Settings):
     """Where MLflow records the search."""
 
-    uri: str | None = Field(None, description="None: an SQLite file under output_root.")
+    uri: Uri | None = Field(None, description="None: an SQLite file under output_root.")
     experiment: str = "msft"
+    outage_minutes: float = Field(60.0, ge=0, description="How long to wait for an MLflow that is away.")
 
 
 class SearchConfig(Settings):

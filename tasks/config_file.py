@@ -15,9 +15,8 @@ from tasks.config import SearchConfig
 from tasks.errors import ConfigError
 from tasks.settings import NAME_PATTERN
 from tasks.strict_yaml import dump_yaml, read_yaml
+from tasks.world import identity_of
 
-# Where a search runs and is recorded; two searches that differ only here are one search.
-_PLACES = ("output_root", "tracking", "config_dir")
 # What pydantic's error types want, in a user's words.
 _WANTED = {
     "string_type": "text",
@@ -61,6 +60,10 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> SearchConfig:
         config = parse_config(raw, where=path)
     except ConfigError as error:
         problems += error.problems
+    else:
+        launched_by = config.training.accelerate_config
+        if launched_by is not None and not config.resolve(launched_by).is_file():
+            problems.append(f"training.accelerate_config: no file {config.resolve(launched_by)}")
     if problems:
         raise ConfigError(path, problems)
     return config
@@ -75,9 +78,8 @@ def parse_config(raw: Mapping[str, Any], where: str) -> SearchConfig:
 
 
 def search_id_of(config: SearchConfig) -> str:
-    """Return 8 hex digits that name the search; places such as output_root do not count."""
-    content = config.model_dump(mode="json", exclude=set(_PLACES))
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+    """Return 8 hex digits that name the search; where and on how many processes it runs does not count."""
+    return hashlib.sha256(json.dumps(identity_of(config), sort_keys=True).encode()).hexdigest()[:8]
 
 
 def dump_config(config: SearchConfig) -> str:
@@ -96,6 +98,7 @@ def explain_config(config: SearchConfig) -> str:
 
 
 def _leaves(value: BaseModel, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any, bool]]:
+    shown = value.model_dump(mode="json")  # without passwords
     for key in type(value).model_fields:
         child, is_given = getattr(value, key), key in value.model_fields_set
         if isinstance(child, BaseModel):
@@ -104,7 +107,7 @@ def _leaves(value: BaseModel, path: tuple[str, ...]) -> Iterator[tuple[tuple[str
             for index, item in enumerate(child):
                 yield from _leaves(item, (*path, key, str(index)))
         else:
-            yield (*path, key), child, is_given
+            yield (*path, key), shown[key], is_given
 
 
 def _read_yaml(path: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from tasks.algorithm.peaks import Curve
 from tasks.algorithm.state import CheckpointKey
 from tasks.config import LoraConfig, TrainingConfig
+from tasks.redaction import Uri
 
 Metric = Literal["multiple_choice", "exact_match", "numeric", "loss"]
 
@@ -45,7 +46,7 @@ class SplitRef(Value):
     Attributes:
         directory: a `datasets` directory with the columns `encode_rows` describes.
         num_rows, num_tokens: rows; prompt and completion tokens.
-        sha256: hash of the rows' texts; what `data` hashes in MLflow and the resume check mean.
+        sha256: hash of the rows' texts, as MLflow and the resume check have it.
     """
 
     directory: str
@@ -67,12 +68,13 @@ class SubDatasetRef(Value):
 
 
 class SearchRef(Value):
-    """One open search: who it is, and where it keeps and records things."""
+    """One open search: who it is, where it keeps and records things; MLflow may be away for `outage_s` seconds."""
 
     search_id: str
     name: str
     directory: str
-    tracking_uri: str
+    tracking_uri: Uri
+    outage_s: float
     experiment_id: str
     run_id: str
 
@@ -112,12 +114,11 @@ class Mixture(Value):
     """The active mixture of one round.
 
     Attributes:
-        epoch_rows: rows in one epoch of this mixture.
-        full_epoch_rows: rows in one epoch of all N sub-datasets; the unit of the total budget.
+        epoch_rows, full_epoch_rows: rows in one epoch of this mixture, and of all N (the budget's unit).
         epochs: length of the roll-out, C or what the total budget leaves.
         num_rows, num_steps: rows and optimizer steps of the roll-out.
         evaluation_offsets: steps after the roll-out's start at which a checkpoint is published, ascending.
-        shares: realised share of each sub-dataset, in examples and in tokens.
+        example_shares, token_shares: realised share of each sub-dataset.
     """
 
     round: int
@@ -172,8 +173,7 @@ class IntervalStats(Value):
 
     Attributes:
         num_tokens, num_completion_tokens, num_examples: without padding.
-        flops: forward and backward, by the formula of `tasks.algorithm.ledger`.
-        seconds: wall time of the training steps.
+        flops, seconds: forward and backward by `tasks.algorithm.ledger`; wall time of the training steps.
         losses: mean training loss a completion token of each sub-dataset, in nats.
         batch_hash: hash over the rows of every batch since the roll-out's start.
     """

@@ -34,7 +34,7 @@ def describe_environment() -> dict[str, Any]:
     commit = capture(["git", "-C", str(code), "rev-parse", "HEAD"])
     return {
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {name: version_of(name) for name in PACKAGES},
         "git_commit": commit or "unknown",
         "git_dirty": bool(commit) and bool(capture(["git", "-C", str(code), "status", "--porcelain"])),
         "platform": platform.platform(),
@@ -45,7 +45,8 @@ def describe_environment() -> dict[str, Any]:
     }
 
 
-def _version(name: str) -> str:
+def version_of(name: str) -> str:
+    """Return a package's version, or that it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:

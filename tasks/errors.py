@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tasks.redaction import without_password, without_password_of
+
 
 class MsftError(Exception):
     """A failure with a message for the user; `retryable` says whether the same call may succeed again."""
@@ -81,10 +83,6 @@ class WorkerError(MsftError):
         )
 
 
-class PreemptedError(WorkerError):
-    """The machine took the worker away; it saved a checkpoint first, and may simply be started again."""
-
-
 class CheckpointNotFoundError(MsftError):
     """MLflow holds no READY checkpoint under this key."""
 
@@ -134,25 +132,45 @@ class NonFiniteLossError(MsftError):
         )
 
 
-class SearchBusyError(MsftError):
-    """Another process owns this search directory."""
+class BusyError(MsftError):
+    """Another process owns this search directory, or this GPU."""
 
-    def __init__(self, directory: str, owner: str) -> None:
+    def __init__(self, what: str, owner: str, ways_out: Sequence[str] = ()) -> None:
         super().__init__(
-            f"search directory {directory} is in use\n  got:    owner {owner}\n  wanted: one owner at a time\n"
-            "  do:     wait for it, or end that process and run the same command again"
+            f"{what} is in use\n  got:    owner {owner}\n  wanted: one owner at a time\n"
+            f"  do:     {', '.join(['wait for it', *ways_out])}, or end that process and run the same command again"
+        )
+
+
+class OtherSearchError(MsftError):
+    """An unfinished search of the same name and seed was begun with another configuration."""
+
+    def __init__(self, directory: str, differences: Sequence[str]) -> None:
+        super().__init__(
+            f"{directory} holds an unfinished search of this name and seed with another configuration:\n"
+            f"{_listed(differences)}\n"
+            "  wanted: one configuration until a search has ended\n"
+            "  do:     restore these values to go on with it, choose another name for a new search (--set name=…), "
+            "or remove that directory"
         )
 
 
 class ChangedWorldError(MsftError):
     """What the search started with is not what is here now, and the result would differ."""
 
-    def __init__(self, search_id: str, differences: Sequence[str]) -> None:
-        lines = "\n".join(f"  - {difference}" for difference in differences)
+    def __init__(self, search_id: str, differences: Sequence[str], *, can_be_accepted: bool) -> None:
+        accepted = "or go on all the same with --accept-changes: the journal will say so"
+        refused = "or start another search with a new name (--set name=…)"
         super().__init__(
-            f"search {search_id} cannot go on, its inputs have changed:\n{lines}\n"
-            "  do:     restore them, or start another search with a new name (--set name=…)"
+            f"search {search_id} cannot go on to the same result, since it began with others:\n"
+            f"{_listed(differences)}\n"
+            "  wanted: the data, base model, packages and processes that it began with\n"
+            f"  do:     restore them, {accepted if can_be_accepted else refused}"
         )
+
+
+def _listed(lines: Sequence[str]) -> str:
+    return "\n".join(f"  - {line}" for line in lines)
 
 
 class JournalError(MsftError):
@@ -176,12 +194,23 @@ class PrefectServerError(MsftError):
 
 
 class TrackingError(MsftError):
-    """MLflow cannot be reached or refuses; `retryable` since a server may come back."""
-
-    retryable = True
+    """MLflow cannot be reached, or refuses."""
 
     def __init__(self, uri: str, cause: str) -> None:
         super().__init__(
-            f"MLflow at {uri}: {cause}\n  wanted: a tracking store that answers\n"
-            "  do:     start it (or set tracking.uri) and run the same command again"
+            f"MLflow at {without_password(uri)}: {without_password_of(uri, cause)}\n"
+            "  wanted: a tracking store that answers and holds this search\n"
+            "  do:     start it (or set tracking.uri) and run the same command again; nothing that was finished is lost"
+        )
+
+
+class DeletedRunError(MsftError):
+    """A run of this search was deleted in MLflow, and with it what the rollback asks for."""
+
+    def __init__(self, uri: str, run_id: str) -> None:
+        super().__init__(
+            f"MLflow at {without_password(uri)}: run {run_id} of this search was deleted\n"
+            "  wanted: the search's run and those of its rounds\n"
+            f"  do:     MLFLOW_TRACKING_URI={without_password(uri)} mlflow runs restore --run-id {run_id}, "
+            "then run the same command again"
         )

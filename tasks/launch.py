@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from tasks import terminal
 from tasks.config import TrainingConfig
 from tasks.contracts import WorkerFailure
-from tasks.errors import PreemptedError, WorkerError
+from tasks.errors import WorkerError
 
 # A worker finishes its optimizer step and saves a checkpoint after SIGTERM; then the group is killed.
 GRACE_S = 60.0
@@ -43,7 +44,7 @@ def run_accelerate(
     """Run `accelerate launch -m module spec` to its end in a process group of its own.
 
     Raises:
-        WorkerError: it failed; PreemptedError where it was told to end and saved first.
+        WorkerError: it failed; the text is the worker's own account.
     """
     environment = _environment(training.threads)
     is_on_cpu = training.device == "cpu" or not has_accelerator()
@@ -91,6 +92,15 @@ def _environment(threads: int | None) -> dict[str, str]:
 def has_accelerator() -> bool:
     """Say whether the machine has a GPU, without importing torch here."""
     return any(Path(node).exists() for node in ("/dev/nvidia0", "/dev/kfd", "/dev/dxg"))
+
+
+def visible_gpus(devices: Path) -> tuple[str, ...]:
+    """Return the names of the NVIDIA GPUs under `devices` that CUDA_VISIBLE_DEVICES lets a worker see."""
+    found = sorted((path.name.removeprefix("nvidia") for path in devices.glob("nvidia[0-9]*")), key=int)
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not found or chosen is None:
+        return tuple(found)
+    return tuple(name.strip() for name in chosen.split(",") if name.strip() not in ("", "-1"))
 
 
 @contextmanager
@@ -155,15 +165,24 @@ def _run(
     environment: Mapping[str, str],
     on_poll: Callable[[], None] | None,
 ) -> None:
-    process = _start(command, spec, environment)
-    try:
-        _wait(process, on_poll)
-    except BaseException:  # Prefect's TerminationSignal is a BaseException
-        _end_group(process)
-        raise
-    if process.returncode != 0:
+    """Run a worker until it has done its work; one that was told to end has saved, and is started again.
+
+    So a preemption costs no retry of the task, however many there are.
+    """
+    while True:
+        process = _start(command, spec, environment)
+        try:
+            _wait(process, on_poll)
+        except BaseException:  # Prefect's TerminationSignal is a BaseException
+            _end_group(process)
+            raise
+        if process.returncode == 0:
+            return
         _end_group(process)  # a launcher that was killed leaves its workers behind
-        _raise_failure(spec, name, process.returncode)
+        failure = _failure_of(spec)
+        if failure is None or not failure.preempted:
+            raise _error_of(spec, name, process.returncode, failure)
+        terminal.note(f"{name}: the worker was told to end and saved what it had; it is started again")
 
 
 def _wait(process: subprocess.Popen[bytes], on_poll: Callable[[], None] | None) -> None:
@@ -196,19 +215,20 @@ def _group_lives(process: subprocess.Popen[bytes]) -> bool:
     return True
 
 
-def _raise_failure(spec: Path, name: str, code: int) -> None:
-    log = str(log_path_of(spec))
+def _failure_of(spec: Path) -> WorkerFailure | None:
     path = failure_path_of(spec)
-    if not path.is_file():
-        lines = log_path_of(spec).read_text(errors="replace").splitlines()[-_LOG_TAIL:]
-        tail = "\n".join(f"    {line}" for line in lines)
-        raise WorkerError(
-            name, f"ended with code {code} and left no account of why\n{tail}", log, retryable=True
-        )
-    failure = WorkerFailure.model_validate_json(path.read_text())
-    if failure.preempted:
-        raise PreemptedError(name, "was told to end, and saved a checkpoint first", log, retryable=True)
-    raise WorkerError(name, failure.error, log, retryable=failure.retryable)
+    return WorkerFailure.model_validate_json(path.read_text()) if path.is_file() else None
+
+
+def _error_of(spec: Path, name: str, code: int, failure: WorkerFailure | None) -> WorkerError:
+    log = str(log_path_of(spec))
+    if failure is not None:
+        return WorkerError(name, failure.error, log, retryable=failure.retryable)
+    lines = log_path_of(spec).read_text(errors="replace").splitlines()[-_LOG_TAIL:]
+    tail = "\n".join(f"    {line}" for line in lines)
+    return WorkerError(
+        name, f"ended with code {code} and left no account of why\n{tail}", log, retryable=True
+    )
 
 
 def capture(command: list[str]) -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,72 +17,68 @@ from tasks.config import SearchConfig
 from tasks.config_file import dump_config, search_id_of
 from tasks.contracts import ChampionResult, CheckpointScores, Inputs, SearchRef, SubDatasetScore
 from tasks.environment import describe_environment
-from tasks.errors import ChangedWorldError, SearchBusyError
+from tasks.errors import ChangedWorldError, MsftError
 from tasks.evaluation import score_champion
 from tasks.journal import FILE, append_event, read_events
 from tasks.preparation import open_test_splits
 from tasks.retrying import RETRY
 from tasks.rollback import find_whole
+from tasks.world import differences, world_of
 
 
-@contextmanager
-def own_directory(config: SearchConfig) -> Iterator[str]:
-    """Give the search's directory to this process alone.
-
-    Raises:
-        SearchBusyError: another process owns it.
-    """
-    directory = Path(config.output_root, f"{config.name}-{search_id_of(config)}")
-    (directory / "rounds").mkdir(parents=True, exist_ok=True)
-    with (directory / "lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            raise SearchBusyError(str(directory), lock.read().strip() or "unknown") from None
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {os.uname().nodename}\n")
-        lock.flush()
-        yield str(directory)
-
-
-@task(name="open search", cache_policy=NO_CACHE, **RETRY)
-def open_search(config: SearchConfig, directory: str, inputs: Inputs) -> tuple[SearchRef, SearchState]:
+@task(name="open search", cache_policy=NO_CACHE)
+def open_search(
+    config: SearchConfig, directory: str, inputs: Inputs, accept_changes: bool
+) -> tuple[SearchRef, SearchState]:
     """Return the search and where it stands; a new one is put on record with all it depends on.
 
     Raises:
-        ChangedWorldError: the data or the base model is not what the search began with.
+        ChangedWorldError: the data or the base model is not what the search began with; or how it is computed,
+            unless those changes are accepted.
         TrackingError: MLflow does not answer.
     """
-    uri = config.tracking.uri or f"sqlite:///{Path(config.output_root, 'mlflow.db').resolve()}"
-    search = tracking.open_search_run(
-        search_id_of(config), config.name, directory, uri, config.tracking.experiment, _params(config, inputs)
-    )
     events = read_events(directory)
-    content = _content(inputs)
+    search = SearchRef(
+        search_id=search_id_of(config),
+        name=config.name,
+        directory=directory,
+        tracking_uri=config.tracking.uri or f"sqlite:///{Path(config.output_root, 'mlflow.db').resolve()}",
+        outage_s=60 * config.tracking.outage_minutes,
+        experiment_id="",
+        run_id="",
+    )
+    search = tracking.open_search_run(
+        search, config.tracking.experiment, _params(config, inputs), is_new=not events
+    )
     if events:
-        _check_unchanged(search, events[0], content)
+        _meet_changes(config, search, events, _content(inputs), accept_changes)
     else:
-        environment = describe_environment()
-        Path(directory, "config.yaml").write_text(dump_config(config))
-        Path(directory, "environment.json").write_text(json.dumps(environment, indent=1) + "\n")
-        started = {
-            "event": "search_started",
-            "search_id": search.search_id,
-            "sub_datasets": list(inputs.names),
-            "config": config.model_dump(mode="json"),
-            "content": content,
-            "environment": environment,
-        }
-        tracking.log_datasets(search, inputs.sub_datasets)
-        files = [Path(directory, file) for file in ("config.yaml", "environment.json")]
-        tracking.log_files(search, files)
-        append_event(directory, started)  # last: without it, all of this is done again
+        _begin(config, search, inputs)
     tracking.log_files(search, [Path(directory, FILE)])
     state = fold(read_events(directory))
     assert state is not None
-    terminal.show_search(search, is_resumed=bool(events), round_index=state.round)
+    terminal.show_search(search, state, is_resumed=bool(events))
     return search, state
+
+
+def _begin(config: SearchConfig, search: SearchRef, inputs: Inputs) -> None:
+    """Put a new search on record, its first event last: without that, all of this is done again."""
+    environment = describe_environment()
+    files = [Path(search.directory, file) for file in ("config.yaml", "environment.json")]
+    files[0].write_text(dump_config(config))
+    files[1].write_text(json.dumps(environment, indent=1) + "\n")
+    tracking.log_datasets(search, inputs.sub_datasets)
+    tracking.log_files(search, files)
+    started = {
+        "event": "search_started",
+        "search_id": search.search_id,
+        "sub_datasets": list(inputs.names),
+        "config": config.model_dump(mode="json"),
+        "content": _content(inputs),
+        "environment": environment,
+        "world": world_of(config),
+    }
+    append_event(search.directory, started)
 
 
 @contextmanager
@@ -93,8 +87,11 @@ def true_status(search: SearchRef) -> Iterator[None]:
     try:
         yield
     except BaseException as error:  # Prefect's TerminationSignal is a BaseException
-        with suppress(Exception):  # MLflow itself may be what failed, and must not hide the cause
-            tracking.close_search_run(search, "FAILED" if isinstance(error, Exception) else "KILLED")
+        with suppress(
+            MsftError
+        ):  # MLflow itself may be what failed, and must neither hide the cause nor delay
+            hurried = search.model_copy(update={"outage_s": 0.0})
+            tracking.close_search_run(hurried, "FAILED" if isinstance(error, Exception) else "KILLED")
         raise
 
 
@@ -147,21 +144,27 @@ def _content(inputs: Inputs) -> dict[str, str]:
     return content
 
 
-def _check_unchanged(search: SearchRef, started: Mapping[str, Any], content: Mapping[str, str]) -> None:
-    before: Mapping[str, str] = started["content"]
-    differences = [
-        f"{name}: sha256 was {before.get(name, 'absent')[:12]}, is {content.get(name, 'absent')[:12]}"
-        for name in sorted({*before, *content})
-        if before.get(name) != content.get(name)
-    ]
-    if differences:
-        raise ChangedWorldError(search.search_id, differences)
-    now = describe_environment()["versions"]
-    for name, old in started["environment"]["versions"].items():
-        if now.get(name) != old:
-            terminal.warn(
-                f"{name} was {old} when this search began and is {now.get(name)}; numbers may differ in the last digits"
-            )
+def _meet_changes(
+    config: SearchConfig,
+    search: SearchRef,
+    events: Sequence[Mapping[str, Any]],
+    content: Mapping[str, str],
+    accept_changes: bool,
+) -> None:
+    """Refuse what would change the result, unless it is accepted, and name what would not."""
+    changed = differences(events[0]["content"], content)
+    if changed:
+        raise ChangedWorldError(search.search_id, changed, can_be_accepted=False)
+    world = world_of(config)
+    changed = differences([event for event in events if "world" in event][-1]["world"], world)
+    if changed and not accept_changes:
+        raise ChangedWorldError(search.search_id, changed, can_be_accepted=True)
+    if changed:
+        append_event(search.directory, {"event": "world_changed", "differences": changed, "world": world})
+        terminal.warn(f"accepted, and on record in the journal: {'; '.join(changed)}")
+    for difference in differences(events[0]["environment"], describe_environment()):
+        if not any(difference.startswith(f"versions.{name}:") for name in world):
+            terminal.note(f"not as at the start, which changes no result: {difference}")
 
 
 def _held(search: SearchRef, inputs: Inputs, state: SearchState) -> CheckpointScores:

@@ -15,11 +15,13 @@ from mlflow.exceptions import MlflowException
 from tasks.algorithm.state import CheckpointKey
 from tasks.contracts import CheckpointRef, CheckpointScores, EvaluationCost, SearchRef
 from tasks.errors import CheckpointNotFoundError
-from tasks.tracking import client_of, round_run_of
+from tasks.tracking import round_run_of
+from tasks.tracking_client import bridges_outages, client_of
 
 _PAGE = 100
 
 
+@bridges_outages
 def register_checkpoint(search: SearchRef, run_id: str, checkpoint: CheckpointRef) -> None:
     """Register a published checkpoint as a READY logged model; registering it again changes nothing.
 
@@ -46,6 +48,7 @@ def register_checkpoint(search: SearchRef, run_id: str, checkpoint: CheckpointRe
     client.finalize_logged_model(model.model_id, "READY")
 
 
+@bridges_outages
 def log_scores(
     search: SearchRef, checkpoint: CheckpointRef, scores: CheckpointScores, digests: Mapping[str, str]
 ) -> None:
@@ -109,12 +112,14 @@ class HeldScores:
         )
 
 
+@bridges_outages
 def held_scores(search: SearchRef, key: CheckpointKey) -> HeldScores:
     """Return the scores that MLflow holds of a checkpoint."""
     client = client_of(search.tracking_uri)
     return HeldScores(_find_model(client, search, round_run_of(search, key.round), key))
 
 
+@bridges_outages
 def find_checkpoint(search: SearchRef, key: CheckpointKey) -> CheckpointRef:
     """Return the READY checkpoint of this key.
 
@@ -127,6 +132,7 @@ def find_checkpoint(search: SearchRef, key: CheckpointKey) -> CheckpointRef:
     return CheckpointRef.model_validate_json(model.params["checkpoint"])
 
 
+@bridges_outages
 def mark_checkpoint(search: SearchRef, key: CheckpointKey, tags: Mapping[str, str]) -> None:
     """Set tags on a checkpoint's logged model."""
     client = client_of(search.tracking_uri)
@@ -134,6 +140,7 @@ def mark_checkpoint(search: SearchRef, key: CheckpointKey, tags: Mapping[str, st
     client.set_logged_model_tags(model.model_id, dict(tags))
 
 
+@bridges_outages
 def register_champion(search: SearchRef, directory: Path, key: CheckpointKey) -> str:
     """Upload the champion, register it under the search's name with the alias `champion`; return the version."""
     client = client_of(search.tracking_uri)

@@ -50,7 +50,8 @@ def _remove_unneeded(search: SearchRef, state: SearchState) -> None:
     assert state.champion is not None
     kept = {state.checkpoint, state.champion.checkpoint}
     needed = {Path(search.directory, registry.find_checkpoint(search, key).directory) for key in kept if key}
-    removed, freed = 0, 0
+    removed: list[str] = []
+    freed = 0
     for round_directory in sorted(Path(search.directory, "rounds").iterdir()):
         if int(round_directory.name) >= state.round:
             continue  # a roll-out under way
@@ -58,6 +59,9 @@ def _remove_unneeded(search: SearchRef, state: SearchState) -> None:
             if directory not in needed:
                 freed += sum(file.stat().st_size for file in directory.iterdir())
                 shutil.rmtree(directory)
-                removed += 1
+                removed.append(f"{round_directory.name}/{directory.name}")
     if removed:
-        terminal.note(f"removed {removed} checkpoints that nothing can need again ({freed / 1e6:,.1f} MB)")
+        size = f"{freed / 1e6:,.1f} MB"
+        terminal.note(
+            f"removed {len(removed)} checkpoints that nothing can need again ({size}): {', '.join(removed)}"
+        )

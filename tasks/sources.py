@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.config import SearchConfig
-from tasks.data_files import FORMATS, read_rows
+from tasks.data_files import FORMATS, open_file
 from tasks.errors import DataError
 from tasks.randomness import random_state
 from tasks.sub_dataset_config import Carve, SubDatasetConfig
@@ -80,7 +80,7 @@ def _read_named(config: SearchConfig, sub_dataset: SubDatasetConfig, split: str,
     else:
         assert sub_dataset.path is not None
         file = _split_file(sub_dataset, config.resolve(sub_dataset.path), split, name)
-        rows, where = read_rows(sub_dataset.name, file), str(file)
+        rows, where = open_file(sub_dataset.name, file), str(file)
     examples = [to_example(sub_dataset, row, f"{where} row {index}") for index, row in enumerate(rows)]
     if not examples:
         raise DataError(

@@ -17,6 +17,7 @@ from tasks.algorithm.state import CheckpointKey, SearchState
 from tasks.algorithm.strategies import Decision, RoundReport
 from tasks.config import SearchConfig
 from tasks.contracts import ChampionResult, CheckpointScores, Mixture, SearchRef, SubDatasetScore
+from tasks.redaction import without_password
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -47,9 +48,10 @@ def fail(text: str) -> None:
     console.print(f"[bold red]error:[/bold red] {escape(text)}")
 
 
-def show_search(search: SearchRef, *, is_resumed: bool, round_index: int) -> None:
-    """Print which search this is."""
-    verb = f"goes on with round {round_index}" if is_resumed else "starts"
+def show_search(search: SearchRef, state: SearchState, *, is_resumed: bool) -> None:
+    """Print which search this is, and where it stands."""
+    going_on = "has had its last round" if state.is_finished else f"goes on with round {state.round}"
+    verb = going_on if is_resumed else "starts"
     console.print(
         f"[bold]search {search.name}-{search.search_id}[/bold] {verb} in {escape(search.directory)}"
     )
@@ -225,8 +227,7 @@ def _show_pages(search: SearchRef, champion: ChampionResult) -> None:
         f"frames:  {escape(search.directory)}/report/*.csv and *.parquet (curves, decisions, ledger, scores)"
     )
     console.print(f"model:   msft-{search.name} version {champion.model_version}, alias champion")
-    if search.tracking_uri.startswith("sqlite:"):
-        console.print(f"MLflow:  mlflow ui --backend-store-uri {search.tracking_uri}", soft_wrap=True)
-    else:
-        console.print(f"MLflow:  {search.tracking_uri}")
+    is_local = search.tracking_uri.startswith("sqlite:")
+    command = "mlflow ui --backend-store-uri " if is_local else ""
+    console.print(f"MLflow:  {command}{escape(without_password(search.tracking_uri))}", soft_wrap=True)
     console.print("Prefect: prefect server start, then http://127.0.0.1:4200/runs")

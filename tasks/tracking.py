@@ -1,64 +1,62 @@
-"""MLflow's runs: one for a search, a child for each of its rounds; with registry.py all that imports mlflow."""
+"""MLflow's runs: one for a search, a child for each of its rounds."""
 
 from __future__ import annotations
 
 import json
-import logging
-import os
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-# Seven retries take four minutes before an error (facts.md, B5); three are enough to bridge a restart.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
-
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
 from tasks.contracts import IntervalStats, Mixture, SearchRef, SubDatasetRef
-from tasks.errors import CheckpointNotFoundError, TrackingError
+from tasks.errors import CheckpointNotFoundError, DeletedRunError, TrackingError
+from tasks.tracking_client import bridges_outages, client_of, patiently
+
+# A start is refused soon where MLflow is down; a server that is just being restarted may take as long.
+_START_PATIENCE_S = 20.0
 
 
 def open_search_run(
-    search_id: str, name: str, directory: str, tracking_uri: str, experiment: str, params: Mapping[str, Any]
+    search: SearchRef, experiment: str, params: Mapping[str, Any], *, is_new: bool
 ) -> SearchRef:
-    """Return the search with its MLflow parent run: the one of this search where there is one, else a new one.
+    """Return the search with the ids of its MLflow parent run: its own where there is one, else a new one.
 
     Raises:
-        TrackingError: MLflow does not answer.
+        TrackingError: MLflow does not answer, or does not hold a search that has begun.
     """
-    try:
-        client = client_of(tracking_uri)
-        experiment_id = _experiment(client, tracking_uri, experiment, directory)
-        run_id = _find_run(client, experiment_id, search_id, "search")
-        if run_id is None:
-            tags = {
-                "msft.search_id": search_id,
-                "msft.kind": "search",
-                "mlflow.runName": f"{name}-{search_id}",
-            }
-            run_id = client.create_run(experiment_id, tags=tags).info.run_id
-        else:
-            client.update_run(run_id, status="RUNNING")
-        held = client.get_run(run_id).data.params  # a kill may have come before they were logged
-        missing = [Param(key, str(value)[:6000]) for key, value in params.items() if key not in held]
-        client.log_batch(run_id, params=missing)
-    except (MlflowException, OSError) as error:
-        raise TrackingError(tracking_uri, " ".join(str(error).split())[:300]) from error
-    return SearchRef(
-        search_id=search_id,
-        name=name,
-        directory=directory,
-        tracking_uri=tracking_uri,
-        experiment_id=experiment_id,
-        run_id=run_id,
+    return patiently(
+        search.tracking_uri, _START_PATIENCE_S, lambda: _open_search_run(search, experiment, params, is_new)
     )
 
 
+def _open_search_run(
+    search: SearchRef, experiment: str, params: Mapping[str, Any], is_new: bool
+) -> SearchRef:
+    client = client_of(search.tracking_uri)
+    search = search.model_copy(update={"experiment_id": _experiment(client, search, experiment)})
+    run_id = _find_run(client, search, "search")
+    if run_id is None and not is_new:
+        raise TrackingError(
+            search.tracking_uri,
+            f"holds no run of search {search.search_id}, which has begun; set tracking.uri to the store that it "
+            "began with, restore that store from a backup, or start another search with a new name",
+        )
+    if run_id is None:
+        title = f"{search.name}-{search.search_id}"
+        tags = {"msft.search_id": search.search_id, "msft.kind": "search", "mlflow.runName": title}
+        run_id = client.create_run(search.experiment_id, tags=tags).info.run_id
+    else:
+        client.update_run(run_id, status="RUNNING")
+    held = client.get_run(run_id).data.params  # a kill may have come before they were logged
+    missing = [Param(key, str(value)[:6000]) for key, value in params.items() if key not in held]
+    client.log_batch(run_id, params=missing)
+    return search.model_copy(update={"run_id": run_id})
+
+
+@bridges_outages
 def close_search_run(search: SearchRef, status: str) -> None:
     """Set the final status of the search's run and of its rounds: FINISHED, FAILED or KILLED."""
     client = client_of(search.tracking_uri)
@@ -68,10 +66,11 @@ def close_search_run(search: SearchRef, status: str) -> None:
         client.set_terminated(run.info.run_id, status=status)
 
 
+@bridges_outages
 def open_round_run(search: SearchRef, round_index: int, active: Sequence[str]) -> str:
     """Return the id of the round's run, a child of the search's."""
     client = client_of(search.tracking_uri)
-    run_id = _find_run(client, search.experiment_id, search.search_id, "round", round_index)
+    run_id = _find_run(client, search, "round", round_index)
     if run_id is not None:
         return run_id
     tags = {
@@ -86,6 +85,7 @@ def open_round_run(search: SearchRef, round_index: int, active: Sequence[str]) -
     return created
 
 
+@bridges_outages
 def close_round_run(search: SearchRef, round_index: int, tags: Mapping[str, str]) -> None:
     """Close a round's run with the decision in its tags."""
     client = client_of(search.tracking_uri)
@@ -94,6 +94,7 @@ def close_round_run(search: SearchRef, round_index: int, tags: Mapping[str, str]
     client.set_terminated(run_id, status="FINISHED")
 
 
+@bridges_outages
 def log_datasets(search: SearchRef, sub_datasets: Iterable[SubDatasetRef]) -> None:
     """Link the train and validation rows, by their hashes, to the search's run."""
     inputs = []
@@ -110,6 +111,7 @@ def log_datasets(search: SearchRef, sub_datasets: Iterable[SubDatasetRef]) -> No
     client_of(search.tracking_uri).log_inputs(search.run_id, datasets=inputs)
 
 
+@bridges_outages
 def log_mixture(search: SearchRef, run_id: str, mixture: Mixture, stamp_ms: int) -> None:
     """Log the realised share of each sub-dataset in the round's mixture; logging it again changes nothing."""
     shares = {"examples": mixture.example_shares, "tokens": mixture.token_shares}
@@ -121,6 +123,7 @@ def log_mixture(search: SearchRef, run_id: str, mixture: Mixture, stamp_ms: int)
     client_of(search.tracking_uri).log_batch(run_id, metrics=metrics)
 
 
+@bridges_outages
 def log_training(search: SearchRef, run_id: str, interval: IntervalStats, published_at_ms: int) -> None:
     """Log what one evaluation interval trained; the time stamp makes logging it again change nothing."""
     values = {
@@ -135,6 +138,7 @@ def log_training(search: SearchRef, run_id: str, interval: IntervalStats, publis
     client_of(search.tracking_uri).log_batch(run_id, metrics=metrics)
 
 
+@bridges_outages
 def log_files(search: SearchRef, paths: Iterable[Path], folder: str = "") -> None:
     """Copy files to the search's run as artifacts."""
     client = client_of(search.tracking_uri)
@@ -142,6 +146,7 @@ def log_files(search: SearchRef, paths: Iterable[Path], folder: str = "") -> Non
         client.log_artifact(search.run_id, str(path), folder or None)
 
 
+@bridges_outages
 def log_summary(
     search: SearchRef, metrics: Mapping[str, float], tags: Mapping[str, str], stamp_ms: int
 ) -> None:
@@ -153,49 +158,32 @@ def log_summary(
     )
 
 
-@lru_cache(maxsize=4)
-def client_of(tracking_uri: str) -> MlflowClient:
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    _create_whole(tracking_uri)
-    return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
-
-
-def _create_whole(tracking_uri: str) -> None:
-    """Create an SQLite store beside its place and link it there.
-
-    A kill during MLflow's own creation of it (7 s of migrations) would leave one that MLflow refuses ever after.
-    """
-    store = Path(tracking_uri.removeprefix("sqlite:///"))
-    if not tracking_uri.startswith("sqlite:///") or store.exists():
-        return
-    store.parent.mkdir(parents=True, exist_ok=True)
-    staging = store.with_name(f".{store.name}.{os.getpid()}")
-    staging.unlink(missing_ok=True)
-    MlflowClient(f"sqlite:///{staging}").search_experiments(max_results=1)
-    with suppress(FileExistsError):  # another search of this folder was first
-        os.link(staging, store)
-    staging.unlink()
-
-
-def _experiment(client: MlflowClient, tracking_uri: str, name: str, directory: str) -> str:
+def _experiment(client: MlflowClient, search: SearchRef, name: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is not None:
         return str(found.experiment_id)
     # MLflow's own default for a local store is a folder of the directory one happens to stand in.
-    is_local = tracking_uri.startswith("sqlite:")
-    location = str(Path(directory).resolve().parent / "mlflow-artifacts") if is_local else None
-    return str(client.create_experiment(name, artifact_location=location))
+    is_local = search.tracking_uri.startswith("sqlite:")
+    location = str(Path(search.directory).resolve().parent / "mlflow-artifacts") if is_local else None
+    try:
+        return str(client.create_experiment(name, artifact_location=location))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        return _experiment(client, search, name)  # another search was first
 
 
 def _find_run(
-    client: MlflowClient, experiment_id: str, search_id: str, kind: str, round_index: int | None = None
+    client: MlflowClient, search: SearchRef, kind: str, round_index: int | None = None
 ) -> str | None:
-    parts = [f"tags.`msft.search_id` = '{search_id}'", f"tags.`msft.kind` = '{kind}'"]
+    parts = [f"tags.`msft.search_id` = '{search.search_id}'", f"tags.`msft.kind` = '{kind}'"]
     if round_index is not None:
         parts.append(f"tags.`msft.round` = '{round_index}'")
-    runs = client.search_runs([experiment_id], " and ".join(parts), max_results=1)
-    return str(runs[0].info.run_id) if runs else None
+    runs = client.search_runs([search.experiment_id], " and ".join(parts), run_view_type=ViewType.ALL)
+    active = [run for run in runs if run.info.lifecycle_stage == "active"]
+    if runs and not active:
+        raise DeletedRunError(search.tracking_uri, runs[0].info.run_id)
+    return str(active[0].info.run_id) if active else None
 
 
 def round_run_of(search: SearchRef, round_index: int) -> str:
@@ -204,12 +192,14 @@ def round_run_of(search: SearchRef, round_index: int) -> str:
     Raises:
         CheckpointNotFoundError: the round was never registered.
     """
-    return _round_run(search.tracking_uri, search.experiment_id, search.search_id, round_index)
+    key = (search.tracking_uri, search.search_id, round_index)
+    if key not in _ROUND_RUNS:
+        run_id = _find_run(client_of(search.tracking_uri), search, "round", round_index)
+        if run_id is None:
+            raise CheckpointNotFoundError(search.search_id, round_index, -1, [])
+        _ROUND_RUNS[key] = run_id
+    return _ROUND_RUNS[key]
 
 
-@lru_cache(maxsize=64)  # a run's id never changes, and every score asks for it
-def _round_run(uri: str, experiment_id: str, search_id: str, round_index: int) -> str:
-    run_id = _find_run(client_of(uri), experiment_id, search_id, "round", round_index)
-    if run_id is None:
-        raise CheckpointNotFoundError(search_id, round_index, -1, [])
-    return run_id
+# A run's id never changes, and every score asks for it.
+_ROUND_RUNS: dict[tuple[str, str, int], str] = {}

@@ -34,7 +34,7 @@ def train_rollout(
     The worker itself goes on from the newest whole checkpoint it finds in the round's directory.
 
     Raises:
-        WorkerError: the worker failed; PreemptedError where it was told to end and saved first.
+        WorkerError: the worker failed.
     """
     directory = search.round_directory(state.round)
     spec = RolloutSpec(

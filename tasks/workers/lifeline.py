@@ -24,6 +24,10 @@ from tasks.errors import MsftError
 # The exit code that means "preempted": 128 + SIGTERM.
 PREEMPTED = 143
 _CHECK_S = 1.0
+# As tasks.launch.GRACE_S: a rank that waits for a dead one never comes to look at its flag.
+_GRACE_S = 60.0
+# What the other ranks see of one that died, in the words of torch.distributed's backends.
+_LOST_RANK = ("gloo", "nccl", "connection closed by peer", "connection reset by peer")
 
 
 class Preempted(BaseException):
@@ -43,6 +47,16 @@ class StopFlag:
         self.is_set = True
 
 
+def end_when_told() -> None:
+    """End on SIGTERM where one stands, for a worker whose results are whole as they appear."""
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        raise Preempted
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as StopFlag
+
+
 def watch_owner() -> None:
     """End this process soon after the flow is gone (SIGKILL reaches no handler); a lost launcher counts as SIGTERM."""
     owner = os.environ.get("MSFT_OWNER_PID")
@@ -52,13 +66,15 @@ def watch_owner() -> None:
     _end_without(int(owner))
 
     def watch() -> None:
-        is_told = False
+        ends_at: float | None = None
         while True:
             time.sleep(_CHECK_S)
             _end_without(int(owner))
-            if not is_told and os.getppid() != launcher:
-                is_told = True
+            if ends_at is None and os.getppid() != launcher:
+                ends_at = time.monotonic() + _GRACE_S
                 os.kill(os.getpid(), signal.SIGTERM)
+            if ends_at is not None and time.monotonic() > ends_at:
+                os._exit(PREEMPTED)
 
     threading.Thread(target=watch, daemon=True, name="watch-owner").start()
 
@@ -100,8 +116,14 @@ def run_worker(main: Callable[[Path], None], spec: Path) -> int:
 
 
 def _may_pass(error: Exception) -> bool:
-    """Say whether the same work may succeed when tried again: an I/O or network error may, a bug will not."""
-    return isinstance(error, OSError | ConnectionError | TimeoutError)
+    """Say whether the same work may succeed when tried again.
+
+    An I/O or network error may, and so may a collective that lost a rank; a bug or a lack of memory will not.
+    """
+    if isinstance(error, OSError | ConnectionError | TimeoutError):
+        return True
+    told = str(error).lower()
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and any(words in told for words in _LOST_RANK)
 
 
 def _write_failure(spec: Path, cause: str, text: str, *, retryable: bool) -> None:

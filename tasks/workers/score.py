@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tasks.contracts import BaseModelRef, CheckpointScores, EvaluationCost, ScoreRequest, ScoreSpec
 from tasks.manifest import MANIFEST, hash_file, score_file_of, verify, write_json
-from tasks.workers.lifeline import run_worker
+from tasks.workers.lifeline import end_when_told, run_worker
 from tasks.workers.model import WEIGHTS, choose_device, load_base, load_weights, shape_of
 from tasks.workers.scoring import Cost, Scorer
 
@@ -22,6 +22,7 @@ _POLL_S = 0.05
 
 def score(spec_path: Path) -> None:
     """Score every request of the spec with one model load; each one's scores appear as a file when done."""
+    end_when_told()
     spec = ScoreSpec.model_validate_json(spec_path.read_text())
     output = Path(spec.output_directory)
     output.mkdir(parents=True, exist_ok=True)
@@ -35,6 +36,8 @@ def score(spec_path: Path) -> None:
         model = _export(model, spec, tokenizer)
     scorer = Scorer(model.to(device), tokenizer, spec.batch_tokens, shape, autocast=spec.precision == "bf16")
     for request in spec.requests:
+        if (output / score_file_of(request.key)).exists():
+            continue  # scored before this worker was told to end, and started again
         _wait_for(Path(request.directory))
         if spec.export_directory is None:
             verify(Path(request.directory), only=WEIGHTS)

@@ -1,6 +1,6 @@
 """Kill a search at random until it must have hit everything, and compare its end with an undisturbed one's.
 
-    python -m tests.faults.chaos --kills 30 --seed 0 [--minutes 25] [--config FILE] [--report report.json]
+    python -m tests.faults.chaos --kills 30 --seed 0 [--minutes 25] [--set a.b=c] [--mlflow-server] [--report FILE]
 
 Exit code 1 where anything differs, a process is left over, or the search does not end as it should.
 """
@@ -14,12 +14,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tests.faults.comparison import differences, record_of
-from tests.faults.processes import PHASES, Command, Member, send
+from tests.faults.processes import PHASES, Command, send
+from tests.faults.tracking_server import TrackingServer, running
 
 CONFIG = Path(__file__).with_name("chaos.yaml")
 SIGNALS = ("TERM", "KILL", "INT", "STOP")
@@ -46,33 +48,48 @@ class Kill:
     code: int | None
 
 
+@dataclass(frozen=True)
+class Undisturbed:
+    """How a search ends that nobody disturbs, and how long it takes."""
+
+    record: dict[str, Any]
+    seconds: float
+
+
+def run_undisturbed(config: Path, work: Path, overrides: tuple[str, ...] = ()) -> Undisturbed:
+    """Run the search once to its end."""
+    began = time.monotonic()
+    command = Command(config, work / "searches", work / "prefect", overrides)
+    code = command.wait(3600)
+    assert code == 0, f"the undisturbed search failed with {code}:\n{command.text()[-2000:]}"
+    assert command.survivors(ORPHAN_GRACE_S) == []
+    return Undisturbed(record_of(work / "searches"), time.monotonic() - began)
+
+
 @dataclass
 class Campaign:
-    """An undisturbed search, and disturbed ones until enough signals were sent."""
+    """Disturbed searches, until enough signals were sent, each compared with the undisturbed one."""
 
     config: Path
     work: Path
     rng: random.Random
     num_kills: int
     deadline: float
-    undisturbed_s: float = 0.0
+    undisturbed: Undisturbed
+    overrides: tuple[str, ...] = ()
+    has_server: bool = False
     kills: list[Kill] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     searches: list[dict[str, Any]] = field(default_factory=list)
+    server: TrackingServer | None = None
 
     def run(self) -> dict[str, Any]:
         """Return the report."""
-        undisturbed = self.work / "undisturbed"
-        began = time.monotonic()
-        command = self._start(undisturbed)
-        code = command.wait(3600)
-        assert code == 0, f"the undisturbed search failed with {code}:\n{command.text()[-2000:]}"
-        self.undisturbed_s = time.monotonic() - began
-        self._check_none_left(command, "undisturbed")
-        expected = record_of(undisturbed)
-        say(f"undisturbed: {self.undisturbed_s:.0f} s")
+        say(f"undisturbed: {self.undisturbed.seconds:.0f} s")
         while not self._is_over():
-            self._disturb(self.work / f"disturbed-{len(self.searches)}", expected)
+            number = len(self.searches)
+            with running(self.work / f"mlflow-{number}") if self.has_server else nullcontext() as self.server:
+                self._disturb(self.work / f"disturbed-{number}")
         return self._report()
 
     def _is_over(self) -> bool:
@@ -80,12 +97,14 @@ class Campaign:
 
     def _start(self, output_root: Path) -> Command:
         # A Prefect of its own too, so that kills also hit the creation of its database.
-        return Command(self.config, output_root, output_root.with_name(f"{output_root.name}-prefect"))
+        home = output_root.with_name(f"{output_root.name}-prefect")
+        uri = (f"tracking.uri={self.server.uri}",) if self.server is not None else ()
+        return Command(self.config, output_root, home, (*self.overrides, *uri))
 
-    def _disturb(self, output_root: Path, expected: dict[str, Any]) -> None:
+    def _disturb(self, output_root: Path) -> None:
         """Bring one search to its end through kills and new starts, and compare it."""
         began, before = time.monotonic(), len(self.kills)
-        limit = began + max(HANG_S, HANG_FACTOR * self.undisturbed_s) * 3
+        limit = began + max(HANG_S, HANG_FACTOR * self.undisturbed.seconds) * 6
         starts = 0
         while True:
             starts += 1
@@ -93,7 +112,7 @@ class Campaign:
             if code == 0 or time.monotonic() > limit:
                 break
         wall = time.monotonic() - began
-        found = differences(expected, record_of(output_root)) if code == 0 else [f"never ended: {code}"]
+        found = self._compare(output_root) if code == 0 else [f"never ended: {code}"]
         num_kills = len(self.kills) - before
         self.searches.append(
             {"kills": num_kills, "starts": starts, "wall_s": round(wall, 1), "differences": found}
@@ -101,9 +120,15 @@ class Campaign:
         verdict = "equal" if not found else f"{len(found)} DIFFERENCES: {found[:3]}"
         say(f"search {len(self.searches)}: {num_kills} kills, {starts} starts, {wall:.0f} s: {verdict}")
 
+    def _compare(self, output_root: Path) -> list[str]:
+        if self.server is not None:
+            self.server.wait()
+        uri = self.server.uri if self.server is not None else None
+        return differences(self.undisturbed.record, record_of(output_root, uri))
+
     def _run_once(self, command: Command) -> int | None:
         """Run the command to its end, with kills at random moments; return its exit code."""
-        hangs_at = time.monotonic() + max(HANG_S, HANG_FACTOR * self.undisturbed_s)
+        hangs_at = time.monotonic() + max(HANG_S, HANG_FACTOR * self.undisturbed.seconds)
         was_killed = False
         while command.flow.poll() is None and not was_killed:
             if time.monotonic() > hangs_at:
@@ -124,7 +149,7 @@ class Campaign:
 
         Times alone would hit the long phases only, and a phase alone may not come again.
         """
-        until = time.monotonic() + self.rng.uniform(0.2, self.undisturbed_s / 2)
+        until = time.monotonic() + self.rng.uniform(0.2, self.undisturbed.seconds / 2)
         wanted, then_s = self.rng.choice([None, None, *PHASES]), self.rng.expovariate(1.0)
         while command.flow.poll() is None and time.monotonic() < until:
             if wanted is not None and command.phase() == wanted:
@@ -137,20 +162,26 @@ class Campaign:
         phase, members = command.phase(), [m for m in command.members() if m.kind != "other"]
         if not members:
             return False
-        victim: Member = self.rng.choice(members)
         name = self.rng.choice(SIGNALS)
         after_s = time.monotonic() - command.began
         struck = time.monotonic()
-        send(victim.process, name)
         ended_s, code = None, None
-        if victim.kind == "flow":
+        victims = [member.kind for member in members] + ["mlflow"] * self.has_server
+        number = self.rng.randrange(len(victims))
+        kind = victims[number]
+        if kind == "mlflow":
+            assert self.server is not None
+            self.server.strike(name, away_s=self.rng.uniform(0.5, 6.0))
+        else:
+            send(members[number].process, name)
+        if kind == "flow":
             code = command.wait(END_GRACE_S)
             ended_s = round(time.monotonic() - struck, 1)
             if after_s > STARTUP_S or code is None:
                 self._check_flow(command, name, code, phase)
-        self.kills.append(Kill(victim.kind, name, phase, round(after_s, 1), ended_s, code))
-        say(f"kill {len(self.kills)}: {name} to the {victim.kind} in {phase} after {after_s:.0f} s -> {code}")
-        return victim.kind == "flow"
+        self.kills.append(Kill(kind, name, phase, round(after_s, 1), ended_s, code))
+        say(f"kill {len(self.kills)}: {name} to the {kind} in {phase} after {after_s:.0f} s -> {code}")
+        return kind == "flow"
 
     def _check_flow(self, command: Command, name: str, code: int | None, phase: str) -> None:
         if code is None:
@@ -179,10 +210,10 @@ class Campaign:
 
     def _report(self) -> dict[str, Any]:
         walls = [search["wall_s"] for search in self.searches]
-        lost = sum(walls) - self.undisturbed_s * len(walls)
+        lost = sum(walls) - self.undisturbed.seconds * len(walls)
         return {
             "kills": len(self.kills),
-            "undisturbed_s": round(self.undisturbed_s, 1),
+            "undisturbed_s": round(self.undisturbed.seconds, 1),
             "searches": self.searches,
             "all_equal": not any(search["differences"] for search in self.searches),
             "seconds_lost_per_kill": round(lost / max(1, len(self.kills)), 1),
@@ -199,31 +230,31 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def chaos(config: Path, work: Path, *, kills: int, seed: int, minutes: float | None = None) -> dict[str, Any]:
-    """Run a campaign under `work` and return its report."""
-    deadline = time.monotonic() + 60 * minutes if minutes is not None else float("inf")
-    return Campaign(config, work, random.Random(seed), kills, deadline).run()
-
-
 def main() -> int:
     """Run the campaign of the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kills", type=int, required=True)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--minutes", type=float, help="send no more signals after this time")
+    parser.add_argument("--minutes", type=float, default=1e6, help="send no more signals after this time")
     parser.add_argument("--config", type=Path, default=CONFIG)
+    parser.add_argument("--set", action="append", default=[], help="override one value of the configuration")
+    parser.add_argument("--mlflow-server", action="store_true", help="track on a server, and kill that too")
     parser.add_argument("--report", type=Path)
     parser.add_argument("--work", type=Path, help="where the searches lie; a new temporary folder by default")
     arguments = parser.parse_args()
     work = (arguments.work or Path(tempfile.mkdtemp(prefix="msft-chaos-"))).resolve()
-    work.mkdir(parents=True, exist_ok=True)
-    report = chaos(
-        arguments.config.resolve(),
-        work,
-        kills=arguments.kills,
-        seed=arguments.seed,
-        minutes=arguments.minutes,
-    )
+    config, overrides = arguments.config.resolve(), tuple(arguments.set)
+    deadline = time.monotonic() + 60 * arguments.minutes
+    report = Campaign(
+        config=config,
+        work=work,
+        rng=random.Random(arguments.seed),
+        num_kills=arguments.kills,
+        deadline=deadline,
+        undisturbed=run_undisturbed(config, work / "undisturbed", overrides),
+        overrides=overrides,
+        has_server=arguments.mlflow_server,
+    ).run()
     text = json.dumps(report, indent=1)
     if arguments.report is not None:
         arguments.report.write_text(text + "\n")

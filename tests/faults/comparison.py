@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +15,35 @@ from tests.faults.processes import directory_of, events_of
 _OWN = {"at", "seconds", "published_at_ms", "directory", "environment", "sha256", "model_version"}
 
 
-def record_of(output_root: Path) -> dict[str, Any]:
+def record_of(output_root: Path, tracking_uri: str | None = None) -> dict[str, Any]:
     """Return everything of a finished search that is not a time or a place; points stand as often as they are held."""
     directory = directory_of(output_root)
     assert directory is not None
     events = events_of(output_root)
     weights = (directory / "champion" / "model.safetensors").read_bytes()
-    uri = f"sqlite:///{(output_root / 'mlflow.db').resolve()}"
+    uri = tracking_uri or f"sqlite:///{(output_root / 'mlflow.db').resolve()}"
     client = MlflowClient(uri, uri)
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    experiment = client.get_experiment_by_name("msft")
+    search_id = events[0]["search_id"]
     return {
         "decisions": [_timeless(e) for e in events if e["event"] == "round_decided"],
         "champion": [_timeless(e) for e in events if e["event"] == "champion_crowned"],
         "champion weights": hashlib.sha256(weights).hexdigest(),
-        "runs": _runs(client, experiments),
-        "logged models": _models(client, experiments),
-        "versions": [(v.name, v.version, v.aliases) for v in client.search_model_versions()],
+        **tracked(client, experiment.experiment_id, str(search_id)),
         "reports": sorted(path.name for path in (directory / "report").iterdir()),
     }
+
+
+def tracked(client: MlflowClient, experiment_id: str, search_id: str) -> dict[str, Any]:
+    """Return all that MLflow holds of a search, without its id."""
+    versions = client.search_model_versions(f"tags.`msft.search_id` = '{search_id}'")
+    record = {
+        "runs": _runs(client, experiment_id, search_id),
+        "models": _models(client, experiment_id, search_id),
+        "versions": [(v.name, v.version, v.aliases) for v in versions],
+    }
+    told: dict[str, Any] = json.loads(json.dumps(record).replace(search_id, "ID"))
+    return told
 
 
 def batch_hashes(record: dict[str, Any]) -> list[str]:
@@ -60,9 +72,9 @@ def _timeless(value: Any) -> Any:
     return [_timeless(item) for item in value] if isinstance(value, list) else value
 
 
-def _runs(client: MlflowClient, experiments: list[str]) -> dict[str, Any]:
+def _runs(client: MlflowClient, experiment_id: str, search_id: str) -> dict[str, Any]:
     runs: dict[str, Any] = {}
-    for run in client.search_runs(experiments):
+    for run in client.search_runs([experiment_id], f"tags.`msft.search_id` = '{search_id}'"):
         name = f"{run.data.tags['msft.kind']} {run.data.tags.get('msft.round', '')}".strip()
         assert name not in runs, f"two runs of {name}"
         runs[name] = {
@@ -88,8 +100,9 @@ def _artifacts(client: MlflowClient, run_id: str, folder: str) -> list[str]:
     return found
 
 
-def _models(client: MlflowClient, experiments: list[str]) -> list[Any]:
-    models = client.search_logged_models(experiments, max_results=1000)
+def _models(client: MlflowClient, experiment_id: str, search_id: str) -> list[Any]:
+    condition = f"tags.`msft.search_id` = '{search_id}'"
+    models = client.search_logged_models([experiment_id], filter_string=condition, max_results=1000)
     return sorted(
         [
             model.name,

@@ -48,6 +48,7 @@ class Command:
         self.mark = uuid.uuid4().hex
         self.began = time.monotonic()
         self.output = output_root.with_name(f"{output_root.name}.log")
+        self.output.parent.mkdir(parents=True, exist_ok=True)
         environment = {
             **os.environ,
             MARK: self.mark,

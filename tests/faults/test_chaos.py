@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import random
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -12,7 +14,7 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from tests.faults.chaos import CONFIG, chaos
+from tests.faults.chaos import CONFIG, Campaign, Undisturbed
 from tests.faults.processes import Command, directory_of, send
 
 # A roll-out of minutes with a checkpoint a second or two, so that there is time to interrupt it.
@@ -55,9 +57,13 @@ def training(prefect_home: Path) -> Iterator[Command]:
         command.kill_all()
 
 
-def test_a_search_killed_at_random_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
-    report = chaos(CONFIG, tmp_path, kills=4, seed=3)
-    assert report["kills"] == 4
+def test_a_search_killed_at_random_ends_like_an_undisturbed_one(
+    undisturbed: Undisturbed, tmp_path: Path
+) -> None:
+    """With a tracking server, which is killed as well; the undisturbed search has a file."""
+    campaign = Campaign(CONFIG, tmp_path, random.Random(3), 5, math.inf, undisturbed, has_server=True)
+    report = campaign.run()
+    assert report["kills"] == 5
     assert report["problems"] == []
     assert [search["differences"] for search in report["searches"]] == [[]] * len(report["searches"])
 
@@ -104,6 +110,20 @@ def test_a_killed_launcher_or_server_does_not_end_the_search(training: Command) 
     assert len(trainers) <= 1
     before = len(published(training.output_root))
     wait_until(lambda: len(published(training.output_root)) > before, training)
+
+
+def test_preemptions_of_the_worker_cost_no_retry(training: Command) -> None:
+    """The task may be tried again three times; a fourth preemption would end it if they counted."""
+    for _ in range(4):
+        wait_until(lambda: training.member("trainer"), training)
+        trainer = training.member("trainer")
+        before = len(published(training.output_root))
+        wait_until(lambda before=before: len(published(training.output_root)) > before, training)
+        assert trainer is not None
+        send(trainer, "TERM")
+        wait_until(partial(is_replaced, training, "trainer", trainer), training)
+    assert training.flow.poll() is None
+    assert training.text().count("was told to end and saved what it had; it is started again") == 4
 
 
 def test_a_busy_search_directory_is_refused_with_the_owners_name(

@@ -127,7 +127,7 @@ class TestBadInput:
         config = search_on(smoke, tmp_path, folder)
         msft_search(config)
         (folder / "train.jsonl").write_text(json.dumps({"prompt": "new", "completion": " x"}) + "\n")
-        assert "good/train: sha256 was" in refused(config, ChangedWorldError)
+        assert "good/train: was '" in refused(config, ChangedWorldError)
 
     def test_no_disk_space_keeps_what_was_finished(
         self, smoke: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

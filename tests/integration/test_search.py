@@ -17,13 +17,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from flows.search import msft_search
 from tasks.algorithm.state import CheckpointKey
 from tasks.config import SearchConfig
+from tasks.contracts import SearchRef
 from tasks.errors import (
+    BusyError,
+    ChangedWorldError,
     CheckpointDamagedError,
     CheckpointNotFoundError,
-    SearchBusyError,
 )
 from tasks.journal import read_events
-from tasks.lifecycle import own_directory
+from tasks.ownership import own_directory
 from tasks.registry import find_checkpoint
 from tasks.rollback import find_whole
 
@@ -146,30 +148,28 @@ def test_a_search_interrupted_in_every_stage_ends_like_the_undisturbed_one(
     assert here == there
 
 
-def test_the_rollback_asks_mlflow_and_names_the_steps_there_are(searched: Any) -> None:
-    from tasks.contracts import SearchRef
-    from tasks.tracking import open_search_run
-
-    config, _ = searched
-    directory = directory_of(config)
+def reference_to(config: SearchConfig, directory: Path) -> SearchRef:
+    """Return the search as its tasks know it, with its files in `directory`."""
+    experiment = client_of(config).get_experiment_by_name("msft").experiment_id
     uri = f"sqlite:///{Path(config.output_root, 'mlflow.db').resolve()}"
-    search: SearchRef = open_search_run(directory.name[-8:], "smoke", str(directory), uri, "msft", {})
+    return SearchRef(
+        search_id=directory_of(config).name[-8:], name="smoke", directory=str(directory), tracking_uri=uri,
+        outage_s=0, experiment_id=experiment, run_id="",
+    )  # fmt: skip
+
+
+def test_the_rollback_asks_mlflow_and_names_the_steps_there_are(searched: Any) -> None:
+    config, _ = searched
+    search = reference_to(config, directory_of(config))
     assert find_checkpoint(search, CheckpointKey(0, 14)).key == CheckpointKey(0, 14)
     with pytest.raises(CheckpointNotFoundError, match="READY steps: 0, 7, 14, 21, 28"):
         find_checkpoint(search, CheckpointKey(0, 15))
 
 
 def test_a_flipped_bit_is_found_before_a_rollback_builds_on_it(searched: Any, tmp_path: Path) -> None:
-    from tasks.contracts import SearchRef
-
     config, result = searched
     directory = shutil.copytree(directory_of(config), tmp_path / "copy")
-    uri = f"sqlite:///{Path(config.output_root, 'mlflow.db').resolve()}"
-    experiment = client_of(config).get_experiment_by_name("msft").experiment_id
-    search = SearchRef(
-        search_id=directory_of(config).name[-8:], name="smoke", directory=str(directory), tracking_uri=uri,
-        experiment_id=experiment, run_id="",
-    )  # fmt: skip
+    search = reference_to(config, directory)
     checkpoint = find_checkpoint(search, result.key)
     assert find_whole(search, checkpoint) == checkpoint
     weights = directory / checkpoint.directory / "model.safetensors"
@@ -180,9 +180,29 @@ def test_a_flipped_bit_is_found_before_a_rollback_builds_on_it(searched: Any, tm
         find_whole(search, checkpoint)
 
 
+def test_a_changed_world_is_refused_until_it_is_accepted_on_record(searched: Any, tmp_path: Path) -> None:
+    """The search seems to have begun on one process less, and on another torch."""
+    config = searched[0]
+    shutil.copytree(config.output_root, tmp_path / "copy")
+    config = config.model_copy(update={"output_root": str(tmp_path / "copy")})
+    journal = directory_of(config) / "journal.jsonl"
+    journal.write_text(journal.read_text().replace('"torch": "', '"torch": "1.'))
+    two = config.training.model_copy(update={"num_processes": 2})
+    config = config.model_copy(update={"training": two})
+    with pytest.raises(ChangedWorldError) as refused:
+        msft_search(config)
+    assert "training.num_processes: was 1, is 2" in str(refused.value)
+    assert f"torch: was '1.{torch.__version__.partition('+')[0]}" in str(refused.value)
+    assert "--accept-changes" in str(refused.value)
+    accepted = msft_search(config, accept_changes=True)
+    assert msft_search(config) == accepted
+    changes = [event for event in read_events(str(journal.parent)) if event["event"] == "world_changed"]
+    assert [len(event["differences"]) for event in changes] == [2]
+
+
 def test_one_directory_has_one_owner(smoke: dict[str, Any], tmp_path: Path) -> None:
     config = SearchConfig.model_validate(smoke | {"output_root": str(tmp_path)})
-    with own_directory(config), pytest.raises(SearchBusyError, match="owner process"), own_directory(config):
+    with own_directory(config), pytest.raises(BusyError, match="owner process"), own_directory(config):
         pass
 
 

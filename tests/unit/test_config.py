@@ -50,7 +50,7 @@ def _problems(directory: Path, *overrides: str, text: str = GOOD) -> list[str]:
         ("learning_rate=1e-4", "learning_rate: unknown key; did you mean training.learning_rate?"),
         (
             "tracking.frobnicate=1",
-            "tracking.frobnicate: unknown key; known keys: uri, experiment",
+            "tracking.frobnicate: unknown key; known keys: uri, experiment, outage_minutes",
         ),
     ],
 )

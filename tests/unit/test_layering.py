@@ -123,7 +123,18 @@ def test_flows_handle_no_paths_and_do_no_arithmetic(module: str) -> None:
 
 
 def test_only_the_registry_and_the_runs_beside_it_import_mlflow() -> None:
-    assert _importers({"mlflow"}) == ["tasks/registry.py", "tasks/tracking.py"]
+    assert _importers({"mlflow"}) == ["tasks/registry.py", "tasks/tracking.py", "tasks/tracking_client.py"]
+
+
+def test_nothing_unpickles() -> None:
+    assert _importers({"pickle", "cloudpickle", "dill", "shelve", "joblib"}) == []
+    loads = [
+        f"{module}:{node.lineno}"
+        for module, tree in MODULES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and _name(node.func) == "torch.load"
+    ]
+    assert loads == []
 
 
 def test_only_launch_starts_processes() -> None:

@@ -1,0 +1,114 @@
+"""One owner at a time: of a search's directory, of its name, and of a GPU."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO
+
+from tasks.config import SearchConfig
+from tasks.config_file import search_id_of
+from tasks.errors import BusyError, OtherSearchError
+from tasks.journal import read_events
+from tasks.launch import visible_gpus
+from tasks.strict_yaml import read_yaml
+from tasks.world import COMPUTATION, PLACES, differences, identity_of
+
+_LOCK = "lock"
+
+
+@contextmanager
+def own_directory(config: SearchConfig) -> Iterator[str]:
+    """Give the search's directory to this process alone.
+
+    Raises:
+        BusyError: another process owns it.
+        OtherSearchError: an unfinished search of this name and seed has another configuration.
+    """
+    directory = Path(config.output_root, f"{config.name}-{search_id_of(config)}")
+    _refuse_unfinished(config, directory)
+    (directory / "rounds").mkdir(parents=True, exist_ok=True)
+    with _locked(directory / _LOCK, f"search directory {directory}"):
+        yield str(directory)
+
+
+@contextmanager
+def own_gpus(
+    config: SearchConfig, devices: Path = Path("/dev"), locks: Path | None = None
+) -> Iterator[tuple[str, ...]]:
+    """Give the GPUs that the search trains on to this process alone, among all searches of this machine (or container).
+
+    They are the first `training.num_processes` that CUDA_VISIBLE_DEVICES names (all, with an Accelerate config).
+
+    Raises:
+        BusyError: another search owns one of them.
+    """
+    names = _gpus(config, devices)
+    with ExitStack() as stack:
+        for name in names:
+            lock = (locks or Path(tempfile.gettempdir())) / f"msft-gpu-{name}.lock"
+            stack.enter_context(_locked(lock, f"GPU {name}", "or choose another with CUDA_VISIBLE_DEVICES"))
+        yield names
+
+
+def _gpus(config: SearchConfig, devices: Path) -> tuple[str, ...]:
+    if config.training.device == "cpu":
+        return ()
+    found = visible_gpus(devices)
+    is_all = config.training.accelerate_config is not None
+    return found if is_all else found[: config.training.num_processes]
+
+
+@contextmanager
+def _locked(path: Path, what: str, *ways_out: str) -> Iterator[None]:
+    with _open_for_all(path) as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise BusyError(what, lock.read().strip() or "unknown", ways_out) from None
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {os.uname().nodename}\n")
+        lock.flush()
+        yield
+
+
+def _open_for_all(path: Path) -> IO[str]:
+    """Open a lock file that another user of the machine can open too."""
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666), "a+")
+
+
+def _refuse_unfinished(config: SearchConfig, own: Path) -> None:
+    """Raise where this name and seed stand for another search that has not ended: a changed file starts anew unseen."""
+    for directory in sorted(Path(config.output_root).glob(f"{config.name}-*")):
+        held = directory / "config.yaml"
+        if directory == own or not held.is_file() or _is_over_or_owned(directory):
+            continue
+        before = read_yaml(held.read_text())
+        if (before["name"], before["seed"]) == (config.name, config.seed):
+            raise OtherSearchError(str(directory), differences(_identity_in(before), identity_of(config)))
+
+
+def _identity_in(dumped: dict[str, object]) -> dict[str, object]:
+    kept: dict[str, object] = {}
+    for key, value in dumped.items():
+        if key in COMPUTATION and isinstance(value, dict):
+            kept[key] = {field: item for field, item in value.items() if field not in COMPUTATION[key]}
+        elif key not in PLACES:
+            kept[key] = value
+    return kept
+
+
+def _is_over_or_owned(directory: Path) -> bool:
+    if any(event["event"] == "champion_crowned" for event in read_events(str(directory))):
+        return True
+    with _open_for_all(directory / _LOCK) as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

@@ -1,0 +1,65 @@
+"""What a search's result depends on beside its identity: how it is computed, and by which packages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tasks.config import SearchConfig
+from tasks.environment import version_of
+
+# Where a search runs and is recorded: nothing of it reaches a number.
+PLACES = {"output_root": True, "tracking": True, "config_dir": True}
+# How it is computed: the same mathematics in another order of rounding, measured below 2e-5 in tests/numerics.
+COMPUTATION: dict[str, set[str]] = {
+    "model": {"attn_implementation", "gradient_checkpointing"},
+    "training": {"micro_batch_size", "batching", "device", "num_processes", "accelerate_config", "threads"},
+    "evaluation": {"batch_tokens", "beside_training"},
+}
+_PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "peft")
+
+
+def identity_of(config: SearchConfig) -> dict[str, Any]:
+    """Return all that makes this search another one than another: the configuration but for its places and means."""
+    excluded: Any = {**PLACES, **COMPUTATION}
+    return config.model_dump(mode="json", exclude=excluded)
+
+
+def world_of(config: SearchConfig) -> dict[str, Any]:
+    """Return what changes a search's numbers in their last digits, flat: settings and package versions."""
+    world = {
+        f"{section}.{field}": getattr(getattr(config, section), field)
+        for section, fields in COMPUTATION.items()
+        for field in sorted(fields - {"beside_training"})
+    }
+    launched_by = config.training.accelerate_config
+    if launched_by is not None:
+        world["training.accelerate_config"] = Path(config.resolve(launched_by)).read_text()
+    return world | {name: version_of(name) for name in _PACKAGES}
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Name every leaf in which two nested mappings differ: `a.b: was 1, is 2`."""
+    old, new = dict(_leaves(before, "")), dict(_leaves(now, ""))
+    return [
+        f"{path}: was {_shown(old, path)}, is {_shown(new, path)}"
+        for path in dict.fromkeys([*old, *new])
+        if old.get(path) != new.get(path) or (path in old) != (path in new)
+    ]
+
+
+def _shown(leaves: Mapping[str, Any], path: str) -> str:
+    return f"{leaves[path]!r:.80}" if path in leaves else "absent"
+
+
+def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """Yield (path, value); list items that have a name go by it, as `--set` takes them."""
+    if isinstance(value, Mapping) and value:
+        for key, child in value.items():
+            yield from _leaves(child, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, Sequence) and value and isinstance(value[0], Mapping):
+        for index, child in enumerate(value):
+            yield from _leaves(child, f"{path}.{child.get('name', index)}")
+    else:
+        yield path, value

@@ -1,0 +1,182 @@
+"""MLflow that is away, slow, broken or emptied loses nothing and doubles nothing."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from tasks import registry, tracking, tracking_client
+from tasks.algorithm.state import CheckpointKey
+from tasks.contracts import (
+    CheckpointRef,
+    CheckpointScores,
+    EvaluationCost,
+    IntervalStats,
+    Mixture,
+    SearchRef,
+    SubDatasetScore,
+)
+from tasks.errors import DeletedRunError, TrackingError
+from tests.faults.comparison import tracked
+from tests.faults.tracking_server import FaultyProxy, TrackingServer, free_port, running
+
+STAMP_MS = 1_700_000_000_000
+NAMES = ("max", "cmp")
+
+
+def new_search(uri: str, directory: Path, search_id: str = "0a1b2c3d", outage_s: float = 120.0) -> SearchRef:
+    directory.mkdir(exist_ok=True)
+    return SearchRef(
+        search_id=search_id, name=f"outage-{search_id}", directory=str(directory), tracking_uri=uri, outage_s=outage_s,
+        experiment_id="", run_id="",
+    )  # fmt: skip
+
+
+def checkpoint(round_index: int, step: int) -> CheckpointRef:
+    return CheckpointRef(
+        key=CheckpointKey(round_index, step), directory=f"rounds/000/checkpoints/step-{step:08d}",
+        sha256=f"{step:064d}", num_bytes=10, cursors=dict.fromkeys(NAMES, step), published_at_ms=STAMP_MS + step,
+    )  # fmt: skip
+
+
+def scores_at(step: int) -> CheckpointScores:
+    each = tuple(
+        SubDatasetScore(sub_dataset=name, accuracy=step / 10, loss=1 / step, num_examples=4, correct="0110")
+        for name in NAMES
+    )
+    cost = EvaluationCost(num_tokens=7, num_examples=8, flops=1e6, seconds=0.5)
+    return CheckpointScores(key=CheckpointKey(0, step), sha256="", scores=each, cost=cost)
+
+
+def record_a_round(search: SearchRef, mixture: Mixture) -> SearchRef:
+    """Put on record all that a search of one round does, through the functions that its tasks call."""
+    search = tracking.open_search_run(search, "outages", {"seed": 1, "training.batch_size": 8}, is_new=True)
+    run_id = tracking.open_round_run(search, 0, NAMES)
+    tracking.log_mixture(search, run_id, mixture, STAMP_MS)
+    for step in (1, 2):
+        registry.register_checkpoint(search, run_id, checkpoint(0, step))
+        interval = IntervalStats(
+            key=CheckpointKey(0, step), num_tokens=5, num_completion_tokens=2, num_examples=3, flops=1e5,
+            seconds=0.1, learning_rate=1e-3, losses=dict.fromkeys(NAMES, 0.5), batch_hash="ab",
+        )  # fmt: skip
+        tracking.log_training(search, run_id, interval, STAMP_MS + step)
+        registry.log_scores(search, checkpoint(0, step), scores_at(step), dict.fromkeys(NAMES, "d1"))
+    assert registry.held_scores(search, CheckpointKey(0, 2)).value("accuracy", "max") == 0.2
+    assert registry.find_checkpoint(search, CheckpointKey(0, 1)) == checkpoint(0, 1)
+    champion = Path(search.directory, "champion")
+    champion.mkdir(exist_ok=True)
+    (champion / "config.json").write_text("{}")
+    registry.register_champion(search, champion, CheckpointKey(0, 2))
+    registry.mark_checkpoint(search, CheckpointKey(0, 2), {"msft.champion": "true"})
+    tracking.close_round_run(search, 0, {"msft.decision": "advance"})
+    tracking.log_files(search, [champion / "config.json"])
+    tracking.close_search_run(search, "FINISHED")
+    return search
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrackingServer]:
+    with running(tmp_path_factory.mktemp("mlflow")) as started:
+        yield started
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> SearchRef:
+    return new_search(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "search")
+
+
+@pytest.mark.parametrize("mode", ["500", "refuse", "lost", "slow"])
+def test_requests_that_fail_lose_nothing_and_double_nothing(
+    server: TrackingServer, mode: str, tmp_path: Path, tiny_mixture: Mixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tenth of all requests fails; `lost` ones have had their effect, though the client cannot know."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2" if mode == "slow" else "60")
+    proxy = FaultyProxy(server.uri, share=0.1, seed=1)
+    expected_search = new_search(server.uri, tmp_path / "expected", f"{mode}-expected")
+    disturbed_search = new_search(proxy.uri, tmp_path / "disturbed", f"{mode}-disturbed")
+    expected = record_a_round(expected_search, tiny_mixture)
+    proxy.mode = mode
+    disturbed = record_a_round(disturbed_search, tiny_mixture)
+    proxy.close()
+    assert proxy.num_failed >= 3
+    client = MlflowClient(server.uri, server.uri)
+    told = [tracked(client, search.experiment_id, search.search_id) for search in (expected, disturbed)]
+    assert told[0] == told[1]
+    assert len(told[0]["models"]) == 3
+
+
+def test_a_server_that_is_away_is_waited_for(
+    server: TrackingServer, tmp_path: Path, tiny_mixture: Mixture
+) -> None:
+    search = tracking.open_search_run(new_search(server.uri, tmp_path / "search"), "outages", {}, is_new=True)
+    server.kill()
+    threading.Timer(3.0, server.start).start()
+    began = time.monotonic()
+    run_id = tracking.open_round_run(search, 0, NAMES)
+    assert time.monotonic() - began > 3
+    tracking.log_mixture(search, run_id, tiny_mixture, STAMP_MS)
+
+
+def test_a_server_that_does_not_come_back_is_named_with_what_to_do(tmp_path: Path) -> None:
+    uri = f"http://reviewer:s3cret@127.0.0.1:{free_port()}"
+    search = new_search(uri, tmp_path / "search", outage_s=2.0)
+    with pytest.raises(TrackingError) as caught:
+        tracking.open_round_run(search, 0, NAMES)
+    assert "reviewer:***@127.0.0.1" in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+    assert "run the same command again" in str(caught.value)
+
+
+def test_a_search_does_not_begin_without_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "_START_PATIENCE_S", 1.0)
+    search = new_search(f"http://127.0.0.1:{free_port()}", tmp_path / "search")
+    with pytest.raises(TrackingError, match="Connection refused"):
+        tracking.open_search_run(search, "outages", {}, is_new=True)
+
+
+def test_a_locked_database_is_waited_for(local: SearchRef, tiny_mixture: Mixture, tmp_path: Path) -> None:
+    search = tracking.open_search_run(local, "outages", {}, is_new=True)
+    run_id = tracking.open_round_run(search, 0, NAMES)
+    lock = sqlite3.connect(tmp_path / "mlflow.db", check_same_thread=False, isolation_level=None)
+    lock.execute("BEGIN EXCLUSIVE")
+    threading.Timer(8.0, lambda: lock.execute("COMMIT")).start()
+    began = time.monotonic()
+    tracking.log_mixture(search, run_id, tiny_mixture, STAMP_MS)
+    assert time.monotonic() - began > 7
+    shares = MlflowClient(search.tracking_uri).get_run(run_id).data.metrics
+    assert shares["mixture/examples/max"] == pytest.approx(1 / 3)
+
+
+def test_a_deleted_run_is_named_and_goes_on_when_restored(local: SearchRef, tiny_mixture: Mixture) -> None:
+    search = tracking.open_search_run(local, "outages", {}, is_new=True)
+    run_id = tracking.open_round_run(search, 0, NAMES)
+    client = MlflowClient(search.tracking_uri)
+    client.delete_run(run_id)
+    for call in (
+        lambda: tracking.open_round_run(search, 0, NAMES),
+        lambda: tracking.log_mixture(search, run_id, tiny_mixture, STAMP_MS),
+    ):
+        with pytest.raises(DeletedRunError, match=f"mlflow runs restore --run-id {run_id}"):
+            call()
+    client.restore_run(run_id)
+    assert tracking.open_round_run(search, 0, NAMES) == run_id
+
+
+def test_a_store_that_does_not_hold_a_search_that_has_begun_is_refused(local: SearchRef) -> None:
+    with pytest.raises(TrackingError, match="holds no run of search 0a1b2c3d"):
+        tracking.open_search_run(local, "outages", {}, is_new=False)
+
+
+def test_a_bug_is_not_waited_for(local: SearchRef) -> None:
+    def fails(search: SearchRef) -> Any:
+        raise KeyError("a bug")
+
+    with pytest.raises(KeyError):
+        tracking_client.bridges_outages(fails)(local)
