@@ -175,6 +175,13 @@ class PrefectServerError(MsftError):
         )
 
 
+class DeploymentError(MsftError):
+    """A deployment cannot be registered with a Prefect server."""
+
+    def __init__(self, what: str, *, got: str, wanted: str, fix: str) -> None:
+        super().__init__(f"{what}\n  got:    {got}\n  wanted: {wanted}\n  do:     {fix}")
+
+
 class TrackingError(MsftError):
     """MLflow cannot be reached or refuses; `retryable` since a server may come back."""
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -26,10 +27,14 @@ from tasks.preparation import open_test_splits
 from tasks.retrying import RETRY
 from tasks.rollback import find_whole
 
+# Prefect ends a run's process 30 s after its SIGTERM; the rest is for a slow machine.
+HANDOVER_S = 120.0
+_POLL_S = 0.2
+
 
 @contextmanager
-def own_directory(config: SearchConfig) -> Iterator[str]:
-    """Give the search's directory to this process alone.
+def own_directory(config: SearchConfig, wait_s: float = 0.0) -> Iterator[str]:
+    """Give the search's directory to this process alone, after at most `wait_s` seconds.
 
     Raises:
         SearchBusyError: another process owns it.
@@ -37,15 +42,24 @@ def own_directory(config: SearchConfig) -> Iterator[str]:
     directory = Path(config.output_root, f"{config.name}-{search_id_of(config)}")
     (directory / "rounds").mkdir(parents=True, exist_ok=True)
     with (directory / "lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            raise SearchBusyError(str(directory), lock.read().strip() or "unknown") from None
+        deadline = time.monotonic() + wait_s
+        while not _try_lock(lock):
+            if time.monotonic() >= deadline:
+                lock.seek(0)
+                raise SearchBusyError(str(directory), lock.read().strip() or "unknown")
+            time.sleep(_POLL_S)
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {os.uname().nodename}\n")
         lock.flush()
         yield str(directory)
+
+
+def _try_lock(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @task(name="open search", cache_policy=NO_CACHE, **RETRY)
