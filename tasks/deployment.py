@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import yaml
 from prefect.automations import Automation
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -15,7 +16,7 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import StateType
 from prefect.events import EventTrigger, Posture, ResourceSpecification
 from prefect.events.actions import ChangeFlowRunState
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.flows import load_flow_from_entrypoint
 from prefect.settings import PREFECT_API_URL
 from prefect.utilities.asyncutils import run_coro_as_sync
@@ -46,24 +47,31 @@ def deploy(
     """
     path = Path(file) if file else Path(__file__).resolve().parents[1] / "deployments" / "prefect.yaml"
     definition = _read(path)
+    pools = (definition.get("definitions") or {}).get("work_pools") or {}
     chosen = [_find(definition, path, name, placeholders) for name in names or [DEFAULT]]
     with _client() as client:
         for entry in chosen:
             pool = entry["work_pool"]["name"]
-            yield _ensure_pool(client, path, pool, definition["definitions"]["work_pools"][pool])
-            full_name = f"{load_flow_from_entrypoint(entry['entrypoint']).name}/{entry['name']}"
-            given = {key: value for key, value in placeholders.items() if value}
-            code, output = run_prefect(
-                ["--no-prompt", "deploy", "--prefect-file", str(path), "--name", entry["name"]], given
-            )
-            if code != 0:
-                raise DeploymentError(
-                    full_name, got=output[-2000:], wanted="Prefect's consent", fix=f"mend {path}"
-                )
+            yield _ensure_pool(client, path, pool, pools.get(pool))
+            full_name = _register(entry, path, {key: value for key, value in placeholders.items() if value})
             yield f"deployment {full_name}: registered with pool {pool}"
             yield _ensure_automation(client, full_name, lost_after_s)
-    pools = {entry["work_pool"]["name"]: None for entry in chosen}
-    yield from _advice(pools, definition["definitions"]["work_pools"], full_name)
+        yield from _advice(client, [entry["work_pool"]["name"] for entry in chosen], full_name)
+
+
+def _register(entry: Mapping[str, Any], path: Path, placeholders: Mapping[str, str]) -> str:
+    """Let Prefect's own command create or update the deployment, and return its full name."""
+    full_name = f"{load_flow_from_entrypoint(entry['entrypoint']).name}/{entry['name']}"
+    arguments = ["--no-prompt", "deploy", "--prefect-file", str(path), "--name", entry["name"]]
+    code, output = run_prefect(arguments, placeholders)
+    if code != 0:
+        raise DeploymentError(
+            f"deployment {full_name}",
+            got=output[-2000:],
+            wanted="that `prefect deploy` accepts it",
+            fix=f"mend {path}",
+        )
+    return full_name
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -80,7 +88,13 @@ def _read(path: Path) -> dict[str, Any]:
         raise DeploymentError(
             str(path), got=" ".join(str(error).split()), wanted="YAML", fix="mend the file"
         ) from None
-    assert isinstance(definition, dict)
+    if not isinstance(definition, dict):
+        raise DeploymentError(
+            str(path),
+            got=type(definition).__name__,
+            wanted="a mapping of keys to values",
+            fix="mend the file",
+        )
     return definition
 
 
@@ -88,12 +102,16 @@ def _find(
     definition: Mapping[str, Any], path: Path, name: str, placeholders: Mapping[str, str | None]
 ) -> Mapping[str, Any]:
     """Return the deployment of this name, all of whose placeholders have a value."""
-    entries: dict[str, Mapping[str, Any]] = {entry["name"]: entry for entry in definition["deployments"]}
+    entries: dict[str, Mapping[str, Any]] = {
+        entry["name"]: entry
+        for entry in definition.get("deployments") or []
+        if {"name", "entrypoint", "work_pool"} <= entry.keys()
+    }
     if name not in entries:
         raise DeploymentError(
             f"deployment {name!r}",
             got=f"not in {path}",
-            wanted=f"one of {', '.join(entries)}",
+            wanted=f"one of {', '.join(entries)}; each has a name, an entrypoint and a work_pool",
             fix="name one of them",
         )
     for key, value in placeholders.items():
@@ -119,18 +137,33 @@ def _client() -> Iterator[SyncPrefectClient]:
         problem = client.api_healthcheck()
         if problem is not None:
             raise DeploymentError(f"Prefect server at {url}", got=str(problem), wanted=wanted, fix=fix)
-        yield client
+        try:
+            yield client
+        except (httpx.TransportError, PrefectHTTPStatusError) as error:
+            raise DeploymentError(
+                f"Prefect server at {url}",
+                got=str(error),
+                wanted="its consent",
+                fix="mend that and try again",
+            ) from error
 
 
-def _ensure_pool(client: SyncPrefectClient, path: Path, name: str, wanted: Mapping[str, str]) -> str:
+def _ensure_pool(client: SyncPrefectClient, path: Path, name: str, wanted: Mapping[str, str] | None) -> str:
     try:
         pool = client.read_work_pool(name)
     except ObjectNotFound:
+        if wanted is None:
+            raise DeploymentError(
+                f"work pool {name}",
+                got="not on the server, and of unknown type",
+                wanted=f"its type under definitions.work_pools in {path}",
+                fix="add it, or create the pool with `prefect work-pool create`",
+            ) from None
         client.create_work_pool(
             WorkPoolCreate(name=name, type=wanted["type"], base_job_template=_template(path, wanted))
         )
         return f"work pool {name}: created, of type {wanted['type']}"
-    if pool.type != wanted["type"]:
+    if wanted is not None and pool.type != wanted["type"]:
         raise DeploymentError(
             f"work pool {name}",
             got=f"type {pool.type}",
@@ -189,12 +222,11 @@ def _ensure_automation(client: SyncPrefectClient, full_name: str, lost_after_s: 
     return f"automation {automation.name!r}: updated, after {lost_after_s} s without a heartbeat"
 
 
-def _advice(
-    pools: Sequence[str] | Mapping[str, None], types: Mapping[str, Any], full_name: str
-) -> Iterator[str]:
-    yield "start a worker where the searches shall run (or under systemd):"
-    for pool in pools:
+def _advice(client: SyncPrefectClient, pools: Sequence[str], full_name: str) -> Iterator[str]:
+    yield "start a worker where the searches shall run (or under systemd, with KillMode=mixed):"
+    for pool in dict.fromkeys(pools):
         # A shell starts its background jobs with SIGINT ignored, and the worker would not end on SIGTERM then.
-        yield f"  env --default-signal=SIGINT prefect worker start --pool {pool} --type {types[pool]['type']}"
+        kind = client.read_work_pool(pool).type
+        yield f"  env --default-signal=SIGINT prefect worker start --pool {pool} --type {kind}"
     yield "start a search from Prefect's page, or with:"
     yield f"  prefect deployment run {full_name} --param config=data/quickstart.yaml"

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.flows import load_flow_from_entrypoint
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tasks.config_file import load_config
 from tasks.deployment import DEFAULT, deploy
@@ -88,6 +89,20 @@ def test_what_cannot_be_deployed_is_named_before_a_server_is_asked(
 ) -> None:
     with pytest.raises(DeploymentError, match=re.escape(message)):
         list(deploy(names, file, {"MSFT_HOME": str(ROOT), "MSFT_IMAGE": None}, 90))
+
+
+def test_a_server_that_is_not_named_or_does_not_answer_is_asked_for() -> None:
+    places = {"MSFT_HOME": str(ROOT), "MSFT_IMAGE": None}
+    with (
+        temporary_settings(restore_defaults={PREFECT_API_URL}),
+        pytest.raises(DeploymentError, match="PREFECT_API_URL is not set"),
+    ):
+        list(deploy([], None, places, 90))
+    with (
+        temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}),  # the port that nobody serves
+        pytest.raises(DeploymentError, match=r"127\.0\.0\.1:9(.|\n)*prefect server start"),
+    ):
+        list(deploy([], None, places, 90))
 
 
 def test_a_rescheduled_run_waits_for_the_one_that_still_saves(tmp_path: Path) -> None:
