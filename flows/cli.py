@@ -45,6 +45,32 @@ def search(
     run_flow(lambda: msft_search(loaded, accept_changes), loaded.output_root)
 
 
+@app.command()
+def deploy(
+    names: Annotated[list[str] | None, typer.Argument(help="Deployments of the file.")] = None,
+    file: Annotated[str | None, typer.Option(help="The prefect.yaml; default: the repository's.")] = None,
+    directory: Annotated[
+        str | None,
+        typer.Option(envvar="MSFT_HOME", help="Where runs of a process pool stand; default: here."),
+    ] = None,
+    image: Annotated[
+        str | None, typer.Option(envvar="MSFT_IMAGE", help="The image that containers run.")
+    ] = None,
+    lost_after_s: Annotated[
+        int | None,
+        typer.Option(min=45, help="Seconds without a heartbeat until a run is given to another worker."),
+    ] = None,
+) -> None:
+    """Register deployments with the server of PREFECT_API_URL, and what picks up their lost runs."""
+    _quieten()
+    from tasks.deployment import LOST_AFTER_S
+    from tasks.deployment import deploy as register
+
+    placeholders = {"MSFT_HOME": os.path.abspath(directory or "."), "MSFT_IMAGE": image}
+    for line in register(names or [], file, placeholders, lost_after_s or LOST_AFTER_S):
+        print(line)
+
+
 def _quieten() -> None:
     """Leave the terminal to the search's own lines, and the network alone."""
     defaults = {

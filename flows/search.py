@@ -7,9 +7,10 @@ from prefect import flow
 from flows.round import search_round
 from tasks.base_model import prepare_base_model
 from tasks.config import SearchConfig
+from tasks.config_file import load_config
 from tasks.contracts import ChampionResult, Inputs
 from tasks.lifecycle import crown_champion, open_search, true_status
-from tasks.ownership import own_directory, own_gpus
+from tasks.ownership import HANDOVER_S, own_directory, own_gpus
 from tasks.preparation import prepare_sub_datasets
 from tasks.reporting import report_round, write_report
 from tasks.rollback import roll_back
@@ -22,7 +23,25 @@ def msft_search(config: SearchConfig, accept_changes: bool = False) -> ChampionR
     Run again after any interruption, it goes on from the last decision on record and the last checkpoint;
     `accept_changes` lets it do so on other packages or processes than it began with.
     """
-    with own_directory(config) as directory, own_gpus(config):
+    return _search(config, accept_changes)
+
+
+@flow(name="msft-search-file", flow_run_name="search-{config}", persist_result=False)
+def search_file(config: str, overrides: tuple[str, ...] = (), accept_changes: bool = False) -> ChampionResult:
+    """Search with the configuration of a YAML file, as a deployment does.
+
+    A run that Prefect reschedules may start while the one before still saves, so it waits for that to end.
+
+    Args:
+        config: the YAML file, as seen from the working directory of the run.
+        overrides: values of the form a.b=c, which replace those of the file.
+        accept_changes: go on with other packages or processes than the search began with.
+    """
+    return _search(load_config(config, overrides), accept_changes, HANDOVER_S)
+
+
+def _search(config: SearchConfig, accept_changes: bool, wait_s: float = 0.0) -> ChampionResult:
+    with own_directory(config, wait_s) as directory, own_gpus(config, wait_s):
         model = prepare_base_model(config)
         inputs = Inputs(model=model, sub_datasets=prepare_sub_datasets(config, model))
         search, state = open_search(config, directory, inputs, accept_changes)

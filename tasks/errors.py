@@ -135,10 +135,11 @@ class NonFiniteLossError(MsftError):
 class BusyError(MsftError):
     """Another process owns this search directory, or this GPU."""
 
-    def __init__(self, what: str, owner: str, ways_out: Sequence[str] = ()) -> None:
+    def __init__(self, what: str, owner: str) -> None:
         super().__init__(
             f"{what} is in use\n  got:    owner {owner}\n  wanted: one owner at a time\n"
-            f"  do:     {', '.join(['wait for it', *ways_out])}, or end that process and run the same command again"
+            "  do:     wait for it (or choose another GPU with CUDA_VISIBLE_DEVICES), or end that process, and run "
+            "the same command again"
         )
 
 
@@ -191,6 +192,13 @@ class PrefectServerError(MsftError):
             f"Prefect server at {url}: {cause}\n  wanted: a server that answers\n  log:    {log_path}\n"
             "  do:     mend the cause, or start one with `prefect server start` and set PREFECT_API_URL to its address"
         )
+
+
+class DeploymentError(MsftError):
+    """A deployment cannot be registered with a Prefect server."""
+
+    def __init__(self, what: str, *, got: str, wanted: str, fix: str) -> None:
+        super().__init__(f"{what}\n  got:    {got}\n  wanted: {wanted}\n  do:     {fix}")
 
 
 class TrackingError(MsftError):

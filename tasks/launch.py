@@ -238,3 +238,17 @@ def capture(command: list[str]) -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def run_prefect(arguments: Sequence[str], extra: Mapping[str, str]) -> tuple[int, str]:
+    """Run Prefect's own command to its end; return its exit code and all that it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "prefect", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, **extra},
+        check=False,
+    )
+    return done.returncode, done.stdout.strip()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,12 +19,15 @@ from tasks.launch import visible_gpus
 from tasks.strict_yaml import read_yaml
 from tasks.world import COMPUTATION, PLACES, differences, identity_of
 
+# Prefect ends a run's process 30 s after its SIGTERM; the rest is for a slow machine.
+HANDOVER_S = 120.0
 _LOCK = "lock"
+_POLL_S = 0.2
 
 
 @contextmanager
-def own_directory(config: SearchConfig) -> Iterator[str]:
-    """Give the search's directory to this process alone.
+def own_directory(config: SearchConfig, wait_s: float = 0.0) -> Iterator[str]:
+    """Give the search's directory to this process alone, after at most `wait_s` seconds.
 
     Raises:
         BusyError: another process owns it.
@@ -32,13 +36,13 @@ def own_directory(config: SearchConfig) -> Iterator[str]:
     directory = Path(config.output_root, f"{config.name}-{search_id_of(config)}")
     _refuse_unfinished(config, directory)
     (directory / "rounds").mkdir(parents=True, exist_ok=True)
-    with _locked(directory / _LOCK, f"search directory {directory}"):
+    with _locked(directory / _LOCK, f"search directory {directory}", wait_s):
         yield str(directory)
 
 
 @contextmanager
 def own_gpus(
-    config: SearchConfig, devices: Path = Path("/dev"), locks: Path | None = None
+    config: SearchConfig, wait_s: float = 0.0, devices: Path = Path("/dev"), locks: Path | None = None
 ) -> Iterator[tuple[str, ...]]:
     """Give the GPUs that the search trains on to this process alone, among all searches of this machine (or container).
 
@@ -51,7 +55,7 @@ def own_gpus(
     with ExitStack() as stack:
         for name in names:
             lock = (locks or Path(tempfile.gettempdir())) / f"msft-gpu-{name}.lock"
-            stack.enter_context(_locked(lock, f"GPU {name}", "or choose another with CUDA_VISIBLE_DEVICES"))
+            stack.enter_context(_locked(lock, f"GPU {name}", wait_s))
         yield names
 
 
@@ -64,17 +68,26 @@ def _gpus(config: SearchConfig, devices: Path) -> tuple[str, ...]:
 
 
 @contextmanager
-def _locked(path: Path, what: str, *ways_out: str) -> Iterator[None]:
+def _locked(path: Path, what: str, wait_s: float) -> Iterator[None]:
+    deadline = time.monotonic() + wait_s
     with _open_for_all(path) as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            raise BusyError(what, lock.read().strip() or "unknown", ways_out) from None
+        while not _try_lock(lock):
+            if time.monotonic() >= deadline:
+                lock.seek(0)
+                raise BusyError(what, lock.read().strip() or "unknown")
+            time.sleep(_POLL_S)
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {os.uname().nodename}\n")
         lock.flush()
         yield
+
+
+def _try_lock(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _open_for_all(path: Path) -> IO[str]:
@@ -107,8 +120,4 @@ def _is_over_or_owned(directory: Path) -> bool:
     if any(event["event"] == "champion_crowned" for event in read_events(str(directory))):
         return True
     with _open_for_all(directory / _LOCK) as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+        return not _try_lock(lock)

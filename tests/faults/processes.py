@@ -84,17 +84,7 @@ class Command:
 
     def members(self) -> list[Member]:
         """Return all living processes of this run, those that have lost their parents too."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get(MARK) != self.mark or process.status() == psutil.STATUS_ZOMBIE:
-                    continue
-                command = " ".join(process.cmdline())
-            except (psutil.NoSuchProcess, psutil.AccessDenied, OSError):
-                continue
-            kind = next((kind for word, kind in _KINDS if word in command), "other")
-            found.append(Member(kind, process, command))
-        return found
+        return members_of(self.mark)
 
     def member(self, kind: str) -> psutil.Process | None:
         """Return the process of this kind, None where there is none now."""
@@ -129,6 +119,21 @@ class Command:
         for member in self.members():
             send(member.process, "KILL")
         self.wait(10)
+
+
+def members_of(mark: str) -> list[Member]:
+    """Return all living processes that carry the mark, those that have lost their parents too."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) != mark or process.status() == psutil.STATUS_ZOMBIE:
+                continue
+            command = " ".join(process.cmdline())
+        except (psutil.NoSuchProcess, psutil.AccessDenied, OSError):
+            continue
+        kind = next((kind for word, kind in _KINDS if word in command), "other")
+        found.append(Member(kind, process, command))
+    return found
 
 
 def send(process: psutil.Process, name: str) -> None:

@@ -98,29 +98,29 @@ def gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_gpu_has_one_owner_and_the_second_is_told_its_name(tmp_path: Path, gpus: Path) -> None:
     one, two = config_of(tmp_path), config_of(tmp_path, training={"num_processes": 2})
-    with own_gpus(one, gpus, tmp_path) as owned:
+    with own_gpus(one, 0, gpus, tmp_path) as owned:
         assert owned == ("0",)
         told = r"GPU 0 is in use\n  got:    owner process \d+"
-        with pytest.raises(BusyError, match=told), own_gpus(two, gpus, tmp_path):
+        with pytest.raises(BusyError, match=told), own_gpus(two, 0, gpus, tmp_path):
             pass
-    with own_gpus(two, gpus, tmp_path) as owned:
+    with own_gpus(two, 0, gpus, tmp_path) as owned:
         assert owned == ("0", "1")
 
 
 def test_the_gpus_that_are_owned_are_those_that_the_worker_sees(
     tmp_path: Path, gpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with own_gpus(config_of(tmp_path, training={"accelerate_config": "x.yaml"}), gpus, tmp_path) as owned:
+    with own_gpus(config_of(tmp_path, training={"accelerate_config": "x.yaml"}), 0, gpus, tmp_path) as owned:
         assert owned == ("0", "1", "2", "10")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, 1")
-    with own_gpus(config_of(tmp_path), gpus, tmp_path) as owned:
+    with own_gpus(config_of(tmp_path), 0, gpus, tmp_path) as owned:
         assert owned == ("2",)
     for hidden in ("", "-1"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
-        with own_gpus(config_of(tmp_path), gpus, tmp_path) as owned:
+        with own_gpus(config_of(tmp_path), 0, gpus, tmp_path) as owned:
             assert owned == ()
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    with own_gpus(config_of(tmp_path, training={"device": "cpu"}), gpus, tmp_path) as owned:
+    with own_gpus(config_of(tmp_path, training={"device": "cpu"}), 0, gpus, tmp_path) as owned:
         assert owned == ()
 
 
