@@ -106,7 +106,7 @@ class CheckpointDamagedError(MsftError):
             + (
                 "  do:     put it back from a backup, or search again with a new name (--set name=…)"
                 if is_decided
-                else "  do:     remove this directory and run the same command again; it trains the stretch anew"
+                else "  do:     run the same command again; it sets this directory aside and trains the stretch anew"
             )
         )
 

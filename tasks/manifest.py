@@ -21,6 +21,8 @@ _BLOCK = 1 << 22
 def publish(directory: Path, write: Callable[[Path], None], meta: Mapping[str, Any], num_bytes: int) -> None:
     """Write files beside `directory`, list them with sizes and hashes, and rename them into place.
 
+    The name of the staging directory marks them as unfinished before the first byte is written.
+
     Args:
         write: fills the staging directory it is given.
         meta: what the manifest says beside the files.
@@ -83,6 +85,14 @@ def verify(directory: Path, only: str | None = None, *, by_size: bool = False) -
     if problems:
         raise CheckpointDamagedError(str(directory), problems)
     return manifest
+
+
+def set_aside(directory: Path) -> None:
+    """Take a damaged checkpoint out of the way, for whoever wants to look at it; an older one gives way."""
+    aside = directory.with_name(f"damaged-{directory.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    if directory.exists():
+        directory.rename(aside)
 
 
 def hash_file(file: Path) -> str:

@@ -16,7 +16,7 @@ from tasks.contracts import CheckpointRef, Inputs, Mixture, RolloutResult, Rollo
 from tasks.errors import CheckpointDamagedError
 from tasks.evaluation import scoring_beside
 from tasks.launch import run_accelerate
-from tasks.manifest import verify, write_json
+from tasks.manifest import set_aside, verify, write_json
 from tasks.retrying import RETRY
 
 
@@ -75,18 +75,18 @@ def _run(config: SearchConfig, search: SearchRef, inputs: Inputs, spec: RolloutS
 
 
 def is_done(search: SearchRef, result_path: Path) -> bool:
-    """Say whether the roll-out has ended with all its checkpoints; a damaged one is named and trained again."""
+    """Say whether the roll-out has ended with all its checkpoints; a damaged one is named, and trained again."""
     if not result_path.is_file():
         return False
     result = RolloutResult.model_validate_json(result_path.read_text())
-    for checkpoint in result.checkpoints:
+    for directory in [Path(search.directory, checkpoint.directory) for checkpoint in result.checkpoints]:
         try:
-            verify(Path(search.directory, checkpoint.directory), by_size=True)
+            verify(directory)
         except CheckpointDamagedError as error:
             terminal.warn(f"{error}\nit is trained again")
-            result_path.unlink()
-            return False
-    return True
+            set_aside(directory)
+            result_path.unlink(missing_ok=True)
+    return result_path.is_file()
 
 
 def _with_local_paths(config: SearchConfig) -> TrainingConfig:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -22,7 +21,7 @@ from torch.distributed.checkpoint.state_dict import (
 from tasks.algorithm.state import CheckpointKey
 from tasks.contracts import CheckpointRef
 from tasks.errors import CheckpointDamagedError
-from tasks.manifest import MANIFEST, hash_file, publish, read_manifest, verify
+from tasks.manifest import MANIFEST, hash_file, publish, read_manifest, set_aside, verify
 from tasks.workers.model import WEIGHTS
 
 OPTIMIZER = "optimizer.safetensors"
@@ -110,9 +109,7 @@ def _is_whole(directory: Path, *, by_size: bool) -> bool:
         verify(directory, by_size=by_size)
     except CheckpointDamagedError as error:
         print(error, flush=True)
-        aside = directory.with_name(f"damaged-{directory.name}")
-        shutil.rmtree(aside, ignore_errors=True)
-        directory.rename(aside)
+        set_aside(directory)
         return False
     return True
 

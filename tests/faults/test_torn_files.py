@@ -45,9 +45,16 @@ def truncate(file: Path) -> None:
     os.truncate(file, file.stat().st_size // 2)
 
 
+def flip_a_bit(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
 DAMAGES: dict[str, tuple[int, Callable[[Path], object], str]] = {
     "truncated weights": (9, lambda d: truncate(d / "model.safetensors"), "model.safetensors: got "),
     "empty optimizer": (9, lambda d: (d / "optimizer.safetensors").write_bytes(b""), "got 0 bytes"),
+    "a flipped bit": (9, lambda d: flip_a_bit(d / "model.safetensors"), "content differs from its sha256"),
     "missing trainer state": (9, lambda d: (d / "trainer_state.json").unlink(), "json: missing"),
     "empty manifest": (4, lambda d: (d / "manifest.json").write_text(""), "manifest.json: "),
     "truncated before the last": (4, lambda d: truncate(d / "model.safetensors"), "model.safetensors: got "),
@@ -75,19 +82,22 @@ def test_a_damaged_checkpoint_of_a_round_under_way_is_named_and_trained_again(
     assert [reference.key.step for reference in result.checkpoints] == STEPS
 
 
-def test_a_removed_checkpoint_of_a_finished_rollout_is_trained_again(
-    make_rollout: MakeRollout, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    "break_it", [shutil.rmtree, lambda d: flip_a_bit(d / "model.safetensors")], ids=["removed", "flipped bit"]
+)
+def test_a_damaged_checkpoint_of_a_finished_rollout_is_named_and_trained_again(
+    make_rollout: MakeRollout, break_it: Callable[[Path], object], capsys: pytest.CaptureFixture[str]
 ) -> None:
     spec_path = make_rollout("one")
     train(spec_path)
     expected = weights(spec_path)
     search = SearchRef(
-        search_id="test", name="test", directory=str(spec_path.parents[2]), tracking_uri="", experiment_id="",
-        run_id="",
+        search_id="test", name="test", directory=str(spec_path.parents[2]), tracking_uri="", outage_s=0,
+        experiment_id="", run_id="",
     )  # fmt: skip
     result_path = spec_path.parent / "rollout_result.json"
     assert is_done(search, result_path)
-    shutil.rmtree(checkpoint(spec_path, 4))
+    break_it(checkpoint(spec_path, 4))
     assert not is_done(search, result_path)
     assert "step-00000004 is damaged" in capsys.readouterr().out
     train(spec_path)

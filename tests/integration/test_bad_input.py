@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 
 from flows.search import msft_search
 from tasks.config import SearchConfig
@@ -118,9 +119,13 @@ class TestBadInput:
 
     def test_diverged_training(self, smoke: dict[str, Any], tmp_path: Path) -> None:
         training = smoke["training"] | {"learning_rate": 1e30, "warmup_steps": 0}
-        text = refused(search_on(smoke, tmp_path, good(tmp_path / "good"), training=training), WorkerError)
+        config = search_on(smoke, tmp_path, good(tmp_path / "good"), training=training)
+        text = refused(config, WorkerError)
         assert "training loss at step" in text
         assert "training.learning_rate" in text
+        client = MlflowClient(f"sqlite:///{config.output_root}/mlflow.db")
+        runs = client.search_runs([client.get_experiment_by_name("msft").experiment_id])
+        assert [run.info.status for run in runs] == ["FAILED"]
 
     def test_changed_data_is_refused_on_resume(self, smoke: dict[str, Any], tmp_path: Path) -> None:
         folder = good(tmp_path / "good")
