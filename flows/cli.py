@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -118,6 +119,11 @@ def main() -> None:
         if end.number:
             terminal.note("interrupted; the same command goes on from the last checkpoint")
             sys.exit(128 + end.number)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            terminal.fail(
+                f"{error}; free some space and run the same command again, nothing that was finished is lost"
+            )
+            sys.exit(1)
         if isinstance(error, MsftError):
             terminal.fail(str(error))
             sys.exit(2 if isinstance(error, ConfigError) else 1)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tasks.algorithm.state import SearchState, fold
 from tasks.errors import JournalError
 
 FILE = "journal.jsonl"
@@ -34,6 +35,23 @@ def read_events(search_directory: str) -> list[dict[str, Any]]:
             raise JournalError(str(path), number, f"not an event: {error}") from error
         events.append(event)
     return events
+
+
+def read_state(search_directory: str) -> SearchState:
+    """Return where the search stands after all its events.
+
+    Raises:
+        JournalError: the events are not the history of one search.
+    """
+    events = read_events(search_directory)
+    try:
+        state = fold(events)
+    except (ValueError, KeyError, TypeError) as error:
+        cause = f"not the history of one search: {error}"
+        raise JournalError(str(Path(search_directory, FILE)), len(events), cause) from error
+    if state is None:
+        raise JournalError(str(Path(search_directory, FILE)), 1, "no event says that a search has started")
+    return state
 
 
 def append_event(search_directory: str, event: Mapping[str, Any]) -> None:

@@ -12,14 +12,14 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks import registry, terminal, tracking
-from tasks.algorithm.state import SearchState, fold
+from tasks.algorithm.state import SearchState
 from tasks.config import SearchConfig
 from tasks.config_file import dump_config, search_id_of
 from tasks.contracts import ChampionResult, CheckpointScores, Inputs, SearchRef, SubDatasetScore
 from tasks.environment import describe_environment
 from tasks.errors import ChangedWorldError, MsftError
 from tasks.evaluation import score_champion
-from tasks.journal import FILE, append_event, read_events
+from tasks.journal import FILE, append_event, read_events, read_state
 from tasks.preparation import open_test_splits
 from tasks.retrying import RETRY
 from tasks.rollback import find_whole
@@ -55,8 +55,7 @@ def open_search(
     else:
         _begin(config, search, inputs)
     tracking.log_files(search, [Path(directory, FILE)])
-    state = fold(read_events(directory))
-    assert state is not None
+    state = read_state(directory)
     terminal.show_search(search, state, is_resumed=bool(events))
     return search, state
 

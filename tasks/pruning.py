@@ -11,11 +11,11 @@ from prefect.cache_policies import NO_CACHE
 from tasks import terminal
 from tasks.algorithm.exclusion import ExclusionRule
 from tasks.algorithm.peaks import choose_champion, mean_scores
-from tasks.algorithm.state import SearchState, fold
+from tasks.algorithm.state import SearchState
 from tasks.algorithm.strategies import Decision, Msft, RoundReport, Strategy
 from tasks.config import SearchConfig
 from tasks.contracts import Inputs, Mixture, RolloutResult, RoundCurves, SearchRef
-from tasks.journal import append_event, read_events
+from tasks.journal import append_event, read_state
 
 
 def strategy_of(config: SearchConfig) -> Strategy:
@@ -35,8 +35,7 @@ def decide_pruning(
     curves: RoundCurves,
 ) -> SearchState:
     """Return the state after this round's decision, which is on record in the journal from here on."""
-    before = fold(read_events(search.directory))
-    assert before is not None
+    before = read_state(search.directory)
     report = RoundReport(
         round=before.round,
         active=before.active,
@@ -47,8 +46,7 @@ def decide_pruning(
     event = _event(config, before, inputs, rollout, curves, decision)
     event["stop_reason"] = _stop_reason(config, mixture, before, event)
     append_event(search.directory, event)
-    after = fold(read_events(search.directory))
-    assert after is not None
+    after = read_state(search.directory)
     terminal.show_decision(decision, report, after)
     return after
 

@@ -201,13 +201,16 @@ def _publish(rows: list[dict[str, Any]], directory: Path, texts: str) -> None:
     datasets.disable_progress_bars()
     directory.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(dir=directory.parent, prefix=".staging-"))
-    datasets.Dataset.from_list(rows, features=_features()).save_to_disk(str(staging))
     meta = {"num_rows": len(rows), "num_tokens": sum(row["num_tokens"] for row in rows), "sha256": texts}
-    (staging / "split.json").write_text(json.dumps(meta))
     try:
+        datasets.Dataset.from_list(rows, features=_features()).save_to_disk(str(staging))
+        (staging / "split.json").write_text(json.dumps(meta))
         os.rename(staging, directory)
-    except OSError:  # another search has just published the same content
-        shutil.rmtree(staging)
+    except OSError:
+        if not directory.exists():  # else another search has just published the same content
+            raise
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _features() -> Any:

@@ -35,3 +35,15 @@ def test_a_wrapped_signal_is_still_an_interruption(number: int, code: int) -> No
     assert done.returncode == code
     assert "the same command goes on" in done.stdout
     assert "Traceback" not in done.stderr
+
+
+def test_a_full_disk_is_an_error_without_a_traceback() -> None:
+    command = COMMAND.replace(
+        "os.kill(os.getpid(), int(sys.argv[1]))", "open('/dev/full', 'w').write('x' * 10**6)"
+    )
+    command = command.replace('raise ValueError("wrapped") from error', "raise")
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "No space left on device" in done.stdout
+    assert "run the same command again" in done.stdout
+    assert "Traceback" not in done.stderr

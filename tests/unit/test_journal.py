@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import JournalError
-from tasks.journal import FILE, append_event, read_events
+from tasks.journal import FILE, append_event, read_events, read_state
 
 
 def _write(directory: Path, content: str | bytes) -> None:
@@ -73,3 +73,23 @@ def test_a_line_that_is_not_utf_8_is_an_error_with_its_number(tmp_path: Path) ->
     _write(tmp_path, b'{"event": "one"}\n{"event": "\xff"}\n')
     with pytest.raises(JournalError, match="line 2"):
         read_events(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("events", "told"),
+    [
+        (
+            '{"event": "round_decided", "round": 0}\n',
+            "line 1: not the history of one search: decision of round 0 out",
+        ),
+        ('{"event": "search_started"}\n', "line 1: not the history of one search: 'sub_datasets'"),
+        ('{"event": "world_changed"}\n', "line 1: no event says that a search has started"),
+        ("", "line 1: no event says that a search has started"),
+    ],
+)
+def test_events_that_are_no_history_are_an_error_that_names_the_file(
+    tmp_path: Path, events: str, told: str
+) -> None:
+    _write(tmp_path, events)
+    with pytest.raises(JournalError, match=rf"{FILE}, {told}"):
+        read_state(str(tmp_path))
