@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import sys
 import tempfile
@@ -78,6 +79,7 @@ class Campaign:
     undisturbed: Undisturbed
     overrides: tuple[str, ...] = ()
     has_server: bool = False
+    longest_pause_s: float = math.inf
     kills: list[Kill] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     searches: list[dict[str, Any]] = field(default_factory=list)
@@ -149,7 +151,8 @@ class Campaign:
 
         Times alone would hit the long phases only, and a phase alone may not come again.
         """
-        until = time.monotonic() + self.rng.uniform(0.2, self.undisturbed.seconds / 2)
+        longest_s = min(self.longest_pause_s, self.undisturbed.seconds / 2)
+        until = time.monotonic() + self.rng.uniform(0.2, longest_s)
         wanted, then_s = self.rng.choice([None, None, *PHASES]), self.rng.expovariate(1.0)
         while command.flow.poll() is None and time.monotonic() < until:
             if wanted is not None and command.phase() == wanted:
@@ -239,6 +242,7 @@ def main() -> int:
     parser.add_argument("--config", type=Path, default=CONFIG)
     parser.add_argument("--set", action="append", default=[], help="override one value of the configuration")
     parser.add_argument("--mlflow-server", action="store_true", help="track on a server, and kill that too")
+    parser.add_argument("--longest-pause-s", type=float, default=math.inf, help="between two signals")
     parser.add_argument("--report", type=Path)
     parser.add_argument("--work", type=Path, help="where the searches lie; a new temporary folder by default")
     arguments = parser.parse_args()
@@ -254,6 +258,7 @@ def main() -> int:
         undisturbed=run_undisturbed(config, work / "undisturbed", overrides),
         overrides=overrides,
         has_server=arguments.mlflow_server,
+        longest_pause_s=arguments.longest_pause_s,
     ).run()
     text = json.dumps(report, indent=1)
     if arguments.report is not None:

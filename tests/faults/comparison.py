@@ -40,7 +40,7 @@ def tracked(client: MlflowClient, experiment_id: str, search_id: str) -> dict[st
     record = {
         "runs": _runs(client, experiment_id, search_id),
         "models": _models(client, experiment_id, search_id),
-        "versions": [(v.name, v.version, v.aliases) for v in versions],
+        "versions": [(v.name, str(v.version), v.aliases) for v in versions],
     }
     told: dict[str, Any] = json.loads(json.dumps(record).replace(search_id, "ID"))
     return told
