@@ -70,16 +70,12 @@ def _encoder(config: SearchConfig, model: BaseModelRef) -> Encoder:
             config.name,
             [f"training.max_length: the model has {limit} positions; got {config.training.max_length}"],
         )
-    encoder = Encoder(model.directory, config.training.max_length, trust_remote_code=model.trust_remote_code)
-    largest = max(encoder.tokenizer.get_vocab().values())
-    if 0 < model.vocab_size <= largest:
-        raise ModelError(
-            model.directory,
-            got=f"a tokenizer with token {largest}, and a model with the tokens 0 to {model.vocab_size - 1}",
-            wanted="a row of the model's embedding for every token",
-            fix="set model.tokenizer to the tokenizer that belongs to the model, or resize its embedding",
-        )
-    return encoder
+    return Encoder(
+        model.directory,
+        config.training.max_length,
+        trust_remote_code=model.trust_remote_code,
+        num_embeddings=model.vocab_size,
+    )
 
 
 def _splits_by_role(config: SearchConfig, sub_dataset: SubDatasetConfig) -> Splits:

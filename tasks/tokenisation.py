@@ -25,7 +25,9 @@ _ENCODING_VERSION = 1
 class Encoder:
     """Turns examples into token ids with one tokenizer."""
 
-    def __init__(self, directory: str, max_length: int, *, trust_remote_code: bool) -> None:
+    def __init__(
+        self, directory: str, max_length: int, *, trust_remote_code: bool, num_embeddings: int = 0
+    ) -> None:
         from transformers import AutoTokenizer
 
         try:
@@ -40,6 +42,7 @@ class Encoder:
                 fix="save the tokenizer beside the model again, or set model.tokenizer",
             ) from error
         self.max_length = max_length
+        self.num_embeddings = num_embeddings
 
     @cached_property
     def fingerprint(self) -> str:
@@ -89,6 +92,11 @@ class Encoder:
             ValueError: says why.
         """
         completion = row["input_ids"][row["prompt_length"] :]
+        largest = max(row["input_ids"], default=0)
+        # Only tokens in use: some tokenizers hold one (of padding, of images) that their model never sees.
+        if 0 < self.num_embeddings <= largest:
+            known = f"the model has the tokens 0 to {self.num_embeddings - 1}"
+            raise ValueError(f"token {largest} ({self.tokenizer.decode([largest])!r}), and {known}")
         if row["prompt_length"] == 0:
             raise ValueError("a prompt of no tokens, so nothing comes before the completion's first token")
         if not any(row["supervised"]) or not all(row["choice_ids"]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tasks.errors import ConfigError, ModelError
+from tasks.errors import ConfigError, DataError, ModelError
 from tests.unit.bad_input import Case, Place
 
 CHAT = (
@@ -76,8 +76,10 @@ CASES = {
         "a tokenizer that cannot be loaded", "set model.tokenizer", tokenizer__json="{"
     ),
     "model: half a tokenizer": _copy("a tokenizer that cannot be loaded", tokenizer__json=None),
-    "model: fewer tokens than the tokenizer": _copy(
-        "a tokenizer with token 90, and a model with the tokens 0 to 49", config__json={"vocab_size": 50}
+    "model: no embedding for a row's token": Case(
+        lambda place: place.prepare_with(place.model(config__json={"vocab_size": 50})),
+        DataError,
+        ("train row 0", "and the model has the tokens 0 to 49", "set model.tokenizer to one that fits"),
     ),
     "model: tokenizer without an end": _copy(
         "without an end-of-text token",
@@ -97,6 +99,10 @@ def _num_tokens(train: Any = None, **edits: Any) -> Callable[[Place], object]:
 
 
 UNUSUAL: dict[str, tuple[Callable[[Place], object], object]] = {
+    "model: no embedding for a token that no row has": (
+        _num_tokens(config__json={"vocab_size": 90}),
+        54,
+    ),
     "model: tokenizer without a pad token": (
         _num_tokens(tokenizer_config__json={"pad_token": None}),
         9 * len("p 0 0e"),
