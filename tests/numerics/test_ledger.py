@@ -1,0 +1,67 @@
+"""The ledger's tokens are those that the worker fed to the model; its FLOPs are those that a profiler counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from tasks.config import LoraConfig
+from tasks.contracts import BaseModelRef, Mixture, RolloutResult
+from tasks.workers import train as worker
+from tasks.workers.batches import RowStore
+from tasks.workers.forward import collate, supports_logit_positions, token_logits, token_losses
+from tasks.workers.model import load_base, shape_of
+
+TOLERANCE = 0.02
+# The formula charges adapters with the gradient of the first layer's inputs, which nobody needs: a large part of two
+# layers, and a small one of many.
+LORA_TOLERANCE = 0.07
+
+
+@pytest.mark.parametrize("batching", ["grouped", "packed", "padded"])
+def test_the_ledgers_tokens_and_examples_are_those_that_reached_the_model(
+    make_rollout: Callable[..., Path], batching: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted where the rows become a batch, one micro-batch at a time, and padding left out."""
+    lengths: list[int] = []
+
+    def counting(rows: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
+        lengths.extend(len(ids) for ids, _ in rows)
+        return collate(rows, *args, **kwargs)
+
+    monkeypatch.setattr(worker, "collate", counting)
+    spec_path = make_rollout("one", batching=batching, micro_batch_size=4)
+    worker.train(spec_path)
+    result = RolloutResult.model_validate_json((spec_path.parent / "rollout_result.json").read_text())
+    assert sum(interval.num_tokens for interval in result.intervals) == sum(lengths) > 0
+    assert sum(interval.num_examples for interval in result.intervals) == len(lengths) == 144
+
+
+@pytest.mark.parametrize("lora", [None, LoraConfig(r=4, alpha=8)], ids=["full", "lora"])
+def test_the_flops_formula_is_a_profilers_count_within_two_percent(
+    tiny_base: BaseModelRef, tiny_mixture: Mixture, lora: LoraConfig | None
+) -> None:
+    base = tiny_base.model_copy(update={"lora": lora, "attn_implementation": "eager"})
+    model = load_base(base)
+    model.train()
+    store = RowStore(tiny_mixture.draws[1].train)
+    length = max(store.length(row) for row in range(len(store)))
+    rows = [store.row(row) for row in range(len(store)) if store.length(row) == length]
+    batch = collate(rows, torch.device("cpu"), packed=False)
+    num_tokens, num_pairs = length * len(rows), length * length * len(rows)
+    num_supervised = sum(int(supervised[1:].sum()) for _, supervised in rows)
+    keeps = supports_logit_positions(model)
+    with FlopCounterMode(display=False) as forward:
+        losses = token_losses(token_logits(model, batch, at_positions=keeps), batch)
+    with FlopCounterMode(display=False) as backward:
+        losses.sum().backward()
+    counted, shape = forward.get_total_flops(), shape_of(model)
+    assert shape.forward_flops(num_tokens, num_pairs, num_supervised) == pytest.approx(counted, rel=TOLERANCE)
+    counted += backward.get_total_flops()
+    formula = shape.training_flops(num_tokens, num_pairs, num_supervised)
+    assert formula == pytest.approx(counted, rel=TOLERANCE if lora is None else LORA_TOLERANCE)
