@@ -17,6 +17,7 @@ from tasks.contracts import BaseModelRef
 from tasks.errors import ModelError
 from tasks.launch import run_module
 from tasks.manifest import hash_file
+from tasks.retrying import RETRY
 
 _WEIGHTS = ("*.safetensors",)
 _GGUF_MAGIC = b"GGUF"
@@ -31,7 +32,7 @@ class _ModelConfig(BaseModel):
     max_position_embeddings: int | None = None
 
 
-@task(name="prepare base model", cache_policy=NO_CACHE)
+@task(name="prepare base model", cache_policy=NO_CACHE, **RETRY)
 def prepare_base_model(config: SearchConfig) -> BaseModelRef:
     """Return the base model as a local directory with safetensors weights and the tokenizer.
 

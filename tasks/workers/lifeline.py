@@ -47,8 +47,8 @@ class StopFlag:
         self.is_set = True
 
 
-def end_when_told() -> None:
-    """End on SIGTERM where one stands, for a worker whose results are whole as they appear."""
+def _end_when_told() -> None:
+    """End on SIGTERM where one stands: right for a worker whose results are whole as they appear, and before a loop."""
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         raise Preempted
@@ -99,6 +99,7 @@ def _alone(spec: Path) -> Iterator[None]:
 def run_worker(main: Callable[[Path], None], spec: Path) -> int:
     """Run a worker's main function and return the exit code; a failure is written beside the spec."""
     watch_owner()
+    _end_when_told()
     try:
         with _alone(spec):
             main(spec)

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tasks.contracts import BaseModelRef, CheckpointScores, EvaluationCost, ScoreRequest, ScoreSpec
 from tasks.manifest import MANIFEST, hash_file, score_file_of, verify, write_json
-from tasks.workers.lifeline import end_when_told, run_worker
+from tasks.workers.lifeline import run_worker
 from tasks.workers.model import WEIGHTS, choose_device, load_base, load_weights, shape_of
 from tasks.workers.scoring import Cost, Scorer
 
@@ -22,7 +22,6 @@ _POLL_S = 0.05
 
 def score(spec_path: Path) -> None:
     """Score every request of the spec with one model load; each one's scores appear as a file when done."""
-    end_when_told()
     spec = ScoreSpec.model_validate_json(spec_path.read_text())
     output = Path(spec.output_directory)
     output.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +40,12 @@ def account_of(error: BaseException, spec: Path) -> tuple[int, dict[str, Any]]:
 
 
 @pytest.fixture
-def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.delenv("MSFT_OWNER_PID", raising=False)
-    return tmp_path / "rollout_spec.json"
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield tmp_path / "rollout_spec.json"
+    for number, handler in before.items():  # a worker has its own
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize(
@@ -73,6 +79,15 @@ def test_a_preempted_worker_says_so_with_a_code_of_its_own(spec: Path) -> None:
     code, account = account_of(Preempted(), spec)
     assert code == PREEMPTED == 143
     assert account["preempted"]
+
+
+def test_a_worker_without_a_loop_of_steps_ends_on_sigterm_as_preempted(spec: Path) -> None:
+    def is_told(spec: Path) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("it went on")
+
+    assert run_worker(is_told, spec) == PREEMPTED
+    assert json.loads(spec.with_name("rollout_failure.json").read_text())["preempted"]
 
 
 @pytest.mark.parametrize(("world", "may_pass"), [("1", False), ("2", True)])
