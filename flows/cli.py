@@ -96,6 +96,11 @@ class _EndOnSignal:
             if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
                 signal.signal(number, self._on_signal)
 
+    def ignore(self) -> None:
+        """Let signals pass when all is done: Python's own end would make a failure of them."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.number = number
         if number == signal.SIGINT:
@@ -115,6 +120,7 @@ def main() -> None:
         app()
     except BaseException as error:
         if isinstance(error, SystemExit) and not error.code:
+            end.ignore()
             raise  # it was done already
         if end.number:
             terminal.note("interrupted; the same command goes on from the last checkpoint")

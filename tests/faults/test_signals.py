@@ -47,3 +47,14 @@ def test_a_full_disk_is_an_error_without_a_traceback() -> None:
     assert "No space left on device" in done.stdout
     assert "run the same command again" in done.stdout
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_after_the_end_makes_no_failure_of_it(number: int) -> None:
+    """Sent while Python ends, when it has put the signals' own effects back."""
+    at_exit = "import atexit; atexit.register(os.kill, os.getpid(), int(sys.argv[1]))\n"
+    command = COMMAND.replace("os.kill(os.getpid(), int(sys.argv[1]))", "sys.exit(0)")
+    command = command.replace("except BaseException as error", "except ValueError as error")
+    command = command.replace("cli.app = app", at_exit + "cli.app = app")
+    done = subprocess.run([sys.executable, "-c", command, str(int(number))], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
