@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.comparison import differences, record_of
-from tests.faults.processes import PHASES, Command, send
+from tests.faults.processes import KINDS, PHASES, Command, send
 from tests.faults.tracking_server import TrackingServer, running
 
 CONFIG = Path(__file__).with_name("chaos.yaml")
@@ -80,7 +80,7 @@ class Campaign:
     overrides: tuple[str, ...] = ()
     has_server: bool = False
     longest_pause_s: float = math.inf
-    phases: tuple[str, ...] = PHASES
+    kinds: frozenset[str] = KINDS
     kills: list[Kill] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     searches: list[dict[str, Any]] = field(default_factory=list)
@@ -154,7 +154,7 @@ class Campaign:
         """
         longest_s = min(self.longest_pause_s, self.undisturbed.seconds / 2)
         until = time.monotonic() + self.rng.uniform(0.2, longest_s)
-        wanted, then_s = self.rng.choice([None, None, *self.phases]), self.rng.expovariate(1.0)
+        wanted, then_s = self.rng.choice([None, None, *PHASES]), self.rng.expovariate(1.0)
         while command.flow.poll() is None and time.monotonic() < until:
             if wanted is not None and command.phase() == wanted:
                 until, wanted = time.monotonic() + then_s, None
@@ -163,8 +163,8 @@ class Campaign:
 
     def _strike(self, command: Command) -> bool:
         """Send one signal to one process; say whether it was the flow, which has then ended."""
-        phase, members = command.phase(), [m for m in command.members() if m.kind != "other"]
-        if not members or phase not in self.phases:
+        phase, members = command.phase(), [m for m in command.members() if m.kind in self.kinds]
+        if not members:
             return False
         name = self.rng.choice(SIGNALS)
         after_s = time.monotonic() - command.began
@@ -244,7 +244,7 @@ def main() -> int:
     parser.add_argument("--set", action="append", default=[], help="override one value of the configuration")
     parser.add_argument("--mlflow-server", action="store_true", help="track on a server, and kill that too")
     parser.add_argument("--longest-pause-s", type=float, default=math.inf, help="between two signals")
-    parser.add_argument("--phase", action="append", choices=PHASES, help="strike in these only")
+    parser.add_argument("--victim", action="append", choices=sorted(KINDS), help="strike these only")
     parser.add_argument("--report", type=Path)
     parser.add_argument("--work", type=Path, help="where the searches lie; a new temporary folder by default")
     arguments = parser.parse_args()
@@ -261,7 +261,7 @@ def main() -> int:
         overrides=overrides,
         has_server=arguments.mlflow_server,
         longest_pause_s=arguments.longest_pause_s,
-        phases=tuple(arguments.phase or PHASES),
+        kinds=frozenset(arguments.victim or KINDS),
     ).run()
     text = json.dumps(report, indent=1)
     if arguments.report is not None:

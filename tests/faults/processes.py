@@ -26,6 +26,7 @@ _KINDS = (
     ("tasks.workers.build_base", "builder"),
     ("flows.cli", "flow"),
 )
+KINDS = frozenset(kind for _, kind in _KINDS)
 PHASES = ("starting", "preparing", "training", "scoring", "deciding", "champion", "closing")
 
 
