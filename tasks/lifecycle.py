@@ -47,12 +47,12 @@ def open_search(
         experiment_id="",
         run_id="",
     )
+    if events:  # before MLflow hears of it: a search that is refused keeps the status it has there
+        _meet_changes(config, search, events, _content(inputs), accept_changes)
     search = tracking.open_search_run(
         search, config.tracking.experiment, _params(config, inputs), is_new=not events
     )
-    if events:
-        _meet_changes(config, search, events, _content(inputs), accept_changes)
-    else:
+    if not events:
         _begin(config, search, inputs)
     tracking.log_files(search, [Path(directory, FILE)])
     state = read_state(directory)
@@ -86,9 +86,8 @@ def true_status(search: SearchRef) -> Iterator[None]:
     try:
         yield
     except BaseException as error:  # Prefect's TerminationSignal is a BaseException
-        with suppress(
-            MsftError
-        ):  # MLflow itself may be what failed, and must neither hide the cause nor delay
+        # MLflow itself may be what failed, and must neither hide the cause nor delay.
+        with suppress(MsftError):
             hurried = search.model_copy(update={"outage_s": 0.0})
             tracking.close_search_run(hurried, "FAILED" if isinstance(error, Exception) else "KILLED")
         raise

@@ -17,7 +17,7 @@ from tasks.errors import BusyError, OtherSearchError
 from tasks.journal import read_events
 from tasks.launch import visible_gpus
 from tasks.strict_yaml import read_yaml
-from tasks.world import COMPUTATION, PLACES, differences, identity_of
+from tasks.world import differences, identity_in, identity_of
 
 # Prefect ends a run's process 30 s after its SIGTERM; the rest is for a slow machine.
 HANDOVER_S = 120.0
@@ -103,17 +103,7 @@ def _refuse_unfinished(config: SearchConfig, own: Path) -> None:
             continue
         before = read_yaml(held.read_text())
         if (before["name"], before["seed"]) == (config.name, config.seed):
-            raise OtherSearchError(str(directory), differences(_identity_in(before), identity_of(config)))
-
-
-def _identity_in(dumped: dict[str, object]) -> dict[str, object]:
-    kept: dict[str, object] = {}
-    for key, value in dumped.items():
-        if key in COMPUTATION and isinstance(value, dict):
-            kept[key] = {field: item for field, item in value.items() if field not in COMPUTATION[key]}
-        elif key not in PLACES:
-            kept[key] = value
-    return kept
+            raise OtherSearchError(str(directory), differences(identity_in(before), identity_of(config)))
 
 
 def _is_over_or_owned(directory: Path) -> bool:

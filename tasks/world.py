@@ -10,7 +10,7 @@ from tasks.config import SearchConfig
 from tasks.environment import version_of
 
 # Where a search runs and is recorded: nothing of it reaches a number.
-PLACES = {"output_root": True, "tracking": True, "config_dir": True}
+PLACES = {"output_root", "tracking", "config_dir"}
 # How it is computed: the same mathematics in another order of rounding, measured below 2e-5 in tests/numerics.
 COMPUTATION: dict[str, set[str]] = {
     "model": {"attn_implementation", "gradient_checkpointing"},
@@ -22,8 +22,15 @@ _PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "peft")
 
 def identity_of(config: SearchConfig) -> dict[str, Any]:
     """Return all that makes this search another one than another: the configuration but for its places and means."""
-    excluded: Any = {**PLACES, **COMPUTATION}
-    return config.model_dump(mode="json", exclude=excluded)
+    return identity_in(config.model_dump(mode="json"))
+
+
+def identity_in(dumped: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the same of a configuration as a search keeps it on disk."""
+    kept = {section: value for section, value in dumped.items() if section not in PLACES}
+    for section, fields in COMPUTATION.items():
+        kept[section] = {field: value for field, value in kept[section].items() if field not in fields}
+    return kept
 
 
 def world_of(config: SearchConfig) -> dict[str, Any]:

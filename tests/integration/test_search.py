@@ -194,6 +194,9 @@ def test_a_changed_world_is_refused_until_it_is_accepted_on_record(searched: Any
     assert "training.num_processes: was 1, is 2" in str(refused.value)
     assert f"torch: was '1.{torch.__version__.partition('+')[0]}" in str(refused.value)
     assert "--accept-changes" in str(refused.value)
+    client = client_of(config)
+    runs = client.search_runs([client.get_experiment_by_name("msft").experiment_id])
+    assert {run.info.status for run in runs} == {"FINISHED"}, "a refusal changes nothing"
     accepted = msft_search(config, accept_changes=True)
     assert msft_search(config) == accepted
     changes = [event for event in read_events(str(journal.parent)) if event["event"] == "world_changed"]

@@ -8,17 +8,7 @@ import pytest
 from tasks.config import SearchConfig
 from tasks.config_file import dump_config, explain_config, load_config, search_id_of
 from tasks.errors import ConfigError
-
-GOOD = """
-name: good
-model: {source: base}
-mixture:
-  sub_datasets:
-    - {name: first, path: first}
-    - {name: second, path: second, splits: {validation: {carve: 20}, test: null}}
-training: {batch_size: 8}
-search: {max_epochs: 4}
-"""
+from tests.unit.bad_input import GOOD
 
 
 def _load(directory: Path, *overrides: str, text: str = GOOD) -> SearchConfig:
