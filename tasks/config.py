@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from tasks.redaction import Uri
+from tasks.search_config import StrategyConfig
 from tasks.settings import Name, Settings, Text, is_changed
 from tasks.sub_dataset_config import SubDatasetConfig
 
@@ -121,6 +122,13 @@ class TrainingConfig(Settings):
     )
     precision: Literal["fp32", "bf16"] = "fp32"
     device: Literal["auto", "cpu"] = "auto"
+    ema: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Decay of the moving average of the weights that is scored and exported in their place; "
+        "0.99 damps the noise between checkpoints (measured: SFT 83.0, with it 85.3).",
+    )
     num_processes: int = Field(1, ge=1)
     accelerate_config: str | None = Field(
         None,
@@ -153,33 +161,6 @@ class EvaluationConfig(Settings):
     selection: Literal["accuracy", "loss"] = Field("accuracy", description="What curves and champion go by.")
 
 
-class StrategyConfig(Settings):
-    """The search's rounds; `search.md` of the project's design gives each rule with its measurement."""
-
-    max_epochs: float = Field(
-        gt=0, description="Total budget in full-mixture epochs, discarded ones counted."
-    )
-    max_rounds: int | None = Field(None, ge=1)
-    compute_budget_epochs: float = Field(
-        2.0, gt=0, description="C: epochs of one roll-out (measured: C=1 lost to SFT, C=2 and C=3 did not)."
-    )
-    evals_per_epoch: int = Field(4, ge=1, description="Paper, section 4.1.")
-    rule: Literal["guarded", "paper"] = Field(
-        "guarded",
-        description="paper: the literal rule, any earlier peak; guarded: and a drop above min_delta.",
-    )
-    min_delta: float = Field(
-        0.05, ge=0, description="Score lost from peak to end before a sub-dataset overfits (measured)."
-    )
-    exclude_per_round: int = Field(1, ge=1)
-    optimizer_on_rollback: Literal["restore", "reset"] = Field(
-        "restore", description="Measured: restore 85.3, reset 81.4, SFT 82.1; the reference resets."
-    )
-    protocol: Literal["validation", "paper"] = Field(
-        "validation", description="paper: selects on the test splits as the paper does; the report says so."
-    )
-
-
 class TrackingConfig(Settings):
     """Where MLflow records the search."""
 
@@ -208,8 +189,6 @@ class SearchConfig(Settings):
     def _options_take_effect(self) -> SearchConfig:
         if self.search.exclude_per_round > len(self.mixture.sub_datasets):
             raise ValueError("search.exclude_per_round is larger than the number of sub-datasets")
-        if self.search.rule == "paper" and is_changed(self.search, "min_delta"):
-            raise ValueError("search.min_delta takes no effect with search.rule=paper; leave one of them out")
         if self.search.protocol == "paper" and any(s.splits.test is None for s in self.mixture.sub_datasets):
             raise ValueError("search.protocol=paper selects on test splits, and a sub-dataset has none")
         return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,7 @@ def _begin(config: SearchConfig, search: SearchRef, inputs: Inputs) -> None:
         "event": "search_started",
         "search_id": search.search_id,
         "sub_datasets": list(inputs.names),
+        "opening": asdict(config.search.strategy().open(inputs.names)),
         "config": config.model_dump(mode="json"),
         "content": _content(inputs),
         "environment": environment,

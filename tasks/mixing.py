@@ -17,14 +17,16 @@ def plan_mixture(
 ) -> Mixture:
     """Return the mixture of the round that `state` is about to run.
 
-    The roll-out lasts C epochs of the active mixture, or what the total budget leaves, cut to whole evaluation
-    intervals and at least one; `start` gives the data position that each sub-dataset goes on from.
+    The roll-out lasts as long as the strategy asked for, else C epochs of this mixture, or what the total budget
+    leaves; cut to whole evaluation intervals, and at least one. `start` gives the data position that each
+    sub-dataset goes on from.
     """
-    parts = [part for part in inputs.sub_datasets if part.name in state.active]
+    factors = dict.fromkeys(state.active, 1.0) | dict(state.weights or {})
+    parts = [part for part in inputs.sub_datasets if part.name in factors]
     rows = {part.name: part.train.num_rows for part in parts}
     tokens = {part.name: part.train.num_tokens for part in parts}
-    proportions = state.weights if state.weights is not None else config.mixture.proportions
-    draws = draws_per_epoch(rows, tokens, proportions, config.mixture.share_unit)
+    draws = draws_per_epoch(rows, tokens, config.mixture.proportions, config.mixture.share_unit)
+    draws = {name: max(1, round(count * factors[name])) for name, count in draws.items()}
     epoch_rows = sum(draws.values())
     full_epoch_rows = sum(part.train.num_rows for part in inputs.sub_datasets)
     intervals = _num_intervals(config, state, full_epoch_rows, epoch_rows)
@@ -64,7 +66,8 @@ def build_mixture(
 
 def _num_intervals(config: SearchConfig, state: SearchState, full_epoch_rows: int, epoch_rows: int) -> int:
     search = config.search
-    wanted = round(search.compute_budget_epochs * search.evals_per_epoch)
+    wanted_epochs = state.rollout_epochs or search.compute_budget_epochs
+    wanted = round(wanted_epochs * search.evals_per_epoch)
     rows_left = search.max_epochs * full_epoch_rows - state.spent_examples
     affordable = int(rows_left / epoch_rows * search.evals_per_epoch + 1e-9)
     return max(1, min(wanted, affordable))

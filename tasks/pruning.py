@@ -9,20 +9,12 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks import terminal
-from tasks.algorithm.exclusion import ExclusionRule
 from tasks.algorithm.peaks import choose_champion, mean_scores
 from tasks.algorithm.state import SearchState
-from tasks.algorithm.strategies import Decision, Msft, RoundReport, Strategy
+from tasks.algorithm.strategies import Decision, read_report
 from tasks.config import SearchConfig
 from tasks.contracts import Inputs, Mixture, RolloutResult, RoundCurves, SearchRef
-from tasks.journal import append_event, read_state
-
-
-def strategy_of(config: SearchConfig) -> Strategy:
-    """Return the configured strategy."""
-    search = config.search
-    rule = ExclusionRule(literal=search.rule == "paper", min_delta=search.min_delta)
-    return Msft(rule, search.exclude_per_round, search.optimizer_on_rollback)
+from tasks.journal import append_event, read_events, read_state
 
 
 @task(name="decide pruning", cache_policy=NO_CACHE)
@@ -36,14 +28,11 @@ def decide_pruning(
 ) -> SearchState:
     """Return the state after this round's decision, which is on record in the journal from here on."""
     before = read_state(search.directory)
-    report = RoundReport(
-        round=before.round,
-        active=before.active,
-        curves=curves.curves,
-        steps_per_epoch=mixture.num_steps / mixture.epochs,
-    )
-    decision = strategy_of(config).observe(report)
-    event = _event(config, before, inputs, rollout, curves, decision)
+    event = _measured(config, before, inputs, mixture, rollout, curves)
+    earlier = [past for past in read_events(search.directory) if past["event"] == "round_decided"]
+    report = read_report([*earlier, event])
+    decision = config.search.strategy().observe(report)
+    event |= _decided(before, curves, decision)
     event["stop_reason"] = _stop_reason(config, mixture, before, event)
     append_event(search.directory, event)
     after = read_state(search.directory)
@@ -51,30 +40,37 @@ def decide_pruning(
     return after
 
 
-def _event(
+def _measured(
     config: SearchConfig,
     before: SearchState,
     inputs: Inputs,
+    mixture: Mixture,
     rollout: RolloutResult,
     curves: RoundCurves,
-    decision: Decision,
 ) -> dict[str, Any]:
-    champion = choose_champion(before.champion, mean_scores(curves.curves))
+    """Return what the round measured, as the journal has it."""
     return {
         "event": "round_decided",
         "round": before.round,
+        "method": config.search.method,
         "rule": config.search.rule,
         "sub_datasets": list(inputs.names),
         "active": list(before.active),
-        "decision": asdict(decision),
-        "scores_at_target": {
-            curve.sub_dataset: curve.at(decision.roll_back_to).score for curve in curves.curves
-        },
+        "weights": before.weights,
+        "steps_per_epoch": mixture.num_steps / mixture.epochs,
         "curves": [asdict(curve) for curve in curves.curves],
-        "champion": asdict(champion),
         "examples": sum(interval.num_examples for interval in rollout.intervals),
         "intervals": [interval.model_dump(mode="json") for interval in rollout.intervals],
         "evaluation": curves.cost.model_dump(),
+    }
+
+
+def _decided(before: SearchState, curves: RoundCurves, decision: Decision) -> dict[str, Any]:
+    target = decision.roll_back_to
+    return {
+        "decision": asdict(decision),
+        "scores_at_target": {curve.sub_dataset: curve.at(target).score for curve in curves.curves},
+        "champion": asdict(choose_champion(before.champion, mean_scores(curves.curves))),
     }
 
 
@@ -85,7 +81,7 @@ def _stop_reason(config: SearchConfig, mixture: Mixture, before: SearchState, ev
     spent = (before.spent_examples + event["examples"]) / mixture.full_epoch_rows
     interval = mixture.epoch_rows / mixture.full_epoch_rows / search.evals_per_epoch
     if decision["stop"]:
-        return "the strategy asked to stop"
+        return str(decision["stop"])
     if not active:
         return "no sub-dataset is active any more"
     if search.max_rounds is not None and before.round + 1 >= search.max_rounds:

@@ -49,7 +49,8 @@ class SearchState:
         excluded: exclusions in the order they happened.
         checkpoint: where the next roll-out starts; None means the base model.
         optimizer: whether the next roll-out restores the optimizer's state with the weights, or resets it.
-        weights: proportions the strategy asked for; None means those of the configuration.
+        weights: factor on the share of each sub-dataset named, excluded ones too; None: none is changed.
+        rollout_epochs: length of the next roll-out in epochs of its mixture; None: C.
         spent_examples: training examples consumed so far, discarded ones counted.
         champion: best checkpoint ever published; None before the first evaluation.
         stop_reason: why the search ended, in words; empty while it goes on.
@@ -61,6 +62,7 @@ class SearchState:
     checkpoint: CheckpointKey | None = None
     optimizer: str = "restore"
     weights: Mapping[str, float] | None = None
+    rollout_epochs: float | None = None
     spent_examples: int = 0
     champion: Champion | None = None
     stop_reason: str = ""
@@ -80,7 +82,9 @@ def fold(events: Iterable[Mapping[str, Any]]) -> SearchState | None:
     state: SearchState | None = None
     for event in events:
         if event["event"] == "search_started":
-            state = SearchState(active=tuple(event["sub_datasets"]))
+            opening = event.get("opening", {})
+            active = opening.get("active") or event["sub_datasets"]
+            state = SearchState(active=tuple(active), rollout_epochs=opening.get("rollout_epochs"))
         elif event["event"] == "round_decided":
             if state is None or event["round"] != state.round:
                 raise ValueError(f"decision of round {event['round']} out of order")
@@ -104,6 +108,7 @@ def _advance(state: SearchState, event: Mapping[str, Any]) -> SearchState:
         checkpoint=target,
         optimizer=decision["optimizer"],
         weights=decision["weights"],
+        rollout_epochs=decision["rollout_epochs"],
         spent_examples=state.spent_examples + event["examples"],
         champion=Champion(CheckpointKey(**event["champion"]["checkpoint"]), event["champion"]["score"]),
         stop_reason=event["stop_reason"],

@@ -1,13 +1,13 @@
-"""Strategies: what to do after a roll-out. Each is one small pure object."""
+"""What a strategy is: what to do after a roll-out, as one small pure object."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
-from tasks.algorithm.exclusion import ExclusionRule, Verdict, describe, rank_overfitting
-from tasks.algorithm.peaks import Curve
+from tasks.algorithm.exclusion import Verdict
+from tasks.algorithm.peaks import Curve, MetricPoint
 from tasks.algorithm.state import CheckpointKey
 
 OptimizerAction = Literal["restore", "reset"]
@@ -19,15 +19,40 @@ class RoundReport:
 
     Attributes:
         round: its index.
-        active: the sub-datasets trained in this roll-out, in the mixture's order.
+        active: the sub-datasets trained in full in this roll-out, in the mixture's order.
         curves: validation curves of all N sub-datasets, in the mixture's order; never a test score.
         steps_per_epoch: optimizer steps in one epoch of this round's mixture.
+        previous: the rounds before this one, from the first; theirs are empty.
     """
 
     round: int
     active: tuple[str, ...]
     curves: tuple[Curve, ...]
     steps_per_epoch: float
+    previous: tuple[RoundReport, ...] = ()
+
+    @property
+    def last(self) -> CheckpointKey:
+        """Return the roll-out's last checkpoint."""
+        return self.curves[0].end.checkpoint
+
+    def epochs_until(self, checkpoint: CheckpointKey) -> float:
+        """Return the epochs of this round's mixture from the roll-out's start to `checkpoint`."""
+        start = min(point.checkpoint for point in self.curves[0].points)
+        return (checkpoint.step - start.step) / self.steps_per_epoch
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What a search begins with.
+
+    Attributes:
+        active: the first mixture; None: all sub-datasets.
+        rollout_epochs: length of the first roll-out in epochs of its mixture; None: C.
+    """
+
+    active: tuple[str, ...] | None = None
+    rollout_epochs: float | None = None
 
 
 @dataclass(frozen=True)
@@ -38,8 +63,10 @@ class Decision:
         exclude, include: sub-datasets that leave, and that come back into, the mixture.
         roll_back_to: where the next roll-out starts; the roll-out's last checkpoint means "advance".
         optimizer: whether the optimizer's state is restored with the weights.
-        weights: new proportions for the mixture; None leaves them as configured.
-        stop: whether the strategy wants no further round.
+        weights: factor on the share of each sub-dataset named, excluded ones too (rehearsal); else 1 for the
+            active ones and 0 for the others.
+        rollout_epochs: length of the next roll-out in epochs of its mixture; None: C.
+        stop: why the strategy wants no further round; empty: it goes on.
         reason: the decision in words, for a person.
         verdicts: one for each sub-dataset, in the mixture's order.
     """
@@ -50,80 +77,48 @@ class Decision:
     include: tuple[str, ...] = ()
     optimizer: OptimizerAction = "restore"
     weights: Mapping[str, float] | None = None
-    stop: bool = False
+    rollout_epochs: float | None = None
+    stop: str = ""
     verdicts: tuple[Verdict, ...] = field(default=())
 
 
 class Strategy(Protocol):
-    """Turn what a round measured into what the search does next, without side effects."""
+    """Turn what the rounds measured into what the search does next, without side effects."""
+
+    def open(self, sub_datasets: tuple[str, ...]) -> Opening:
+        """Return what the first round trains on."""
+        ...
 
     def observe(self, report: RoundReport) -> Decision:
         """Return the decision for this round."""
         ...
 
 
-@dataclass(frozen=True)
-class Msft:
-    """The paper's search (section 3.2): exclude what overfits earliest and roll back to its peak."""
+def rehearsed(report: RoundReport, gone: tuple[str, ...], factor: float) -> dict[str, float] | None:
+    """Return the weights that keep everything excluded, once `gone` is, at `factor` of its share."""
+    active = set(report.active) - set(gone)
+    names = [curve.sub_dataset for curve in report.curves if curve.sub_dataset not in active]
+    return dict.fromkeys(names, factor) if names and factor > 0 else None
 
-    rule: ExclusionRule
-    exclude_per_round: int
-    optimizer_on_rollback: OptimizerAction
 
-    def observe(self, report: RoundReport) -> Decision:
-        """Exclude the earliest overfitting sub-datasets, or advance where none overfits."""
-        active = [curve for curve in report.curves if curve.sub_dataset in report.active]
-        leaving = rank_overfitting(active, self.rule)[: self.exclude_per_round]
-        names = tuple(curve.sub_dataset for curve in leaving)
-        verdicts = tuple(
-            describe(
-                curve,
-                self.rule,
-                is_active=curve.sub_dataset in report.active,
-                is_excluded_now=curve.sub_dataset in names,
-            )
-            for curve in report.curves
-        )
-        if not leaving:
-            last = active[0].end.checkpoint
-            return Decision(last, self._reason_to_advance(active), verdicts=verdicts)
-        target = leaving[0].peak.checkpoint
-        return Decision(
-            roll_back_to=target,
-            exclude=names,
-            optimizer=self.optimizer_on_rollback,
-            reason=self._reason_to_exclude(leaving, active, report),
-            verdicts=verdicts,
-        )
+def read_report(events: Iterable[Mapping[str, Any]]) -> RoundReport:
+    """Return the report on the last of these rounds, whose decision need not be made yet."""
+    *before, last = [_read_round(event) for event in events]
+    return RoundReport(last.round, last.active, last.curves, last.steps_per_epoch, tuple(before))
 
-    def _reason_to_advance(self, active: list[Curve]) -> str:
-        if self.rule.literal:
-            return "no sub-dataset peaked before the end of the roll-out: advance"
-        worst = max(active, key=lambda curve: curve.drop)
-        return (
-            f"no active sub-dataset lost more than {self.rule.min_delta:g} from its peak "
-            f"(largest: {worst.sub_dataset}, {worst.drop:.3f}): advance from the end of the roll-out"
-        )
 
-    def _reason_to_exclude(self, leaving: list[Curve], active: list[Curve], report: RoundReport) -> str:
-        first = leaving[0]
-        start = min(point.checkpoint for point in first.points)
-        epochs = (first.peak.checkpoint.step - start.step) / report.steps_per_epoch
-        tied = [
-            curve.sub_dataset
-            for curve in active
-            if self.rule.overfits(curve) and curve.peak.checkpoint == first.peak.checkpoint
-        ]
-        when = "at the round's start" if epochs == 0 else f"{epochs:.2f} epochs into the roll-out"
-        tie = (
-            f"; tied with {', '.join(n for n in tied if n != first.sub_dataset)}, it lost most "
-            "or stands first in the mixture"
-            if len(tied) > 1
-            else ""
-        )
-        others = f"; with it goes {', '.join(c.sub_dataset for c in leaving[1:])}" if len(leaving) > 1 else ""
-        return (
-            f"{first.sub_dataset} peaked earliest, {when} (step {first.peak.checkpoint.step}), at "
-            f"{first.peak.score:.3f} and fell to {first.end.score:.3f}{tie}{others}: exclude, roll back to "
-            f"{first.peak.checkpoint}"
-        )
+def _read_round(event: Mapping[str, Any]) -> RoundReport:
+    return RoundReport(
+        event["round"],
+        tuple(event["active"]),
+        tuple(
+            Curve(curve["sub_dataset"], tuple(_read_point(point) for point in curve["points"]))
+            for curve in event["curves"]
+        ),
+        event["steps_per_epoch"],
+    )
+
+
+def _read_point(point: Mapping[str, Any]) -> MetricPoint:
+    key = CheckpointKey(**point["checkpoint"])
+    return MetricPoint(key, point["score"], point["loss"], point["num_examples"])

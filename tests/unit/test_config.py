@@ -113,7 +113,7 @@ training: {batch_size: 0}
         ),
         (
             ["search.rule=paper", "search.min_delta=0.1"],
-            "(top): search.min_delta takes no effect with search.rule=paper; leave one of them out",
+            "search: min_delta takes no effect with rule=paper; leave one of them out",
         ),
         (
             ["training.final_lr_ratio=0.5"],

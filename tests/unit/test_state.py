@@ -17,6 +17,7 @@ def _decided(round_index: int, target: tuple[int, int], **changes: Any) -> dict[
         "include": [],
         "optimizer": "restore",
         "weights": None,
+        "rollout_epochs": None,
     }
     event = {
         "event": "round_decided",

@@ -5,9 +5,10 @@ from typing import Literal
 import pytest
 
 from tasks.algorithm.exclusion import ExclusionRule
+from tasks.algorithm.msft import Msft
 from tasks.algorithm.peaks import Curve, MetricPoint, choose_champion, mean_scores
 from tasks.algorithm.state import CheckpointKey
-from tasks.algorithm.strategies import Decision, Msft, RoundReport
+from tasks.algorithm.strategies import Decision, RoundReport
 
 START = CheckpointKey(1, 100)  # a checkpoint of the round before
 

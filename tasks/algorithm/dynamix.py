@@ -1,0 +1,45 @@
+"""DynamixSFT (arXiv 2508.12116): a sub-dataset's share follows what a step on it gains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Dynamix:
+    """A bandit over the sub-datasets, whose arms keep to their shares by size.
+
+    Attributes:
+        gamma: share of uniform exploration.
+        alpha: weight of the past in the moving average of rewards.
+        beta: sharpness of the softmax (the source: 4 for 1B parameters, 5 for 8B).
+        every_steps: optimizer steps between two updates.
+    """
+
+    gamma: float = 0.3
+    alpha: float = 0.95
+    beta: float = 4.0
+    every_steps: int = 50
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.gamma <= 1 and 0 <= self.alpha <= 1):
+            raise ValueError(f"gamma and alpha: wanted 0 to 1; got {self.gamma} and {self.alpha}")
+        if self.every_steps < 1 or self.beta < 0:
+            raise ValueError("every_steps: wanted at least 1; beta: 0 or more")
+
+    def shares(self, values: Mapping[str, float], prior: Mapping[str, float]) -> dict[str, float]:
+        """Return each sub-dataset's probability to be drawn, from its value Q and its share by size."""
+        soft = {name: math.exp(self.beta * values[name]) * prior[name] for name in prior}
+        total = math.fsum(soft.values())
+        return {name: (1 - self.gamma) * soft[name] / total + self.gamma / len(prior) for name in prior}
+
+    def update(
+        self, values: Mapping[str, float], before: Mapping[str, float], after: Mapping[str, float]
+    ) -> dict[str, float]:
+        """Return the values after a look-ahead: the loss on each one's batch before and after a step on it."""
+        gains = {name: (before[name] - after[name]) / max(before[name], 1e-12) for name in values}
+        least, span = min(gains.values()), max(gains.values()) - min(gains.values())
+        rewards = {name: (gain - least) / span if span > 0 else 0.0 for name, gain in gains.items()}
+        return {name: self.alpha * values[name] + (1 - self.alpha) * rewards[name] for name in values}

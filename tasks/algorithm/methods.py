@@ -1,0 +1,73 @@
+"""Every method by name: the strategy between its rounds, and what its worker does otherwise than draw by plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from tasks.algorithm.continual import ContinualSft
+from tasks.algorithm.dynamix import Dynamix
+from tasks.algorithm.exclusion import ExclusionRule
+from tasks.algorithm.forward import Forward
+from tasks.algorithm.ies import Ies
+from tasks.algorithm.msft import Msft
+from tasks.algorithm.sft import Sft
+from tasks.algorithm.single_rollout import SoftSroSft, SroSft
+from tasks.algorithm.strategies import Strategy
+
+Policy = Dynamix | Ies
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method: the class of its strategy, and that of its policy inside the worker, if it has one."""
+
+    strategy: type[Any]
+    policy: type[Dynamix] | type[Ies] | None = None
+
+
+METHODS = {
+    "msft": Method(Msft),
+    "forward": Method(Forward),
+    "sft": Method(Sft),
+    "continual_sft": Method(ContinualSft),
+    "sro_sft": Method(SroSft),
+    "soft_sro_sft": Method(SoftSroSft),
+    "dynamix_sft": Method(Sft, Dynamix),
+    "ies": Method(Sft, Ies),
+}
+# Settings of every search that a strategy may go by; the rest of its fields are the method's own options.
+SHARED = ("max_epochs", "min_delta", "exclude_per_round", "optimizer_on_rollback")
+
+
+def options_of(method: str) -> tuple[type[Any], list[str]]:
+    """Return the class that the method's own options belong to, and their names."""
+    entry = METHODS[method]
+    owner = entry.policy or entry.strategy
+    return owner, [field.name for field in fields(owner) if field.name not in (*SHARED, "rule")]
+
+
+def takes(method: str, setting: str) -> bool:
+    """Say whether a setting of `SHARED` takes effect in the method."""
+    names = {field.name for field in fields(METHODS[method].strategy)}
+    return setting in names or ("rule" in names and setting in ("rule", "min_delta"))
+
+
+def strategy_of(
+    method: str, shared: Mapping[str, Any], rule: ExclusionRule, own: Mapping[str, Any]
+) -> Strategy:
+    """Return the method's strategy with its settings."""
+    entry = METHODS[method]
+    wanted = {field.name for field in fields(entry.strategy)}
+    given: dict[str, Any] = {name: shared[name] for name in SHARED if name in wanted}
+    if "rule" in wanted:
+        given["rule"] = rule
+    strategy: Strategy = entry.strategy(**given, **(own if entry.policy is None else {}))
+    return strategy
+
+
+def policy_of(method: str, own: Mapping[str, Any]) -> Policy | None:
+    """Return the method's policy inside the worker with its options; None: rows are drawn by plan and all trained."""
+    policy = METHODS[method].policy
+    return policy(**own) if policy is not None else None

@@ -1,0 +1,89 @@
+"""mSFT, the paper's search."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tasks.algorithm.exclusion import ExclusionRule, describe, rank_overfitting
+from tasks.algorithm.peaks import Curve
+from tasks.algorithm.strategies import Decision, Opening, OptimizerAction, RoundReport, rehearsed
+
+
+@dataclass(frozen=True)
+class Msft:
+    """The paper's search (section 3.2): exclude what overfits earliest and roll back to its peak.
+
+    Attributes:
+        rehearsal: factor on the share at which excluded sub-datasets stay in the mixture (paper: 0).
+    """
+
+    rule: ExclusionRule
+    exclude_per_round: int
+    optimizer_on_rollback: OptimizerAction
+    rehearsal: float = 0.0
+
+    def open(self, sub_datasets: tuple[str, ...]) -> Opening:
+        """Begin with all of them."""
+        return Opening()
+
+    def observe(self, report: RoundReport) -> Decision:
+        """Exclude the earliest overfitting sub-datasets, or advance where none overfits."""
+        active = [curve for curve in report.curves if curve.sub_dataset in report.active]
+        leaving = rank_overfitting(active, self.rule)[: self.exclude_per_round]
+        names = tuple(curve.sub_dataset for curve in leaving)
+        verdicts = tuple(
+            describe(
+                curve,
+                self.rule,
+                is_active=curve.sub_dataset in report.active,
+                is_excluded_now=curve.sub_dataset in names,
+            )
+            for curve in report.curves
+        )
+        if not leaving:
+            return Decision(
+                report.last,
+                self._reason_to_advance(active),
+                weights=rehearsed(report, (), self.rehearsal),
+                verdicts=verdicts,
+            )
+        target = leaving[0].peak.checkpoint
+        return Decision(
+            roll_back_to=target,
+            exclude=names,
+            optimizer=self.optimizer_on_rollback,
+            weights=rehearsed(report, names, self.rehearsal),
+            reason=self._reason_to_exclude(leaving, active, report),
+            verdicts=verdicts,
+        )
+
+    def _reason_to_advance(self, active: list[Curve]) -> str:
+        if self.rule.literal:
+            return "no sub-dataset peaked before the end of the roll-out: advance"
+        worst = max(active, key=lambda curve: curve.drop)
+        return (
+            f"no active sub-dataset lost more than {self.rule.min_delta:g} from its peak "
+            f"(largest: {worst.sub_dataset}, {worst.drop:.3f}): advance from the end of the roll-out"
+        )
+
+    def _reason_to_exclude(self, leaving: list[Curve], active: list[Curve], report: RoundReport) -> str:
+        first = leaving[0]
+        epochs = report.epochs_until(first.peak.checkpoint)
+        tied = [
+            curve.sub_dataset
+            for curve in active
+            if self.rule.overfits(curve) and curve.peak.checkpoint == first.peak.checkpoint
+        ]
+        when = "at the round's start" if epochs == 0 else f"{epochs:.2f} epochs into the roll-out"
+        tie = (
+            f"; tied with {', '.join(n for n in tied if n != first.sub_dataset)}, it lost most "
+            "or stands first in the mixture"
+            if len(tied) > 1
+            else ""
+        )
+        others = f"; with it goes {', '.join(c.sub_dataset for c in leaving[1:])}" if len(leaving) > 1 else ""
+        return (
+            f"{first.sub_dataset} peaked earliest, {when} (step {first.peak.checkpoint.step}), at "
+            f"{first.peak.score:.3f} and fell to {first.end.score:.3f}{tie}{others}: exclude, roll back to "
+            f"{first.peak.checkpoint}"
+        )
