@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -25,8 +25,7 @@ class BaseModelRef(Value):
     """The base model as every worker loads it.
 
     Attributes:
-        directory: a local transformers directory with safetensors weights and the tokenizer.
-        sha256: hash over its weights and config; part of what a resumed search must find unchanged.
+        directory: a local transformers directory with safetensors weights and the tokenizer; `sha256` is over these.
     """
 
     directory: str
@@ -115,8 +114,7 @@ class Mixture(Value):
 
     Attributes:
         epoch_rows, full_epoch_rows: rows in one epoch of this mixture, and of all N (the budget's unit).
-        epochs: length of the roll-out, C or what the total budget leaves.
-        num_rows, num_steps: rows and optimizer steps of the roll-out.
+        epochs, num_rows, num_steps: length of the roll-out in epochs of this mixture, rows and optimizer steps.
         evaluation_offsets: steps after the roll-out's start at which a checkpoint is published, ascending.
         example_shares, token_shares: realised share of each sub-dataset.
     """
@@ -153,10 +151,12 @@ class CheckpointRef(Value):
 
 
 class RolloutSpec(Value):
-    """All that a training worker needs; `rollout_spec.json`."""
+    """All that a training worker needs; `rollout_spec.json`. `options` are those of `method`."""
 
     search_id: str
     seed: int
+    method: str
+    options: dict[str, Any]
     mixture: Mixture
     model: BaseModelRef
     training: TrainingConfig
@@ -173,7 +173,7 @@ class IntervalStats(Value):
 
     Attributes:
         num_tokens, num_completion_tokens, num_examples: without padding.
-        flops, seconds: forward and backward by `tasks.algorithm.ledger`; wall time of the training steps.
+        flops, seconds: by `tasks.algorithm.ledger`, a method's look-aheads too; wall time of the training steps.
         losses: mean training loss a completion token of each sub-dataset, in nats.
         batch_hash: hash over the rows of every batch since the roll-out's start.
     """
@@ -207,7 +207,7 @@ class SubDatasetScore(Value):
 
     Attributes:
         accuracy: share of correct rows in [0, 1]; None for the metric `loss`.
-        loss: mean loss a completion token, in nats.
+        loss: mean a completion token, in nats.
         correct: one 0 or 1 a row, in the split's order; empty for the metric `loss`.
     """
 

@@ -40,6 +40,8 @@ def train_rollout(
     spec = RolloutSpec(
         search_id=search.search_id,
         seed=config.seed,
+        method=config.search.method,
+        options=config.search.options,
         mixture=mixture,
         model=inputs.model,
         training=_with_local_paths(config),

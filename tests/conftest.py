@@ -99,12 +99,15 @@ def make_rollout(tiny_base: BaseModelRef, tiny_mixture: Mixture, tmp_path: Path)
     def make(
         name: str, base: BaseModelRef = tiny_base, mixture: Mixture = tiny_mixture, **training: Any
     ) -> Path:
+        method, options = training.pop("method", "msft"), training.pop("options", {})
         directory = tmp_path / name / "rounds" / "000"
         directory.mkdir(parents=True)
         settings = {"learning_rate": 3e-3, "batch_size": 16, "max_length": 128, "threads": 1, "device": "cpu"}
         spec = RolloutSpec(
             search_id="test",
             seed=11,
+            method=method,
+            options=options,
             mixture=mixture,
             model=base,
             training=TrainingConfig(**(settings | training)),

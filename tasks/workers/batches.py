@@ -6,12 +6,15 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from tasks.contracts import Mixture, SplitRef
+from tasks.contracts import Mixture, SplitRef, SubDatasetDraws
 from tasks.randomness import random_state
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -58,16 +61,7 @@ def plan_steps(mixture: Mixture, seed: int, batch_size: int) -> list[list[Draw]]
     epoch = 0
     while len(rows) < mixture.num_rows:
         streams = [
-            iter(
-                _stream(
-                    index,
-                    part.name,
-                    part.train.num_rows,
-                    part.cursor + epoch * part.rows_per_epoch,
-                    part.rows_per_epoch,
-                    seed,
-                )
-            )
+            iter(stream(index, part, part.cursor + epoch * part.rows_per_epoch, part.rows_per_epoch, seed))
             for index, part in enumerate(mixture.draws)
         ]
         owners = [index for index, part in enumerate(mixture.draws) for _ in range(part.rows_per_epoch)]
@@ -80,22 +74,22 @@ def plan_steps(mixture: Mixture, seed: int, batch_size: int) -> list[list[Draw]]
     return [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
 
 
-def _stream(index: int, name: str, num_rows: int, start: int, count: int, seed: int) -> list[Draw]:
-    """Return `count` draws from position `start` of a sub-dataset's stream."""
-    draws = []
+def stream(index: int, part: SubDatasetDraws, start: int, count: int, seed: int) -> list[Draw]:
+    """Return `count` draws from position `start` of the stream of the mixture's sub-dataset `index`."""
+    draws, num_rows = [], part.train.num_rows
     permutation: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
     current = -1
     for position in range(start, start + count):
         if (number := position // num_rows) != current:
             current = number
-            permutation = random_state(seed, "pass", name, number).permutation(num_rows)
+            permutation = random_state(seed, "pass", part.name, number).permutation(num_rows)
         draws.append(Draw(index, int(permutation[position % num_rows])))
     return draws
 
 
 def micro_batches(
-    rows: Sequence[Draw], lengths: Sequence[int], size: int | None, *, rank: int, world: int, by_length: bool
-) -> list[list[Draw]]:
+    rows: Sequence[T], lengths: Sequence[int], size: int | None, *, rank: int, world: int, by_length: bool
+) -> list[list[T]]:
     """Return this rank's share of one step, cut into micro-batches; as many on every rank, some maybe empty.
 
     With `by_length`, rows of like length meet in a micro-batch and are dealt to the ranks in turn, which saves

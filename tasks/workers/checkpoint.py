@@ -22,7 +22,6 @@ from tasks.algorithm.state import CheckpointKey
 from tasks.contracts import CheckpointRef
 from tasks.errors import CheckpointDamagedError
 from tasks.manifest import MANIFEST, hash_file, publish, read_manifest, set_aside, verify
-from tasks.workers.model import WEIGHTS
 
 OPTIMIZER = "optimizer.safetensors"
 TRAINER = "trainer_state.json"
@@ -30,39 +29,43 @@ TRAINER = "trainer_state.json"
 _FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
-def gather_state(
-    model: Any, optimizer: torch.optim.Optimizer, names: list[str]
-) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Return the weights of `names` and the optimizer's moments; every rank takes part, rank 0 has the result."""
+Tensors = dict[str, torch.Tensor]
+
+
+def gather_weights(model: Any, names: list[str]) -> Tensors:
+    """Return the weights of `names`; every rank takes part, rank 0 has the result."""
     weights = get_model_state_dict(model, options=_FULL)
+    # Clones, since on one CPU process these are the model's own, and may change before they are written.
+    return {name: weights[name].clone().contiguous() for name in names if name in weights}
+
+
+def gather_moments(model: Any, optimizer: torch.optim.Optimizer) -> Tensors:
+    """Return the optimizer's moments; every rank takes part, rank 0 has the result."""
     # Asked of an optimizer that has not stepped, torch takes a step of zeros to fill it, and counts it.
     full = get_optimizer_state_dict(model, optimizer, options=_FULL) if optimizer.state else {}
-    kept = {name: weights[name].contiguous() for name in names if name in weights}
-    moments = {
+    return {
         f"{name}/{kind}": value.contiguous()
         for name, kinds in full.get("state", {}).items()
         for kind, value in kinds.items()
     }
-    return kept, moments
 
 
 def publish_checkpoint(
     directory: Path,
     key: CheckpointKey,
-    weights: Mapping[str, torch.Tensor],
-    moments: Mapping[str, torch.Tensor],
+    tensors: Mapping[str, Mapping[str, torch.Tensor]],
     trainer: Mapping[str, Any],
 ) -> None:
-    """Publish a checkpoint by one atomic rename; an existing one of this step is never overwritten."""
+    """Publish a checkpoint, `tensors` by file, by one atomic rename; one of this step is never overwritten."""
     if directory.exists():
         return
 
     def write(staging: Path) -> None:
-        save_file(dict(weights), staging / WEIGHTS)
-        save_file(dict(moments), staging / OPTIMIZER)
+        for file, content in tensors.items():
+            save_file(dict(content), staging / file)
         (staging / TRAINER).write_text(json.dumps(trainer))
 
-    num_bytes = sum(t.numel() * t.element_size() for part in (weights, moments) for t in part.values())
+    num_bytes = sum(t.numel() * t.element_size() for part in tensors.values() for t in part.values())
     meta = {
         "round": key.round,
         "step": key.step,

@@ -16,6 +16,7 @@ from tasks.contracts import BaseModelRef
 from tasks.errors import ModelError
 
 WEIGHTS = "model.safetensors"
+AVERAGE = "average.safetensors"
 
 
 def load_base(base: BaseModelRef) -> Any:
@@ -81,13 +82,18 @@ def trained_names(model: Any) -> list[str]:
     return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
-def load_weights(model: Any, directory: Path) -> None:
+def scored_file(directory: Path) -> str:
+    """Return which of a checkpoint's weights are scored and exported: their average, where the search keeps one."""
+    return AVERAGE if (directory / AVERAGE).exists() else WEIGHTS
+
+
+def load_weights(model: Any, directory: Path, file: str = WEIGHTS) -> None:
     """Copy a checkpoint's weights into a model of the same base.
 
     Raises:
         ModelError: the checkpoint's tensors are not those of the model.
     """
-    tensors: Mapping[str, torch.Tensor] = load_file(directory / WEIGHTS)
+    tensors: Mapping[str, torch.Tensor] = load_file(directory / file)
     wanted = set(trained_names(model))
     if wanted != set(tensors):
         odd = sorted(wanted ^ set(tensors))[:5]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -37,3 +39,20 @@ def adamw(model: Any, spec: RolloutSpec) -> torch.optim.AdamW:
         eps=training.adam_epsilon,
         fused=True,
     )
+
+
+@contextmanager
+def undone(model: Any, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Take back what happens to the weights and to the optimizer's state; holds a copy of both meanwhile."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    weights = [parameter.detach().clone() for parameter in parameters]
+    state = {
+        parameter: {kind: value.clone() for kind, value in kinds.items()}
+        for parameter, kinds in optimizer.state.items()
+    }
+    yield
+    with torch.no_grad():
+        for parameter, value in zip(parameters, weights, strict=True):
+            parameter.copy_(value)
+    optimizer.state.clear()
+    optimizer.state.update(state)

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tasks.contracts import BaseModelRef, CheckpointScores, EvaluationCost, ScoreRequest, ScoreSpec
 from tasks.manifest import MANIFEST, hash_file, score_file_of, verify, write_json
 from tasks.workers.lifeline import run_worker
-from tasks.workers.model import WEIGHTS, choose_device, load_base, load_weights, shape_of
+from tasks.workers.model import choose_device, load_base, load_weights, scored_file, shape_of
 from tasks.workers.scoring import Cost, Scorer
 
 _POLL_S = 0.05
@@ -39,8 +39,7 @@ def score(spec_path: Path) -> None:
             continue  # scored before this worker was told to end, and started again
         _wait_for(Path(request.directory))
         if spec.export_directory is None:
-            verify(Path(request.directory), only=WEIGHTS)
-            load_weights(model, Path(request.directory))
+            _load_scored(model, Path(request.directory))
         scores = _score_checkpoint(scorer, spec, request)
         write_json(output / score_file_of(request.key), scores.model_dump_json())
 
@@ -68,13 +67,18 @@ def _score_checkpoint(scorer: Scorer, spec: ScoreSpec, request: ScoreRequest) ->
     )
 
 
+def _load_scored(model: Any, directory: Path) -> None:
+    file = scored_file(directory)
+    verify(directory, only=file)
+    load_weights(model, directory, file)
+
+
 def _export(model: Any, spec: ScoreSpec, tokenizer: Any) -> Any:
     """Write the one requested checkpoint as a transformers directory and return the model loaded from there."""
     assert spec.export_directory is not None
     directory = Path(spec.export_directory)
     source = Path(spec.requests[0].directory)
-    verify(source, only=WEIGHTS)
-    load_weights(model, source)
+    _load_scored(model, source)
     if spec.model.lora is not None:
         model = model.merge_and_unload()
     staging = directory.with_name(f".staging-{directory.name}")

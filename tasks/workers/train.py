@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import sys
 import time
@@ -15,13 +14,16 @@ import torch
 from accelerate import Accelerator
 
 from tasks.algorithm.state import CheckpointKey
-from tasks.contracts import CheckpointRef, IntervalStats, RolloutResult, RolloutSpec
-from tasks.errors import NonFiniteLossError
+from tasks.contracts import CheckpointRef, RolloutResult, RolloutSpec
 from tasks.manifest import checkpoint_directory, write_json
 from tasks.randomness import seed_from
-from tasks.workers.batches import Draw, RowStore, chain_hash, micro_batches, plan_steps
+from tasks.workers.accounting import IntervalAccount, Step
+from tasks.workers.averaging import WeightAverage
+from tasks.workers.batches import Draw, chain_hash
 from tasks.workers.checkpoint import (
-    gather_state,
+    OPTIMIZER,
+    gather_moments,
+    gather_weights,
     load_optimizer,
     newest_whole,
     publish_checkpoint,
@@ -29,10 +31,11 @@ from tasks.workers.checkpoint import (
     reference_to,
     step_of,
 )
-from tasks.workers.forward import collate, supports_logit_positions, token_logits, token_losses
 from tasks.workers.lifeline import Preempted, StopFlag, run_worker
-from tasks.workers.model import load_base, load_weights, shape_of, trained_names
+from tasks.workers.model import AVERAGE, WEIGHTS, load_base, load_weights, shape_of, trained_names
 from tasks.workers.optimisation import adamw, learning_rate_at
+from tasks.workers.policies import worker_policy
+from tasks.workers.stepping import Stepper
 
 _PROGRESS_S = 0.25
 
@@ -49,28 +52,26 @@ class Trainer:
         self.output = Path(spec.output_directory)
         self.stop = StopFlag()
         self.accelerator = Accelerator(mixed_precision="bf16" if spec.training.precision == "bf16" else "no")
-        self.stores = [RowStore(part.train) for part in spec.mixture.draws]
-        self.steps = plan_steps(spec.mixture, spec.seed, spec.training.batch_size)
+        self.policy = worker_policy(spec)
         self.publish_at = {spec.first_step + offset for offset in spec.mixture.evaluation_offsets}
         self.wanted = self.publish_at | ({0} if spec.start is None else set())
         self.step = spec.first_step
         before = spec.start.cursors if spec.start is not None else {}
         self.cursors = {**before, **{part.name: part.cursor for part in spec.mixture.draws}}
         self.batch_hash = ""
-        self.intervals: list[IntervalStats] = []
         self.reported_at = 0.0
-        self.sums: dict[str, Any] = {}
-        self._open_interval()
+        self.account = IntervalAccount([part.name for part in spec.mixture.draws], self.accelerator)
         self._load()
 
     def run(self) -> None:
         """Train to the end of the roll-out, or to the end of the step in which SIGTERM came."""
         self.started = time.monotonic()
         self.first_of_this_process = self.step
-        while self.step < self.spec.first_step + len(self.steps):
-            self._train_step(self.steps[self.step - self.spec.first_step])
+        while self.step < self.spec.first_step + self.spec.mixture.num_steps:
+            self._train_step(self.policy.rows(self.step - self.spec.first_step, self.cursors))
             if self.step in self.publish_at:
-                self._close_interval()
+                key = CheckpointKey(self.spec.mixture.round, self.step)
+                self.account.close(key, learning_rate_at(self.spec, self.step - 1), self.batch_hash)
                 self._publish()
             if self._is_told_to_stop():
                 self._publish()
@@ -89,11 +90,15 @@ class Trainer:
             load_weights(model, start)
         self.names = trained_names(model)
         self.shape = shape_of(model)
-        self.keeps_logits = supports_logit_positions(model)
         model.train()
         self.model, self.optimizer = self.accelerator.prepare(model, adamw(model, spec))
+        self.stepper = Stepper(spec, self.accelerator, self.model, self.optimizer)
         if start is not None and (own is not None or spec.optimizer == "restore"):
             load_optimizer(self.model, self.optimizer.optimizer, start)
+        decay = spec.training.ema
+        self.average = WeightAverage(self.model, decay) if decay is not None else None
+        if self.average is not None and start is not None:
+            self.average.restore(start)
         if own is not None:
             self._restore(read_trainer(own))
         elif spec.start is None:
@@ -103,152 +108,88 @@ class Trainer:
         self.step = state["step"]
         self.cursors = state["cursors"]
         self.batch_hash = state["batch_hash"]
-        self.intervals = [IntervalStats.model_validate(interval) for interval in state["intervals"]]
-        self.sums = state["interval"]
+        self.account.restore(state)
+        self.policy.restore(state["policy"])
 
     def _train_step(self, rows: Sequence[Draw]) -> None:
-        """Take one optimizer step on `rows`; the loss is the mean over all their supervised tokens."""
-        training, accelerator = self.spec.training, self.accelerator
+        """Take one optimizer step on those of the rows that the method trains, and measure the others."""
         began = time.monotonic()
         torch.manual_seed(
-            seed_from(self.spec.seed, self.spec.mixture.round, self.step, accelerator.process_index)
+            seed_from(self.spec.seed, self.spec.mixture.round, self.step, self.accelerator.process_index)
         )
-        lengths = [self.stores[draw.sub_dataset].length(draw.row) for draw in rows]
-        counts = [int(self.stores[draw.sub_dataset].row(draw.row)[1][1:].sum()) for draw in rows]
-        parts = micro_batches(
-            rows,
-            lengths,
-            training.micro_batch_size,
-            rank=accelerator.process_index,
-            world=accelerator.num_processes,
-            by_length=training.batching != "padded",
-        )
-        self._set_learning_rate()
-        for index, part in enumerate(parts):
-            if index + 1 < len(parts):
-                with accelerator.no_sync(self.model):
-                    self._backward(part, sum(counts))
-            else:
-                self._backward(part, sum(counts))
-        norm = accelerator.clip_grad_norm_(self.model.parameters(), training.max_grad_norm)
-        if not math.isfinite(float(norm)):
-            names = sorted({self.spec.mixture.draws[draw.sub_dataset].name for draw in rows})
-            raise NonFiniteLossError(self.step + 1, float(norm), names)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self._count(rows, lengths, counts, time.monotonic() - began)
-
-    def _backward(self, part: Sequence[Draw], num_supervised: int) -> None:
-        rows = [self.stores[draw.sub_dataset].row(draw.row) for draw in part]
-        batch = collate(rows, self.accelerator.device, packed=self.spec.training.batching == "packed")
-        with self.accelerator.autocast():
-            logits = token_logits(self.model, batch, at_positions=self.keeps_logits)
-        losses = token_losses(logits, batch)
-        # Processes average their gradients, so each scales its sum by their number.
-        self.accelerator.backward(losses.sum() * self.accelerator.num_processes / num_supervised)
-        if part:
-            owner = torch.tensor([draw.sub_dataset for draw in part], device=losses.device)[batch.row_of]
-            self.loss_sums.index_add_(0, owner.flatten(), losses.detach().flatten().double())
-
-    def _set_learning_rate(self) -> None:
-        rate = learning_rate_at(self.spec, self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-
-    def _count(self, rows: Sequence[Draw], lengths: list[int], counts: list[int], seconds: float) -> None:
-        """Add one step to the open interval; every rank counts the whole step, so the numbers are global."""
+        step = self.stepper.measure(rows, self.step + 1)
+        losses = self.stepper.no_losses(step)
+        left_out = [i for i, draw in enumerate(rows) if self.policy.is_left_out(draw)]
+        trained = sorted(set(range(len(rows))) - set(left_out))
+        self.flops = step.work(trained).training_flops(self.shape)
+        self.flops += step.work(left_out).forward_flops(self.shape)
+        if left_out:
+            self.stepper.watch(step, left_out, losses)
+        if trained:
+            self.stepper.descend(step, trained, losses)
         self.step += 1
+        if self.average is not None:
+            self.average.update(self.step)
         self.batch_hash = chain_hash(self.batch_hash, rows)
-        sums = self.sums
-        for draw, count in zip(rows, counts, strict=True):
-            name = self.spec.mixture.draws[draw.sub_dataset].name
-            self.cursors[name] += 1
-            sums["supervised"][name] += count
-        sums["num_tokens"] += sum(lengths)
-        sums["num_pairs"] += sum(length * length for length in lengths)
-        sums["num_examples"] += len(rows)
-        sums["seconds"] += seconds
+        for draw in rows:
+            self.cursors[self.spec.mixture.draws[draw.sub_dataset].name] += 1
+        self.policy.after_step(rows, self._row_losses(step, losses), self._look_ahead)
+        self.account.add_step(step, self.flops, time.monotonic() - began)
         if self.accelerator.is_main_process:
             self._report_progress()
 
+    def _look_ahead(self, rows: Sequence[Draw]) -> tuple[float, float]:
+        """Return the loss of `rows` before and after a step on them; it costs FLOPs, but none of the budget."""
+        before, after, work = self.stepper.look_ahead(rows, self.step + 1)
+        self.flops += work.training_flops(self.shape) + work.forward_flops(self.shape)
+        return before, after
+
+    def _row_losses(self, step: Step, losses: torch.Tensor) -> list[float]:
+        """Put this process's losses on account, and return every row's mean a token where the policy wants it."""
+        owners = torch.tensor([draw.sub_dataset for draw in step.rows], device=losses.device)
+        self.account.add_losses(owners, losses)
+        if not self.policy.watches_rows:
+            return []
+        sums = self.accelerator.reduce(losses, reduction="sum").tolist()
+        return [total / max(1, count) for total, count in zip(sums, step.counts, strict=True)]
+
     def _report_progress(self) -> None:
-        now = time.monotonic()
-        is_last = self.step == self.spec.first_step + len(self.steps)
-        if now - self.reported_at < _PROGRESS_S and not is_last:
+        now, num_steps = time.monotonic(), self.spec.mixture.num_steps
+        done = self.step - self.spec.first_step
+        if now - self.reported_at < _PROGRESS_S and done < num_steps:
             return
         self.reported_at = now
         own_steps = self.step - self.first_of_this_process
-        left = len(self.steps) - (self.step - self.spec.first_step)
         line = {
-            "step": self.step - self.spec.first_step,
-            "num_steps": len(self.steps),
-            "loss": self._mean_loss(),
-            "tokens_per_s": self.sums["num_tokens"] / max(self.sums["seconds"], 1e-9),
-            "seconds_left": left * (now - self.started) / max(1, own_steps),
+            "step": done,
+            "num_steps": num_steps,
+            "loss": self.account.mean_loss(),
+            "tokens_per_s": self.account.sums["num_tokens"] / max(self.account.sums["seconds"], 1e-9),
+            "seconds_left": (num_steps - done) * (now - self.started) / max(1, own_steps),
         }
         write_json(self.output / "progress.json", json.dumps(line))
 
-    def _mean_loss(self) -> float:
-        """Return the interval's loss so far, as this process sees it."""
-        own = float(self.loss_sums.sum()) * self.accelerator.num_processes
-        gathered: float = sum(self.sums["loss_sums"].values())
-        return float((own + gathered) / max(1, sum(self.sums["supervised"].values())))
-
-    def _open_interval(self) -> None:
-        names = [part.name for part in self.spec.mixture.draws]
-        self.sums = {
-            "num_tokens": 0,
-            "num_pairs": 0,
-            "num_examples": 0,
-            "seconds": 0.0,
-            "supervised": dict.fromkeys(names, 0),
-            "loss_sums": dict.fromkeys(names, 0.0),
-        }
-        self.loss_sums = torch.zeros(len(names), dtype=torch.float64, device=self.accelerator.device)
-
-    def _gather_losses(self) -> None:
-        """Move the loss sums of all processes into the interval's plain numbers."""
-        total = self.accelerator.reduce(self.loss_sums, reduction="sum").tolist()
-        for part, value in zip(self.spec.mixture.draws, total, strict=True):
-            self.sums["loss_sums"][part.name] += value
-        self.loss_sums.zero_()
-
-    def _close_interval(self) -> None:
-        self._gather_losses()
-        sums = self.sums
-        supervised = sums["supervised"]
-        self.intervals.append(
-            IntervalStats(
-                key=CheckpointKey(self.spec.mixture.round, self.step),
-                num_tokens=sums["num_tokens"],
-                num_completion_tokens=sum(supervised.values()),
-                num_examples=sums["num_examples"],
-                flops=self.shape.training_flops(
-                    sums["num_tokens"], sums["num_pairs"], sum(supervised.values())
-                ),
-                seconds=sums["seconds"],
-                learning_rate=learning_rate_at(self.spec, self.step - 1),
-                losses={name: sums["loss_sums"][name] / count for name, count in supervised.items() if count},
-                batch_hash=self.batch_hash,
-            )
-        )
-        self._open_interval()
-
     def _publish(self) -> None:
         """Publish the state between two optimizer steps; nothing else is ever saved."""
-        self._gather_losses()
-        weights, moments = gather_state(self.model, self.optimizer.optimizer, self.names)
+        self.account.gather()
+        tensors = {
+            WEIGHTS: gather_weights(self.model, self.names),
+            OPTIMIZER: gather_moments(self.model, self.optimizer.optimizer),
+        }
+        if self.average is not None:
+            with self.average.in_place():
+                tensors[AVERAGE] = gather_weights(self.model, self.names)
         if self.accelerator.is_main_process:
             trainer = {
                 "step": self.step,
                 "cursors": self.cursors,
                 "batch_hash": self.batch_hash,
                 "num_processes": self.accelerator.num_processes,
-                "intervals": [interval.model_dump(mode="json") for interval in self.intervals],
-                "interval": self.sums,
+                "policy": self.policy.state(),
+                **self.account.state(),
             }
             key = CheckpointKey(self.spec.mixture.round, self.step)
-            publish_checkpoint(checkpoint_directory(self.output, self.step), key, weights, moments, trainer)
+            publish_checkpoint(checkpoint_directory(self.output, self.step), key, tensors, trainer)
         self.accelerator.wait_for_everyone()
 
     def _is_told_to_stop(self) -> bool:
@@ -272,7 +213,7 @@ class Trainer:
             round=spec.mixture.round,
             start=start,
             checkpoints=tuple(checkpoints),
-            intervals=tuple(self.intervals),
+            intervals=tuple(self.account.closed),
         )
         write_json(self.output / "rollout_result.json", result.model_dump_json(indent=1))
 

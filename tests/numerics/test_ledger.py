@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tasks.config import LoraConfig
 from tasks.contracts import BaseModelRef, Mixture, RolloutResult
+from tasks.workers import stepping
 from tasks.workers import train as worker
 from tasks.workers.batches import RowStore
 from tasks.workers.forward import collate, supports_logit_positions, token_logits, token_losses
@@ -34,7 +35,7 @@ def test_the_ledgers_tokens_and_examples_are_those_that_reached_the_model(
         lengths.extend(len(ids) for ids, _ in rows)
         return collate(rows, *args, **kwargs)
 
-    monkeypatch.setattr(worker, "collate", counting)
+    monkeypatch.setattr(stepping, "collate", counting)
     spec_path = make_rollout("one", batching=batching, micro_batch_size=4)
     worker.train(spec_path)
     result = RolloutResult.model_validate_json((spec_path.parent / "rollout_result.json").read_text())

@@ -1,0 +1,110 @@
+"""One optimizer step on given rows: forward, backward and the update, over all processes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from tasks.contracts import RolloutSpec
+from tasks.errors import NonFiniteLossError
+from tasks.workers.accounting import Step, Work
+from tasks.workers.batches import Draw, RowStore, micro_batches
+from tasks.workers.forward import collate, supports_logit_positions, token_logits, token_losses
+from tasks.workers.optimisation import learning_rate_at, undone
+
+
+class Stepper:
+    """Takes steps of a prepared model and optimizer; each process does its share of the rows.
+
+    `losses` is a tensor of one sum in nats for each row of the step, in which each process fills in its own rows.
+    """
+
+    def __init__(self, spec: RolloutSpec, accelerator: Any, model: Any, optimizer: Any) -> None:
+        self.spec = spec
+        self.accelerator = accelerator
+        self.model = model
+        self.optimizer = optimizer
+        self.stores = [RowStore(part.train) for part in spec.mixture.draws]
+        self.keeps_logits = supports_logit_positions(accelerator.unwrap_model(model))
+
+    def measure(self, rows: Sequence[Draw], number: int) -> Step:
+        """Return the rows of optimizer step `number`, from 1 on the accepted path, with their sizes."""
+        lengths = [self.stores[draw.sub_dataset].length(draw.row) for draw in rows]
+        counts = [int(self.stores[draw.sub_dataset].row(draw.row)[1][1:].sum()) for draw in rows]
+        return Step(number, rows, lengths, counts)
+
+    def no_losses(self, step: Step) -> torch.Tensor:
+        """Return zeros for `losses`."""
+        return torch.zeros(len(step.rows), dtype=torch.float64, device=self.accelerator.device)
+
+    def descend(self, step: Step, positions: Sequence[int], losses: torch.Tensor) -> None:
+        """Take an optimizer step on the rows at `positions`.
+
+        The loss is the mean over their supervised tokens.
+
+        Raises:
+            NonFiniteLossError: the gradient is not finite.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate_at(self.spec, step.number - 1)
+        num_supervised = sum(step.counts[i] for i in positions)
+        *others, last = self._parts(step, positions)
+        for part in others:
+            with self.accelerator.no_sync(self.model):
+                self._backward(step, part, num_supervised, losses)
+        self._backward(step, last, num_supervised, losses)
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.spec.training.max_grad_norm)
+        if not math.isfinite(float(norm)):
+            names = sorted({self.spec.mixture.draws[draw.sub_dataset].name for draw in step.rows})
+            raise NonFiniteLossError(step.number, float(norm), names)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def _parts(self, step: Step, positions: Sequence[int]) -> list[list[int]]:
+        """Return this rank's share of the rows at `positions`, in micro-batches."""
+        training = self.spec.training
+        return micro_batches(
+            positions,
+            [step.lengths[i] for i in positions],
+            training.micro_batch_size,
+            rank=self.accelerator.process_index,
+            world=self.accelerator.num_processes,
+            by_length=training.batching != "padded",
+        )
+
+    def _backward(self, step: Step, part: Sequence[int], num_supervised: int, losses: torch.Tensor) -> None:
+        total = self._forward(step, part, losses)
+        # Processes average their gradients, so each scales its sum by their number.
+        self.accelerator.backward(total * self.accelerator.num_processes / num_supervised)
+
+    def watch(self, step: Step, positions: Sequence[int], losses: torch.Tensor) -> None:
+        """Measure the losses of the rows at `positions`."""
+        with torch.no_grad():
+            for part in self._parts(step, positions):
+                self._forward(step, part, losses)
+
+    def _forward(self, step: Step, part: Sequence[int], losses: torch.Tensor) -> torch.Tensor:
+        """Return the summed loss of some rows, and add each one's to `losses`."""
+        rows = [self.stores[step.rows[i].sub_dataset].row(step.rows[i].row) for i in part]
+        batch = collate(rows, self.accelerator.device, packed=self.spec.training.batching == "packed")
+        with self.accelerator.autocast():
+            logits = token_logits(self.model, batch, at_positions=self.keeps_logits)
+        each = token_losses(logits, batch)
+        if part:
+            position = torch.tensor(part, device=each.device)[batch.row_of]
+            losses.index_add_(0, position.flatten(), each.detach().flatten().double())
+        return each.sum()
+
+    def look_ahead(self, rows: Sequence[Draw], number: int) -> tuple[float, float, Work]:
+        """Take a step on `rows` and take it back; return their mean loss a token before and after, and the work."""
+        step, everything = self.measure(rows, number), list(range(len(rows)))
+        before, after = self.no_losses(step), self.no_losses(step)
+        with undone(self.model, self.optimizer.optimizer):
+            self.descend(step, everything, before)
+            self.watch(step, everything, after)
+        work = step.work(everything)
+        sums = self.accelerator.reduce(torch.stack([before, after]), reduction="sum").sum(dim=1).tolist()
+        return sums[0] / max(1, work.num_supervised), sums[1] / max(1, work.num_supervised), work

@@ -1,0 +1,174 @@
+"""What the methods and the moving average do inside the worker, against plain loops and through a SIGTERM."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tasks.contracts import Mixture, RolloutResult, RolloutSpec
+from tasks.manifest import checkpoint_directory
+from tasks.workers.batches import Draw, plan_steps
+from tasks.workers.lifeline import Preempted
+from tasks.workers.train import Trainer, train
+
+MakeRollout = Callable[..., Path]
+METHODS = [
+    {"ema": 0.9},
+    {"method": "dynamix_sft", "options": {"every_steps": 2}},
+    # 2.0: every row is mastered from its third pass on, which the tests below count.
+    {"method": "ies", "options": {"delta": 2.0}},
+]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def long_mixture(tiny_mixture: Mixture) -> Mixture:
+    """Four epochs: 18 steps of 16 rows, evaluated after 9 and 18."""
+    longer = {"epochs": 4.0, "num_rows": 288, "num_steps": 18, "evaluation_offsets": (9, 18)}
+    return tiny_mixture.model_copy(update=longer)
+
+
+def _result(spec_path: Path) -> RolloutResult:
+    return RolloutResult.model_validate_json((spec_path.parent / "rollout_result.json").read_text())
+
+
+def _files(spec_path: Path, step: int) -> dict[str, dict[str, torch.Tensor]]:
+    return {
+        path.name: load_file(path)
+        for path in checkpoint_directory(spec_path.parent, step).glob("*.safetensors")
+    }
+
+
+def _assert_equal(
+    left: dict[str, dict[str, torch.Tensor]], right: dict[str, dict[str, torch.Tensor]]
+) -> None:
+    assert set(left) == set(right)
+    for file, tensors in left.items():
+        assert set(tensors) == set(right[file])
+        assert all(torch.equal(value, right[file][name]) for name, value in tensors.items()), file
+
+
+@pytest.mark.parametrize("training", METHODS, ids=["ema", "dynamix_sft", "ies"])
+def test_a_roll_out_stopped_in_the_middle_ends_with_the_same_bits(
+    make_rollout: MakeRollout,
+    long_mixture: Mixture,
+    training: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    straight = make_rollout("straight", mixture=long_mixture, **training)
+    train(straight)
+    broken = make_rollout("broken", mixture=long_mixture, **training)
+    asked = iter([False] * 10 + [True])
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_is_told_to_stop", lambda self: next(asked))
+        with pytest.raises(Preempted):
+            train(broken)
+    train(broken)
+    _assert_equal(_files(straight, 18), _files(broken, 18))
+    hashes = [[interval.batch_hash for interval in _result(path).intervals] for path in (straight, broken)]
+    assert hashes[0] == hashes[1]
+
+
+def test_the_moving_average_is_that_of_the_weights_after_each_step(make_rollout: MakeRollout) -> None:
+    spec = RolloutSpec.model_validate_json(make_rollout("average", ema=0.5).read_text())
+    every_step = tuple(range(1, 10))
+    spec = spec.model_copy(
+        update={"mixture": spec.mixture.model_copy(update={"evaluation_offsets": every_step})}
+    )
+    path = Path(spec.output_directory, "rollout_spec.json")
+    path.write_text(spec.model_dump_json())
+    train(path)
+    average = _files(path, 0)["model.safetensors"]
+    for step in every_step:
+        files, decay = _files(path, step), min(0.5, (1 + step) / (10 + step))
+        average = {
+            name: decay * average[name] + (1 - decay) * value
+            for name, value in files["model.safetensors"].items()
+        }
+        for name, value in files["average.safetensors"].items():
+            torch.testing.assert_close(value, average[name], rtol=1e-5, atol=1e-6)
+    assert not torch.equal(average["model.norm.weight"], files["model.safetensors"]["model.norm.weight"])
+
+
+def test_the_moving_average_leaves_the_training_as_it_is(make_rollout: MakeRollout) -> None:
+    plain, averaged = make_rollout("plain"), make_rollout("averaged", ema=0.9)
+    train(plain)
+    train(averaged)
+    assert torch.equal(
+        _files(plain, 9)["model.safetensors"]["model.norm.weight"],
+        _files(averaged, 9)["model.safetensors"]["model.norm.weight"],
+    )
+
+
+def test_a_look_ahead_leaves_no_trace_in_weights_and_moments(make_rollout: MakeRollout) -> None:
+    trainer = Trainer(RolloutSpec.model_validate_json(make_rollout("look").read_text()))
+    rows = plan_steps(trainer.spec.mixture, trainer.spec.seed, 16)
+    step = trainer.stepper.measure(rows[0], 1)
+    trainer.stepper.descend(step, range(16), trainer.stepper.no_losses(step))
+    before = [parameter.detach().clone() for parameter in trainer.model.parameters()]
+    moments = [dict(state) for state in trainer.optimizer.optimizer.state.values()]
+    moments = [{kind: value.clone() for kind, value in state.items()} for state in moments]
+    first, then, work = trainer.stepper.look_ahead(rows[1], 2)
+    assert first > then > 0
+    assert work.num_tokens > 0
+    assert all(torch.equal(p, q) for p, q in zip(trainer.model.parameters(), before, strict=True))
+    for state, kept in zip(trainer.optimizer.optimizer.state.values(), moments, strict=True):
+        assert all(torch.equal(value, kept[kind]) for kind, value in state.items())
+
+
+def test_dynamix_draws_by_the_shares_of_its_values_and_counts_its_look_aheads(
+    make_rollout: MakeRollout, long_mixture: Mixture
+) -> None:
+    """With gamma 0 and a steep softmax nearly all rows come from the one that gained most."""
+    options = {"every_steps": 2, "gamma": 0.0, "alpha": 0.0, "beta": 50.0}
+    path = make_rollout("dynamix", mixture=long_mixture, method="dynamix_sft", options=options)
+    train(path)
+    state = json.loads((checkpoint_directory(path.parent, 18) / "trainer_state.json").read_text())
+    assert sorted(state["policy"]["values"].values())[-1] == 1.0
+    assert sum(state["cursors"].values()) == 288
+    plain = make_rollout("plain", mixture=long_mixture)
+    train(plain)
+    planned = json.loads((checkpoint_directory(plain.parent, 18) / "trainer_state.json").read_text())
+    assert set(planned["cursors"].values()) == {96}
+    assert max(state["cursors"].values()) > 120
+    flops = [sum(interval.flops for interval in _result(p).intervals) for p in (path, plain)]
+    assert flops[0] > 2 * flops[1]  # 3 look-aheads of a step each, every second step
+
+
+def test_ies_trains_no_row_that_is_mastered_and_charges_its_forward_pass(
+    make_rollout: MakeRollout, long_mixture: Mixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With so wide a delta, each row is trained three times and then only watched."""
+    from tasks.workers.stepping import Stepper
+
+    trained: Counter[Draw] = Counter()
+    descend = Stepper.descend
+
+    def counting(self: Stepper, step: Any, positions: Any, losses: Any) -> None:
+        trained.update(step.rows[i] for i in positions)
+        descend(self, step, positions, losses)
+
+    monkeypatch.setattr(Stepper, "descend", counting)
+    path = make_rollout("ies", mixture=long_mixture, method="ies", options={"delta": 100.0})
+    train(path)
+    assert len(trained) == 72
+    # A step that spans two passes may hold a row twice, and decides on both at once.
+    assert min(trained.values()) == 3
+    assert sum(trained.values()) <= 3 * 72 + 8
+    monkeypatch.undo()
+    plain = make_rollout("plain", mixture=long_mixture)
+    train(plain)
+    flops = [sum(interval.flops for interval in _result(p).intervals) for p in (path, plain)]
+    # Three of four passes at three units, the fourth at one.
+    assert flops[0] == pytest.approx(flops[1] * 10 / 12, rel=0.03)
