@@ -41,7 +41,6 @@ ON_CPU = (
     "training.warmup_steps=5",
     "evaluation.batch_tokens=4096",
     "evaluation.selection=loss",
-    "search.min_delta=0.02",
     "search.evals_per_epoch=2",
     "search.max_epochs=4",
 )
@@ -75,7 +74,7 @@ def collect(searches: Path, out: Path) -> dict[str, pd.DataFrame]:
     frames: dict[str, list[pd.DataFrame]] = {name: [] for name in FRAMES}
     for config_file in sorted(searches.rglob("config.yaml")):
         report = config_file.parent / "report"
-        if not (report / "scores.csv").is_file():
+        if not ((config_file.parent / "journal.jsonl").is_file() and (report / "scores.csv").is_file()):
             continue
         config = load_config(str(config_file))
         for name in FRAMES:
