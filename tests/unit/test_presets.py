@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset
 
 from tasks.config import SearchConfig
 from tasks.config_file import load_config
@@ -77,21 +77,18 @@ def test_the_paper_s_protocol_is_the_command_that_its_file_gives() -> None:
 
 
 @pytest.mark.parametrize("name", _names("paper15"))
-def test_rows_of_the_hub_s_schema_become_what_is_expected(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_of_the_hub_s_schema_become_what_is_expected(name: str, tmp_path: Path) -> None:
     config = _load("paper15", seed=0)
     [sub_dataset] = [s for s in config.mixture.sub_datasets if s.name == name]
     assert sub_dataset.splits.test in ("test", "validation")
     assert sub_dataset.max_rows.test is None
     rows, expected = HUB_ROWS[name]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Dataset.from_list(rows).to_parquet(tmp_path / "train.parquet")
     local = sub_dataset.model_dump(mode="json") | {
-        "hub": None,
+        "hub": str(tmp_path),  # a folder in the hub's layout goes the way of a hub id
         "hub_config": None,
         "revision": None,
-        "path": str(tmp_path),
-        "splits": {"train": "rows", "validation": "rows", "test": None},
+        "splits": {"train": "train", "validation": "train", "test": None},
     }
     [local_one] = _load("paper15", mixture={"sub_datasets": [local]}).mixture.sub_datasets
     examples = read_splits(config, local_one)["train"]
