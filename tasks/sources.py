@@ -14,6 +14,7 @@ from tasks.data_files import FORMATS, open_file
 from tasks.errors import DataError
 from tasks.randomness import random_state
 from tasks.sub_dataset_config import Carve, SubDatasetConfig
+from tasks.templates import fill_template
 
 SPLITS = ("train", "validation", "test")
 _ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -185,27 +186,22 @@ def _from_columns(name: str, row: Mapping[str, Any], where: str) -> Example:
 
 
 def _from_template(sub_dataset: SubDatasetConfig, row: Mapping[str, Any], where: str) -> Example:
-    template = sub_dataset.template
-    assert template is not None
-    # Neither null nor NaN, which alone differs from itself, is text.
-    row = {column: value for column, value in row.items() if value is not None and value == value}
+    assert sub_dataset.template is not None
     try:
-        prompt, completion = template.prompt.format_map(row), template.completion.format_map(row)
-        answer = template.answer.format_map(row) if template.answer is not None else completion.strip()
-        choices: Any = template.choices
-        if isinstance(choices, str):
-            choices = row[choices]
-        elif choices is not None:
-            choices = [choice.format_map(row) for choice in choices]
+        filled = fill_template(sub_dataset.template, row)
     except (KeyError, IndexError, ValueError, AttributeError, TypeError, OverflowError) as error:
         raise DataError(
             sub_dataset.name,
             where,
-            got=f"{type(error).__name__}: {error}; columns with a value: {', '.join(row)}",
+            got=f"{type(error).__name__}: {error}; columns with a value: {_with_values(row)}",
             wanted="a template that names columns of the row",
             fix="mend the sub-dataset's template",
         ) from error
-    return _checked(sub_dataset.name, where, prompt, completion, answer, choices)
+    return _checked(sub_dataset.name, where, filled.prompt, filled.completion, filled.answer, filled.choices)
+
+
+def _with_values(row: Mapping[str, Any]) -> str:
+    return ", ".join(column for column, value in row.items() if value is not None and value == value)
 
 
 def _from_messages(name: str, messages: Any, where: str) -> Example:

@@ -32,6 +32,21 @@ class MaxRows(Settings):
     test: int | None = Field(None, ge=1)
 
 
+class OptionsConfig(Settings):
+    """A question's options: `{options}` is then the lines `A. …`; `{letter}` and `{option}` are the right one's."""
+
+    texts: Text | tuple[str, ...] = Field(
+        description="The column that holds the options, as `choices[text]`, or a format string for each option."
+    )
+    right: Text = Field(description="Format string of the right option's label.")
+    labels: Text | tuple[str, ...] | None = Field(
+        None, description="What `right` calls the options: a column or a text each; None: A, B, C …"
+    )
+    shuffle: bool = Field(
+        False, description="Draw the options' order; for columns in which the right one always stands first."
+    )
+
+
 class TemplateConfig(Settings):
     """Columns to text: Python format strings over a row's columns; `{question}` is the column `question`."""
 
@@ -41,15 +56,32 @@ class TemplateConfig(Settings):
         None, description="The column that holds the choices, or a format string for each choice."
     )
     answer: str | None = Field(None, description="Format string of the answer that is compared.")
+    options: OptionsConfig | None = Field(
+        None, description="Letters for a question's options; the choices are then one completion an option."
+    )
 
     @model_validator(mode="after")
     def _can_be_filled(self) -> TemplateConfig:
-        choices = self.choices if isinstance(self.choices, tuple) else ()
-        for text in (self.prompt, self.completion, self.answer or "", *choices):
+        lists = [self.choices]
+        texts = [self.prompt, self.completion, self.answer or ""]
+        if self.options is not None:
+            lists += [self.options.texts, self.options.labels]
+            texts.append(self.options.right)
+        for text in (*texts, *(text for texts in lists if isinstance(texts, tuple) for text in texts)):
             if any(column == "" or column[0].isdigit() for column in _columns_of(text)):
                 raise ValueError(f"wanted a column's name in each pair of braces; got {text!r:.80}")
         if not _columns_of(self.completion):
             raise ValueError(f"completion names no column, as {{answer}} would; got {self.completion!r:.80}")
+        return self
+
+    @model_validator(mode="after")
+    def _options_take_effect(self) -> TemplateConfig:
+        if self.options is not None and self.choices is not None:
+            raise ValueError("choices takes no effect beside options, which give them; leave it out")
+        if self.options is not None and not {"letter", "option"} & set(_columns_of(self.completion)):
+            raise ValueError(
+                f"options need a completion that names {{letter}} or {{option}}; got {self.completion!r:.80}"
+            )
         return self
 
 

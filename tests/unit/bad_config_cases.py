@@ -194,6 +194,22 @@ TOGETHER = {
     "template: no completion": _set(
         f"{FIRST}.template={{prompt: '{{q}}'}}", says=f"{FIRST}.template.completion: required"
     ),
+    "template: options and a completion that names none": _set(
+        f"{FIRST}.template={{prompt: '{{q}}', completion: '{{a}}', options: {{texts: o, right: '{{a}}'}}}}",
+        says="options need a completion that names {letter} or {option}; got '{a}'",
+    ),
+    "template: options without a right one": _set(
+        f"{FIRST}.template={{prompt: '{{q}}', completion: '{{letter}}', options: {{texts: o}}}}",
+        says=f"{FIRST}.template.options.right: required",
+    ),
+    "template: a number in an option's braces": _set(
+        f"{FIRST}.template={{prompt: '{{q}}', completion: '{{letter}}', options: {{texts: ['{{0}}'], right: A}}}}",
+        says="a column's name in each pair of braces; got '{0}'",
+    ),
+    "no effect: choices beside options": _set(
+        f"{FIRST}.template={{prompt: x, completion: '{{letter}}', choices: o, options: {{texts: o, right: A}}}}",
+        says="choices takes no effect beside options",
+    ),
     "no effect: splits of synthetic rows": _set(
         f"{FIRST}={{name: first, synthetic: {{skill: max}}, splits: {{train: mine}}}}",
         says="splits.train takes no effect with synthetic",

@@ -9,6 +9,12 @@ from tasks.errors import DataError
 from tests.unit.bad_file_cases import GOOD_ROW, TEMPLATE, bad_file
 from tests.unit.bad_input import Case
 
+LETTERED = {
+    "prompt": "{q}\n{options}",
+    "completion": " {letter}",
+    "options": {"texts": "o", "right": "{a}"},
+}
+
 
 def _row(row: Mapping[str, Any], *parts: str, **sub: Any) -> Case:
     """A row of train after a good one, or alone where a template changes what is good."""
@@ -110,5 +116,20 @@ CASES = {
     ),
     "template: choices in no list": _row(
         {"q": "x", "a": "y"}, "choices 'x'", "a list of two or more", template={**TEMPLATE, "choices": "q"}
+    ),
+    "options: no list": _row(
+        {"q": "x", "o": "ab", "a": "A"}, "TypeError: o holds no list: 'ab'", template=LETTERED
+    ),
+    "options: a label that is none of theirs": _row(
+        {"q": "x", "o": ["y", "z"], "a": "C"},
+        "options ['y', 'z'] with the labels ['A', 'B']; 'C' is right",
+        template=LETTERED,
+    ),
+    "options: more than there are letters": _row(
+        {"q": "x", "o": list(range(27)), "a": "A"}, "ValueError: options ['0', '1'", template=LETTERED
+    ),
+    "options: none": _row({"q": "x", "o": [], "a": "A"}, "ValueError: options []", template=LETTERED),
+    "options: one alone": _row(
+        {"q": "x", "o": ["y"], "a": "A"}, "a list of two or more texts", template=LETTERED
     ),
 }

@@ -33,15 +33,33 @@ ROWS = st.dictionaries(COLUMNS | TEXTS, CELLS, max_size=5) | st.fixed_dictionari
     {"prompt": TEXTS, "completion": TEXTS},
     optional={"answer": CELLS, "choices": st.lists(TEXTS, max_size=3) | CELLS, "messages": TURNS},
 )
-TEMPLATES = st.none() | st.fixed_dictionaries(
-    {
-        "prompt": st.sampled_from(["{q}", "{q[0]}", "{q.real:{a}}", "{a:d}", "{q!r:>5}", "x"]),
-        "completion": st.sampled_from([" {a}", "{a[role]}", "{a:c}"]),
-    },
-    optional={
-        "choices": st.sampled_from(["q", "choices", ["{a}", "{q}"]]),
-        "answer": st.sampled_from(["{a}", "{q}", ""]),
-    },
+TEMPLATES = (
+    st.none()
+    | st.fixed_dictionaries(
+        {
+            "prompt": st.sampled_from(["{q}", "{q[0]}", "{q.real:{a}}", "{a:d}", "{q!r:>5}", "x"]),
+            "completion": st.sampled_from([" {a}", "{a[role]}", "{a:c}"]),
+        },
+        optional={
+            "choices": st.sampled_from(["q", "choices", ["{a}", "{q}"]]),
+            "answer": st.sampled_from(["{a}", "{q}", ""]),
+        },
+    )
+    | st.fixed_dictionaries(
+        {
+            "prompt": st.sampled_from(["{options}", "{q}"]),
+            "completion": st.sampled_from([" {letter}", "{option}", "{option}{a}"]),
+            "options": st.fixed_dictionaries(
+                {
+                    "texts": st.sampled_from(
+                        ["choices", "q[a]", "a.b", "0", "q[", ["{a}", "{q}"], ["{a}", "{a}", "x"]]
+                    ),
+                    "right": st.sampled_from(["A", "B", "{a}", "{q[0]}"]),
+                },
+                optional={"labels": st.sampled_from(["choices", ["A", "B"], []]), "shuffle": st.booleans()},
+            ),
+        }
+    )
 )
 
 

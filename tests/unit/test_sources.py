@@ -129,6 +129,59 @@ def test_a_template_makes_no_text_of_null(tmp_path: Path) -> None:
     assert "KeyError: 'a'; columns with a value: q" in text
 
 
+def _lettered(texts: Any, right: str, **settings: Any) -> Row:
+    options = {"texts": texts, "right": right, **settings}
+    return {"prompt": "{q}\n{options}", "completion": " {letter}", "options": options}
+
+
+@pytest.mark.parametrize(
+    ("row", "template", "example"),
+    [
+        (
+            {"q": "?", "o": ["yes", "no"], "a": "B"},
+            _lettered("o", "{a}"),
+            Example("?\nA. yes\nB. no", " B", "B", (" A", " B")),
+        ),
+        (  # labels of their own, in a column inside a column; the same text twice
+            {"q": "?", "o": {"text": ["x", "x", "y"], "label": [1, 2, 3]}, "a": 2},
+            _lettered("o[text]", "{a}", labels="o[label]"),
+            Example("?\nA. x\nB. x\nC. y", " B", "B", (" A", " B", " C")),
+        ),
+        (
+            {"q": "?", "first": "x", "second": "y", "a": "1"},
+            _lettered(["{first}", "{second}!"], "{a}", labels=["0", "1"]),
+            Example("?\nA. x\nB. y!", " B", "B", (" A", " B")),
+        ),
+        (  # the option's text in place of its letter; truth values
+            {"q": "?", "a": False},
+            {
+                "prompt": "{q}",
+                "completion": " {option}",
+                "options": {"texts": ["yes", "no"], "labels": ["True", "False"], "right": "{a}"},
+            },
+            Example("?", " no", "no", (" yes", " no")),
+        ),
+    ],
+)
+def test_a_template_letters_options(tmp_path: Path, row: Row, template: Row, example: Example) -> None:
+    assert _read_one(tmp_path, row, template=template) == example
+
+
+def test_drawn_options_put_the_right_one_anywhere_and_alike_for_every_seed(tmp_path: Path) -> None:
+    rows = [{"q": "?", "right": f"right {i}", "wrong": f"wrong {i}"} for i in range(200)]
+    for split in ("train", "validation"):
+        _jsonl(tmp_path / f"{split}.jsonl", rows)
+    template = _lettered(["{right}", "{wrong}"], "A", shuffle=True)
+    first, second = (
+        _read(tmp_path, seed=seed, splits={"test": None}, template=template)["train"] for seed in (0, 1)
+    )
+    assert first == second
+    assert 70 < sum(example.completion == " A" for example in first) < 130
+    for example, row in zip(first, rows, strict=True):
+        assert f"{example.completion.strip()}. {row['right']}" in example.prompt
+        assert row["wrong"] in example.prompt
+
+
 def test_messages_are_a_chat_whose_last_answer_is_the_completion(tmp_path: Path) -> None:
     turns = [
         ("system", "Be brief."),
