@@ -43,11 +43,18 @@ def run_flow(flow: Callable[[], Result], output_root: str) -> Result:
         for _ in range(_MAX_CALLS):
             try:
                 return flow()
-            except httpx.TransportError as error:
+            except (httpx.TransportError, RuntimeError) as error:
+                if not _is_lost_server(error):
+                    raise
                 cause = f"lost ({error})"
                 terminal.warn(f"Prefect server at {url}: {cause}; going on when it answers again")
                 _wait_for(url, output_root)
     raise PrefectServerError(url, cause, str(_log(output_root)))
+
+
+def _is_lost_server(error: Exception) -> bool:
+    """Say whether no answer came: Prefect's first request of a process wraps that in a RuntimeError of its own."""
+    return isinstance(error, httpx.TransportError) or isinstance(error.__cause__, httpx.TransportError)
 
 
 @contextmanager

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import httpx
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from tasks.errors import PrefectServerError
 from tasks.prefect_server import run_flow
+from tests.faults.tracking_server import free_port
 
 
 class Healthy(BaseHTTPRequestHandler):
@@ -54,6 +56,21 @@ def test_a_flow_that_loses_its_server_is_called_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_api")
+def test_a_server_that_is_lost_before_the_first_request_is_waited_for(tmp_path: Path) -> None:
+    url = f"http://127.0.0.1:{free_port()}/api"  # nobody answers there
+    clients = [SyncPrefectClient(url), SyncPrefectClient(url)]
+
+    def flow() -> str:
+        if clients:
+            clients.pop().raise_for_api_version_mismatch()
+        return "went on"
+
+    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+        assert run_flow(flow, str(tmp_path)) == "went on"
+    assert clients == []
+
+
+@pytest.mark.usefixtures("_api")
 def test_a_server_that_dies_again_and_again_is_named(tmp_path: Path) -> None:
     flow = Flow(*[httpx.ConnectError("All connection attempts failed")] * 9)
     with pytest.raises(PrefectServerError, match="lost"):
@@ -62,7 +79,8 @@ def test_a_server_that_dies_again_and_again_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("_api")
 def test_another_error_of_the_flow_is_not_repeated(tmp_path: Path) -> None:
-    flow = Flow(ValueError("a bug"))
-    with pytest.raises(ValueError, match="a bug"):
-        run_flow(flow, str(tmp_path))
-    assert flow.num_calls == 1
+    for bug in (ValueError("a bug"), RuntimeError("a bug")):
+        flow = Flow(bug)
+        with pytest.raises(type(bug), match="a bug"):
+            run_flow(flow, str(tmp_path))
+        assert flow.num_calls == 1
