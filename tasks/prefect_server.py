@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -38,6 +39,9 @@ def run_flow(flow: Callable[[], Result], output_root: str) -> Result:
     Raises:
         PrefectServerError: the server does not start, or dies again and again.
     """
+    # A keepalive that comes while the connection for Prefect's events ends is logged with a traceback, though
+    # nothing is lost: Prefect connects again.
+    logging.getLogger("websockets.client").setLevel(logging.CRITICAL)
     # Each flow would wait a second for its heartbeat thread (facts.md, A8); deployments keep theirs.
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}), _api(output_root) as url:
         for _ in range(_MAX_CALLS):

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import httpx
 import pytest
+from prefect._internal.websockets import websocket_connect
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.events.clients import PrefectEventsClient
+from prefect.events.schemas.events import Event, Resource
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+from websockets.typing import Subprotocol
 
 from tasks.errors import PrefectServerError
 from tasks.prefect_server import run_flow
@@ -84,3 +93,40 @@ def test_another_error_of_the_flow_is_not_repeated(tmp_path: Path) -> None:
         with pytest.raises(type(bug), match="a bug"):
             run_flow(flow, str(tmp_path))
         assert flow.num_calls == 1
+
+
+async def _end_connections(num_connections: int) -> None:
+    """Let a server end the connections that Prefect sends its events through, as one that is told to end does."""
+
+    async def handler(connection: ServerConnection) -> None:
+        with suppress(ConnectionClosed):
+            await connection.recv()
+            await connection.send('{"type": "auth_success"}')
+            await asyncio.sleep(0.1)
+            await connection.close(1012)
+
+    async def send_events(uri: str) -> None:
+        client = PrefectEventsClient(uri, reconnection_attempts=0, checkpoint_interval=0.02)
+        async with client:
+            for number in range(8):
+                resource = Resource({"prefect.resource.id": f"test.{number}"})
+                with suppress(Exception):
+                    await client.emit(Event(event="test", resource=resource))
+                await asyncio.sleep(0.05)
+
+    async with serve(handler, "127.0.0.1", 0, subprotocols=[Subprotocol("prefect")]) as server:
+        uri = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/api"
+        await asyncio.gather(*(send_events(uri) for _ in range(num_connections)), return_exceptions=True)
+
+
+@pytest.mark.usefixtures("_api")
+def test_events_connections_that_end_print_no_traceback(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A keepalive that comes while its connection ends is told with a traceback by the library of the connection."""
+    often = partial(websocket_connect, ping_interval=0.02)  # instead of every 20 s
+    monkeypatch.setattr("prefect.events.clients.websocket_connect", often)
+    run_flow(lambda: asyncio.run(_end_connections(20)), str(tmp_path))
+    # The server's own log goes to a file, where it is a process of its own.
+    told = [record for record in caplog.records if record.exc_info and record.name != "websockets.server"]
+    assert [f"{record.name}: {record.getMessage()}" for record in told] == []
