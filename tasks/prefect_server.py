@@ -46,19 +46,22 @@ def run_flow(flow: Callable[[], Result], output_root: str) -> Result:
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}), _api(output_root) as url:
         for _ in range(_MAX_CALLS):
             try:
-                return flow()
-            except (httpx.TransportError, RuntimeError) as error:
-                if not _is_lost_server(error):
-                    raise
+                return _call(flow)
+            except httpx.TransportError as error:
                 cause = f"lost ({error})"
                 terminal.warn(f"Prefect server at {url}: {cause}; going on when it answers again")
                 _wait_for(url, output_root)
     raise PrefectServerError(url, cause, str(_log(output_root)))
 
 
-def _is_lost_server(error: Exception) -> bool:
-    """Say whether no answer came: Prefect's first request of a process wraps that in a RuntimeError of its own."""
-    return isinstance(error, httpx.TransportError) or isinstance(error.__cause__, httpx.TransportError)
+def _call(flow: Callable[[], Result]) -> Result:
+    """Call the flow; what hides a lost server is unwrapped, as Prefect does it in a process's first request."""
+    try:
+        return flow()
+    except RuntimeError as error:
+        if isinstance(error.__cause__, httpx.TransportError):
+            raise error.__cause__ from error
+        raise
 
 
 @contextmanager
