@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -38,16 +39,29 @@ def run_flow(flow: Callable[[], Result], output_root: str) -> Result:
     Raises:
         PrefectServerError: the server does not start, or dies again and again.
     """
+    # A keepalive that comes while the connection for Prefect's events ends is logged with a traceback, though
+    # nothing is lost: Prefect connects again.
+    logging.getLogger("websockets.client").setLevel(logging.CRITICAL)
     # Each flow would wait a second for its heartbeat thread (facts.md, A8); deployments keep theirs.
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}), _api(output_root) as url:
         for _ in range(_MAX_CALLS):
             try:
-                return flow()
+                return _call(flow)
             except httpx.TransportError as error:
                 cause = f"lost ({error})"
                 terminal.warn(f"Prefect server at {url}: {cause}; going on when it answers again")
                 _wait_for(url, output_root)
     raise PrefectServerError(url, cause, str(_log(output_root)))
+
+
+def _call(flow: Callable[[], Result]) -> Result:
+    """Call the flow; what hides a lost server is unwrapped, as Prefect does it in a process's first request."""
+    try:
+        return flow()
+    except RuntimeError as error:
+        if isinstance(error.__cause__, httpx.TransportError):
+            raise error.__cause__ from error
+        raise
 
 
 @contextmanager

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import httpx
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect._internal.websockets import websocket_connect
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.events.clients import PrefectEventsClient
+from prefect.events.schemas.events import Event, Resource
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+from websockets.typing import Subprotocol
 
 from tasks.errors import PrefectServerError
 from tasks.prefect_server import run_flow
+from tests.faults.tracking_server import free_port
 
 
 class Healthy(BaseHTTPRequestHandler):
@@ -54,6 +65,21 @@ def test_a_flow_that_loses_its_server_is_called_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_api")
+def test_a_server_that_is_lost_before_the_first_request_is_waited_for(tmp_path: Path) -> None:
+    url = f"http://127.0.0.1:{free_port()}/api"  # nobody answers there
+    clients = [SyncPrefectClient(url), SyncPrefectClient(url)]
+
+    def flow() -> str:
+        if clients:
+            clients.pop().raise_for_api_version_mismatch()
+        return "went on"
+
+    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+        assert run_flow(flow, str(tmp_path)) == "went on"
+    assert clients == []
+
+
+@pytest.mark.usefixtures("_api")
 def test_a_server_that_dies_again_and_again_is_named(tmp_path: Path) -> None:
     flow = Flow(*[httpx.ConnectError("All connection attempts failed")] * 9)
     with pytest.raises(PrefectServerError, match="lost"):
@@ -62,7 +88,45 @@ def test_a_server_that_dies_again_and_again_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("_api")
 def test_another_error_of_the_flow_is_not_repeated(tmp_path: Path) -> None:
-    flow = Flow(ValueError("a bug"))
-    with pytest.raises(ValueError, match="a bug"):
-        run_flow(flow, str(tmp_path))
-    assert flow.num_calls == 1
+    for bug in (ValueError("a bug"), RuntimeError("a bug")):
+        flow = Flow(bug)
+        with pytest.raises(type(bug), match="a bug"):
+            run_flow(flow, str(tmp_path))
+        assert flow.num_calls == 1
+
+
+async def _end_connections(num_connections: int) -> None:
+    """Let a server end the connections that Prefect sends its events through, as one that is told to end does."""
+
+    async def handler(connection: ServerConnection) -> None:
+        with suppress(ConnectionClosed):
+            await connection.recv()
+            await connection.send('{"type": "auth_success"}')
+            await asyncio.sleep(0.1)
+            await connection.close(1012)
+
+    async def send_events(uri: str) -> None:
+        client = PrefectEventsClient(uri, reconnection_attempts=0, checkpoint_interval=0.02)
+        async with client:
+            for number in range(8):
+                resource = Resource({"prefect.resource.id": f"test.{number}"})
+                with suppress(Exception):
+                    await client.emit(Event(event="test", resource=resource))
+                await asyncio.sleep(0.05)
+
+    async with serve(handler, "127.0.0.1", 0, subprotocols=[Subprotocol("prefect")]) as server:
+        uri = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/api"
+        await asyncio.gather(*(send_events(uri) for _ in range(num_connections)), return_exceptions=True)
+
+
+@pytest.mark.usefixtures("_api")
+def test_events_connections_that_end_print_no_traceback(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A keepalive that comes while its connection ends is told with a traceback by the library of the connection."""
+    often = partial(websocket_connect, ping_interval=0.02)  # instead of every 20 s
+    monkeypatch.setattr("prefect.events.clients.websocket_connect", often)
+    run_flow(lambda: asyncio.run(_end_connections(20)), str(tmp_path))
+    # The server's own log goes to a file, where it is a process of its own.
+    told = [record for record in caplog.records if record.exc_info and record.name != "websockets.server"]
+    assert [f"{record.name}: {record.getMessage()}" for record in told] == []
