@@ -11,9 +11,11 @@ from typing import Annotated
 
 import typer
 
+from flows.cli_report import report
 from tasks.errors import ConfigError, MsftError
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
+app.command()(report)
 
 
 @app.callback()
