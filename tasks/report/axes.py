@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_CHARACTER_PX = 6.6  # mean advance of the report's 12 px type, rounded up
+_CHARACTER_PX = 7.6  # mean advance of the report's bold 12 px type, rounded up
 
 
 @dataclass(frozen=True)
@@ -70,18 +70,24 @@ def spread(places: Sequence[tuple[float, str, str]], right: float) -> tuple[Labe
 
     Near the right end they turn left.
     """
-    ends: list[list[tuple[float, float]]] = []
+    taken: list[tuple[int, float, float]] = []
     labels = []
     for x, kind, text in sorted(places):
         width = _CHARACTER_PX * len(text)
         anchor = "end" if x + width > right else "start"
         begin = x - width if anchor == "end" else x
-        span = (begin - 8, begin + width + 8)
-        level = next(
-            (n for n, taken in enumerate(ends) if all(span[1] <= a or b <= span[0] for a, b in taken)),
-            len(ends),
-        )
-        ends += [[]] if level == len(ends) else []
-        ends[level].append((begin, begin + width))
+        level = _free_level(taken, x, begin - 8, begin + width + 8)
+        taken.append((level, begin, begin + width))
         labels.append(Label(kind, x, text, anchor, level))
     return tuple(labels)
+
+
+def _free_level(taken: Sequence[tuple[int, float, float]], x: float, begin: float, end: float) -> int:
+    """Return the first line with room, from where the line down to the plot crosses no text below it."""
+    lowest = max((level for level, _, _ in taken), default=-1)
+    for level in range(lowest + 1):
+        is_free = all(end <= a or b <= begin for n, a, b in taken if n == level)
+        is_clear = all(not a < x < b for n, a, b in taken if n > level)
+        if is_free and is_clear:
+            return level
+    return lowest + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,12 +13,13 @@ from tasks.report.axes import Axis, Label, axis_over, spread
 from tasks.report.story import RoundStory, Story
 
 Point = tuple[float, float]
+_WORD_PX, _NUMBER_PX = 56, 18  # room for `round 3`, and for `12`
 ScoreAt = Callable[[RoundStory, CheckpointKey], float]
 
 
 @dataclass(frozen=True)
 class Line:
-    """A polyline; `kind` is accepted, discarded, resting (not in the mixture) or jump (over a discarded stretch)."""
+    """A polyline; `kind` is accepted, resting (accepted while excluded), discarded or jump (over what was)."""
 
     kind: str
     points: tuple[Point, ...]
@@ -94,7 +96,7 @@ def mean_chart(story: Story) -> Chart:
         y=y,
         y_label=f"mean {story.metric}",
         x_label=f"training done, in {story.unit}, discarded work counted",
-        rounds=_rounds(story, x),
+        rounds=_rounds(story, x, is_large=True),
         shaded=_shaded(story, x),
         lines=tuple(lines),
         marks=(*marks, *_champion(story, mean, x, y)),
@@ -104,7 +106,7 @@ def mean_chart(story: Story) -> Chart:
 
 def _named_places(story: Story, x: Axis) -> list[tuple[float, str, str]]:
     names = [
-        (x(told.position[told.target]), kind, f"{sign}{words.listed(group, 3)}")
+        (x(told.position[told.target]), kind, sign + words.listed([words.short(name) for name in group], 1))
         for told in story.rounds
         for kind, sign, group in (("excluded", "− ", told.exclude), ("included", "+ ", told.include))
         if group
@@ -127,7 +129,7 @@ def _sub_dataset_chart(story: Story, name: str, all_values: Sequence[float]) -> 
     def score(told: RoundStory, key: CheckpointKey) -> float:
         return story.shown(told.score(name, key))
 
-    x = _training_axis(story, (44.0, 352.0), 5)
+    x = _training_axis(story, (44.0, 344.0), 5)
     own = [score(told, key) for told in story.rounds for key in told.position]
     y = axis_over(own if story.by_loss else all_values, (162.0, 20.0), 4, exact=False)
     lines = [
@@ -142,7 +144,7 @@ def _sub_dataset_chart(story: Story, name: str, all_values: Sequence[float]) -> 
         y=y,
         y_label=story.metric,
         x_label=story.unit,
-        rounds=_rounds(story, x),
+        rounds=_rounds(story, x, is_large=False),
         shaded=_shaded(story, x),
         lines=tuple(lines),
         marks=(*_marks(story, name, x, y), *_champion(story, score, x, y)),
@@ -153,10 +155,17 @@ def _training_axis(story: Story, pixels: tuple[float, float], num_ticks: int) ->
     return axis_over([0.0, story.spent], pixels, num_ticks, exact=True)
 
 
-def _rounds(story: Story, x: Axis) -> tuple[Band, ...]:
-    return tuple(
-        Band(x(told.begin), round(x(told.end) - x(told.begin), 1), str(told.index)) for told in story.rounds
-    )
+def _rounds(story: Story, x: Axis, *, is_large: bool) -> tuple[Band, ...]:
+    """Return the rounds, numbered where the numbers do not meet."""
+    bands: list[Band] = []
+    last = -math.inf
+    for told in story.rounds:
+        begin, width = x(told.begin), round(x(told.end) - x(told.begin), 1)
+        text = f"round {told.index}" if is_large and width > _WORD_PX else str(told.index)
+        is_apart = begin + width / 2 - last > (_WORD_PX if text.startswith("round") else _NUMBER_PX)
+        bands.append(Band(begin, width, text if is_apart else ""))
+        last = begin + width / 2 if is_apart else last
+    return tuple(bands)
 
 
 def _shaded(story: Story, x: Axis) -> tuple[Band, ...]:

@@ -13,7 +13,7 @@ from tasks.report.story import RoundStory, Story
 _LANE_PX = 36
 _TOP_PX = 22
 _WIDTH_PX = 960
-_OUTCOME_CHARACTERS = 40
+_ROOM_PX = 10  # a node with a little air
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class Tree:
     width: float
     height: float
     x: Axis
+    radius: float
     lanes: tuple[Lane, ...]
     branches: tuple[Branch, ...]
     nodes: tuple[Node, ...]
@@ -64,7 +65,7 @@ class Tree:
 def checkpoint_tree(story: Story) -> Tree:
     """Return all published checkpoints of the decided rounds as a tree, the discarded branches beneath."""
     steps = [key.step for told in story.rounds for key in told.position]
-    x = axis_over([0.0, float(max(steps))], (76.0, 660.0), 8, exact=True)
+    x = axis_over([0.0, float(max(steps))], (76.0, 590.0), 8, exact=True)
     lane_of = {key: told.index for told in story.rounds for key in told.own}
     lanes = tuple(Lane(_y(told.index), told.index, outcome_of(told), told.reason) for told in story.rounds)
     branches = [branch for told in story.rounds for branch in _branches(told, x, lane_of)]
@@ -73,6 +74,7 @@ def checkpoint_tree(story: Story) -> Tree:
         width=_WIDTH_PX,
         height=_TOP_PX + _LANE_PX * len(story.rounds) + 40,
         x=x,
+        radius=3.6 if x(max(steps)) - x(0) > _ROOM_PX * len(set(steps)) else 2.4,
         lanes=lanes,
         branches=tuple(sorted(branches, key=lambda branch: branch.kind == "accepted")),
         nodes=tuple(nodes),
@@ -81,12 +83,13 @@ def checkpoint_tree(story: Story) -> Tree:
 
 def outcome_of(told: RoundStory) -> str:
     """Return a round's decision in a few words."""
-    parts = [f"− {words.listed(told.exclude, 3)}"] if told.exclude else []
-    parts += [f"+ {words.listed(told.include, 3)}"] if told.include else []
+    groups = (("− ", told.exclude), ("+ ", told.include))
+    parts = [
+        sign + words.listed([words.short(name, 16) for name in group], 1) for sign, group in groups if group
+    ]
     parts += ["new weights"] if told.weights is not None else []
     is_back = told.target != max(told.position)
-    text = ", ".join([*parts, f"back to step {told.target.step}" if is_back else "goes on"])
-    return text if len(text) <= _OUTCOME_CHARACTERS else text[: _OUTCOME_CHARACTERS - 1] + "…"
+    return ", ".join([*parts, f"back to step {told.target.step}" if is_back else "goes on"])
 
 
 def _y(lane: int) -> float:

@@ -45,7 +45,7 @@ def _exclusions(story: Story) -> str:
         return "No round is decided yet, so no sub-dataset is excluded."
     so_far = "" if story.state.is_finished else "So far, "
     leaving = [(told, name) for told in story.rounds for name in told.exclude]
-    returns = [f"{name} in round {told.index}" for told in story.rounds for name in told.include]
+    returns = [f"{name} came back in round {told.index}" for told in story.rounds for name in told.include]
     rounds, total = words.counted(len(story.rounds), "round"), words.counted(len(story.names), "sub-dataset")
     if not leaving:
         last = story.rounds[-1].reason
@@ -53,7 +53,7 @@ def _exclusions(story: Story) -> str:
     each = [f"{name} in round {told.index} ({_fall(story, told, name)})" for told, name in leaving]
     have_peaked = all(told.curves[name].drop > 0 for told, name in leaving)
     why = "each past its peak" if have_peaked else "each by the decision of its round"
-    back = f"; {words.listed(returns)} came back" if returns else ""
+    back = f"; {words.listed(returns)}" if returns else ""
     names = {name for _, name in leaving}
     return (
         f"{so_far}{len(names)} of {total} {'was' if len(names) == 1 else 'were'} excluded in {rounds}, {why} "

@@ -16,6 +16,14 @@ def listed(items: Sequence[str], at_most: int = 8) -> str:
     return " and ".join(filter(None, [", ".join(items[:-1]), items[-1]])) if items else "none"
 
 
+def short(name: str, length: int = 20) -> str:
+    """Return a long name without its middle, since both ends tell names apart."""
+    if len(name) <= length:
+        return name
+    tail = length // 2
+    return f"{name[: length - tail - 1]}…{name[-tail:]}"
+
+
 def counted(number: int, noun: str) -> str:
     """Return `1 round`, `2 rounds`."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
