@@ -21,7 +21,7 @@ from tasks.report.tables import (
     score_rows,
     settings_rows,
 )
-from tasks.report.tree import checkpoint_tree, outcome_of
+from tasks.report.tree import checkpoint_tree
 from tasks.report.verdict import is_discarded, mean_of, standing, verdict
 
 _SECTIONS = ("search", "training", "evaluation", "model")
@@ -71,9 +71,9 @@ def _contents(story: Story) -> dict[str, Any]:
         "verdict": verdict(story),
         "remarks": remarks(story),
         "decisions": decision_rows(story),
-        "outcome_of": outcome_of,
         "scores": score_rows(story),
         "test_mean": mean_of(test, by_loss=story.by_loss),
+        "test_accuracy_mean": mean_of(test, by_loss=False),
         "is_champion_discarded": story.champion is not None
         and is_discarded(story, story.champion.checkpoint),
         "costs": cost_rows(story),

@@ -9,6 +9,7 @@ from typing import Any
 
 from tasks.algorithm.ledger import LedgerLine
 from tasks.algorithm.state import CheckpointKey
+from tasks.report import words
 from tasks.report.story import RoundStory, Story
 
 
@@ -84,6 +85,7 @@ class DecisionRow:
     """One round in a line; lengths in the story's unit."""
 
     told: RoundStory
+    outcome: str
     trained: float
     discarded: float
 
@@ -91,8 +93,21 @@ class DecisionRow:
 def decision_rows(story: Story) -> tuple[DecisionRow, ...]:
     """Return one row a round."""
     return tuple(
-        DecisionRow(told, told.end - told.begin, told.end - told.accepted_to) for told in story.rounds
+        DecisionRow(told, outcome_of(story, told), told.end - told.begin, told.end - told.accepted_to)
+        for told in story.rounds
     )
+
+
+def outcome_of(story: Story, told: RoundStory) -> str:
+    """Return a round's decision in a few words."""
+    groups = (("− ", told.exclude), ("+ ", told.include))
+    parts = [
+        sign + words.listed([words.short(name, 16) for name in group], 1) for sign, group in groups if group
+    ]
+    parts += ["new weights"] if told.weights is not None else []
+    parts += [f"back to step {told.target.step}"] if told.target != max(told.position) else []
+    is_end = told is story.rounds[-1] and story.state.is_finished
+    return ", ".join([*parts, "end"] if is_end else parts or ["goes on"])
 
 
 @dataclass(frozen=True)

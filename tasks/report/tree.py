@@ -9,6 +9,7 @@ from tasks.algorithm.state import CheckpointKey
 from tasks.report import words
 from tasks.report.axes import Axis, axis_over
 from tasks.report.story import RoundStory, Story
+from tasks.report.tables import outcome_of
 
 _LANE_PX = 36
 _TOP_PX = 22
@@ -67,7 +68,9 @@ def checkpoint_tree(story: Story) -> Tree:
     steps = [key.step for told in story.rounds for key in told.position]
     x = axis_over([0.0, float(max(steps))], (76.0, 590.0), 8, exact=True)
     lane_of = {key: told.index for told in story.rounds for key in told.own}
-    lanes = tuple(Lane(_y(told.index), told.index, outcome_of(told), told.reason) for told in story.rounds)
+    lanes = tuple(
+        Lane(_y(told.index), told.index, outcome_of(story, told), told.reason) for told in story.rounds
+    )
     branches = [branch for told in story.rounds for branch in _branches(told, x, lane_of)]
     nodes = [node for told in story.rounds for node in _nodes(story, told, x)]
     return Tree(
@@ -79,17 +82,6 @@ def checkpoint_tree(story: Story) -> Tree:
         branches=tuple(sorted(branches, key=lambda branch: branch.kind == "accepted")),
         nodes=tuple(nodes),
     )
-
-
-def outcome_of(told: RoundStory) -> str:
-    """Return a round's decision in a few words."""
-    groups = (("− ", told.exclude), ("+ ", told.include))
-    parts = [
-        sign + words.listed([words.short(name, 16) for name in group], 1) for sign, group in groups if group
-    ]
-    parts += ["new weights"] if told.weights is not None else []
-    is_back = told.target != max(told.position)
-    return ", ".join([*parts, f"back to step {told.target.step}" if is_back else "goes on"])
 
 
 def _y(lane: int) -> float:

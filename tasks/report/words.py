@@ -9,7 +9,7 @@ from tasks.algorithm.state import CheckpointKey
 _SCALES = ((1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"))
 
 
-def listed(items: Sequence[str], at_most: int = 8) -> str:
+def listed(items: Sequence[str], at_most: int = 6) -> str:
     """Return `a, b and c`, or the first of a long list and how many more there are."""
     if len(items) > at_most + 1:
         return f"{', '.join(items[:at_most])} and {len(items) - at_most} more"
