@@ -222,5 +222,7 @@ def _state_of(story: Story, name: str) -> str:
     left = next((left for left in story.state.excluded if left.sub_dataset == name), None)
     if left is not None:
         return f"excluded in round {left.round}"
+    if name not in story.state.active:
+        return "not in the mixture yet"
     has_returned = any(name in told.include for told in story.rounds)
     return "active again" if has_returned else "active to the end" if story.state.is_finished else "active"

@@ -88,8 +88,8 @@ def _noisy_peaks(story: Story) -> Iterator[Remark]:
     if doubts:
         yield Remark(
             "noisy peak",
-            f"The fall that excluded {words.listed(doubts)} may be noise; another seed, more validation rows or a "
-            "larger search.min_delta may decide otherwise.",
+            f"The fall that excluded {words.listed(doubts)} may be noise; another seed or more validation rows may "
+            "decide otherwise.",
         )
 
 
@@ -124,4 +124,4 @@ def _no_gain(story: Story) -> Iterator[Remark]:
 
 
 def _min_delta(story: Story) -> float:
-    return float(story.config["search"].get("min_delta", 0.0))
+    return float(story.config["search"]["min_delta"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ class RoundStory:
         start: where its roll-out began; of an earlier round, or the base model.
         own: the checkpoints that its training led to, ascending.
         position: place of `start` and `own` on the axis of all training in the order it was done.
-        weights: proportions asked for from the next round on.
+        reweighted: whether other shares were asked for from the next round on.
         shares: share of each sub-dataset in an epoch's rows; empty where no specification of the roll-out is left.
         epochs: length of the roll-out in epochs of its own mixture, where that is known.
     """
@@ -40,7 +40,7 @@ class RoundStory:
     target: CheckpointKey
     exclude: tuple[str, ...]
     include: tuple[str, ...]
-    weights: Mapping[str, float] | None
+    reweighted: bool
     reason: str
     num_rows: int
     shares: Mapping[str, float]
@@ -193,9 +193,12 @@ def _rounds(
 ) -> tuple[RoundStory, ...]:
     rounds: list[RoundStory] = []
     rows_before = 0
+    weights = None
     for event, mixture in zip(decided, mixtures, strict=True):
-        rounds.append(_round(event, mixture or {}, rows_before, rows_per_unit))
-        rows_before += rounds[-1].num_rows
+        told = _round(event, mixture or {}, rows_before, rows_per_unit)
+        asked = event["decision"]["weights"]
+        rounds.append(replace(told, reweighted=asked != weights))
+        rows_before, weights = rows_before + told.num_rows, asked
     return tuple(rounds)
 
 
@@ -221,7 +224,7 @@ def _round(
         target=CheckpointKey(**decision["roll_back_to"]),
         exclude=tuple(decision["exclude"]),
         include=tuple(decision["include"]),
-        weights=decision["weights"],
+        reweighted=False,
         reason=decision["reason"],
         num_rows=rows - rows_before,
         shares=mixture.get("example_shares", {}),

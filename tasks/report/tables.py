@@ -104,7 +104,7 @@ def outcome_of(story: Story, told: RoundStory) -> str:
     parts = [
         sign + words.listed([words.short(name, 16) for name in group], 1) for sign, group in groups if group
     ]
-    parts += ["new weights"] if told.weights is not None else []
+    parts += ["new weights"] if told.reweighted else []
     parts += [f"back to step {told.target.step}"] if told.target != max(told.position) else []
     is_end = told is story.rounds[-1] and story.state.is_finished
     return ", ".join([*parts, "end"] if is_end else parts or ["goes on"])

@@ -81,9 +81,13 @@ def _champion(story: Story) -> str:
     tested = [
         f"a mean test {unit} of {words.score(mean, 4)}"
         for unit, by_loss in (("loss", True), ("accuracy", False))
-        if (mean := mean_of(test, by_loss=by_loss)) is not None and (story.by_loss or not by_loss)
+        if (mean := mean_of(test, by_loss=by_loss)) is not None
+        and (story.by_loss or not by_loss)
+        # By the paper's protocol this is the score that selected, which is told already.
+        and not (story.is_paper_protocol and by_loss == story.by_loss)
     ]
-    ending = f" and {' and '.join(tested)}" if tested else "; no sub-dataset has a test split to score it on"
+    untested = "" if story.is_paper_protocol else "; no sub-dataset has a test split to score it on"
+    ending = f" and {' and '.join(tested)}" if tested else untested
     return f"The champion is {where} {good} over all {len(story.names)} sub-datasets{ending}."
 
 

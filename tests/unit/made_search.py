@@ -31,7 +31,7 @@ class MadeSearch:
         parts = [{"name": name, "path": f"data/{name}"} for name in names]
         raw: dict[str, Any] = {"name": "made", "model": {"source": "a/model"}, "search": {"max_epochs": 9}}
         self.config = SearchConfig.model_validate({**raw, "mixture": {"sub_datasets": parts}, **settings})
-        started = {
+        started: dict[str, Any] = {
             "event": "search_started",
             "search_id": "0badcafe",
             "sub_datasets": list(names),
@@ -66,7 +66,8 @@ class MadeSearch:
         keys = [start, *own]
         curves = [self._curve(name, keys, scores[name]) for name in self.names]
         goal = keys[num_own if target is None else target]
-        chosen = {"exclude": [], "include": [], "weights": None, "optimizer": "restore", "stop": False}
+        chosen = {"exclude": [], "include": [], "weights": None, "optimizer": "restore"}
+        chosen |= {"stop": "", "rollout_epochs": None}
         chosen |= {"roll_back_to": asdict(goal), "reason": "as told", "verdicts": []} | decision
         self._specify(state.round, state.active, shares)
         event = {
