@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from flows.cli_report import report
 from tasks.errors import ConfigError, MsftError
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
@@ -70,6 +71,9 @@ def deploy(
     placeholders = {"MSFT_HOME": os.path.abspath(directory or "."), "MSFT_IMAGE": image}
     for line in register(names or [], file, placeholders, lost_after_s or LOST_AFTER_S):
         print(line)
+
+
+app.command()(report)
 
 
 def _quieten() -> None:

@@ -212,6 +212,19 @@ class TrackingError(MsftError):
         )
 
 
+class SearchNotFoundError(MsftError):
+    """No search, or more than one, goes by a name."""
+
+    def __init__(self, name: str, where: str, found: Sequence[str], *, is_ambiguous: bool) -> None:
+        got = "several searches go by it" if is_ambiguous else "no search goes by it"
+        known = ", ".join(found) or "none"
+        super().__init__(
+            f"search {name!r}, in {where}\n  got:    {got}; there are: {known}\n"
+            "  wanted: a search's directory (it holds journal.jsonl), or the name or id of one search there\n"
+            "  do:     give one of these in full, or the directory that holds it with --output-root"
+        )
+
+
 class DeletedRunError(MsftError):
     """A run of this search was deleted in MLflow, and with it what the rollback asks for."""
 

@@ -17,6 +17,7 @@ from tasks.algorithm.state import SearchState
 from tasks.config import SearchConfig
 from tasks.contracts import ChampionResult, SearchRef
 from tasks.journal import FILE, read_events
+from tasks.report.page import write_page
 
 Events = Sequence[dict[str, Any]]
 
@@ -49,7 +50,7 @@ def report_round(search: SearchRef, state: SearchState) -> None:
 def write_report(
     config: SearchConfig, search: SearchRef, state: SearchState, champion: ChampionResult
 ) -> None:
-    """Write the frames as CSV and Parquet, log them, print the summary and close the search's run."""
+    """Write the frames as CSV and Parquet and the report's page, log them, print the summary, close the run."""
     events = read_events(search.directory)
     frames = {
         "curves": curves_frame(events),
@@ -62,6 +63,7 @@ def write_report(
     for name, frame in frames.items():
         frame.to_csv(directory / f"{name}.csv", index=False)
         frame.to_parquet(directory / f"{name}.parquet", index=False)
+    write_page(search.directory)
     tracking.log_files(search, [*sorted(directory.iterdir())], "report")
     tracking.log_files(search, [Path(search.directory, FILE)])
     totals = total_by_kind(line for event in _rounds(events) for line in ledger_lines(event))

@@ -103,6 +103,18 @@ def test_the_frames_hold_every_point_and_the_ledger_counts_every_row(searched: A
     assert evaluated == 13 * 3 * 40
 
 
+def test_the_report_stands_in_the_directory_and_in_mlflow(searched: Any) -> None:
+    config, result = searched
+    client = client_of(config)
+    experiment = client.get_experiment_by_name("msft").experiment_id
+    (run,) = client.search_runs([experiment], "tags.`msft.kind` = 'search'")
+    artifacts = {file.path for file in client.list_artifacts(run.info.run_id, "report")}
+    for name in ("report.html", "report.md"):
+        page = (directory_of(config) / "report" / name).read_text()
+        assert f"The champion is {result.key}" in page or "The champion is the base model" in page
+        assert f"report/{name}" in artifacts
+
+
 def test_a_finished_search_run_again_trains_nothing_and_gives_the_same(searched: Any) -> None:
     config, result = searched
     logs = sorted(directory_of(config).rglob("*.log"))

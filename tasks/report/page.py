@@ -1,0 +1,106 @@
+"""Write a search's report as one HTML page that needs nothing beside it, and as Markdown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from tasks.report import words
+from tasks.report.curves import mean_chart, sub_dataset_charts
+from tasks.report.remarks import remarks
+from tasks.report.story import Story, read_story
+from tasks.report.tables import (
+    cost_rows,
+    data_rows,
+    decision_rows,
+    environment_rows,
+    mixture_rows,
+    score_rows,
+    settings_rows,
+)
+from tasks.report.tree import checkpoint_tree
+from tasks.report.verdict import is_discarded, mean_of, standing, verdict
+
+_SECTIONS = ("search", "training", "evaluation", "model")
+_MARKS = str.maketrans({mark: f"\\{mark}" for mark in "\\`*_{}[]<>#|~$"})
+
+
+def write_page(search_directory: str) -> tuple[Path, Path]:
+    """Write `report/report.html` and `report/report.md` from what the search's directory holds; return both.
+
+    Raises:
+        JournalError: the directory's journal is not that of a search.
+    """
+    story = read_story(search_directory)
+    directory = Path(search_directory, "report")
+    directory.mkdir(exist_ok=True)
+    pages = (directory / "report.html", directory / "report.md")
+    pages[0].write_text(render_html(story))
+    pages[1].write_text(render_markdown(story))
+    return pages
+
+
+def render_html(story: Story) -> str:
+    """Return the page; every name and text of the user is escaped."""
+    drawings = (
+        {
+            "mean_chart": mean_chart(story),
+            "charts": sub_dataset_charts(story),
+            "tree": checkpoint_tree(story),
+        }
+        if story.rounds
+        else {}
+    )
+    return _render("report.html.j2", {**_contents(story), **drawings})
+
+
+def render_markdown(story: Story) -> str:
+    """Return the same content without the drawings."""
+    return _render("report.md.j2", _contents(story))
+
+
+def _contents(story: Story) -> dict[str, Any]:
+    test = story.crowned.test.scores if story.crowned and story.crowned.test else ()
+    return {
+        "story": story,
+        "words": words,
+        "standing": standing(story),
+        "verdict": verdict(story),
+        "remarks": remarks(story),
+        "decisions": decision_rows(story),
+        "scores": score_rows(story),
+        "test_mean": mean_of(test, by_loss=story.by_loss),
+        "test_accuracy_mean": mean_of(test, by_loss=False),
+        "is_champion_discarded": story.champion is not None
+        and is_discarded(story, story.champion.checkpoint),
+        "costs": cost_rows(story),
+        "mixture": mixture_rows(story),
+        "data": data_rows(story),
+        "settings": (*_identity(story), *settings_rows(story, _SECTIONS)),
+        "environment": environment_rows(story),
+        "configuration": yaml.safe_dump(dict(story.config), sort_keys=False, allow_unicode=True, width=110),
+    }
+
+
+def _identity(story: Story) -> tuple[tuple[str, str], ...]:
+    return ("name", story.config["name"]), ("search id", story.search_id), ("seed", str(story.config["seed"]))
+
+
+def _render(template: str, contents: dict[str, Any]) -> str:
+    environment = Environment(
+        loader=PackageLoader("tasks.report"),
+        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["markdown"] = _as_markdown
+    return environment.get_template(template).render(contents)
+
+
+def _as_markdown(text: object) -> str:
+    """Return a text that Markdown shows as it is, in one line."""
+    return " ".join(str(text).split()).translate(_MARKS)

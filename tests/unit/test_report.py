@@ -1,0 +1,382 @@
+"""The report says and draws what the journal says; from journals made up by hand."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from flows.cli import app
+from tasks.algorithm.ledger import ledger_lines, total_by_kind
+from tasks.algorithm.state import CheckpointKey
+from tasks.errors import JournalError, SearchNotFoundError
+from tasks.report.axes import axis_over, spread
+from tasks.report.curves import mean_chart, sub_dataset_charts
+from tasks.report.find import find_search
+from tasks.report.page import render_html, render_markdown, write_page
+from tasks.report.remarks import remarks
+from tasks.report.story import Story, read_story
+from tasks.report.tables import score_rows
+from tasks.report.tree import checkpoint_tree
+from tasks.report.verdict import standing, verdict
+from tests.unit.made_search import MadeSearch
+
+
+@pytest.fixture
+def rolled_back(tmp_path: Path) -> MadeSearch:
+    """Two sub-datasets; each interval is half an epoch.
+
+    Round 0 goes back to its first of four intervals and excludes `early`; round 1 goes back to its start and so
+    discards all; round 2 goes on. The champion is the third checkpoint of round 0, which was discarded.
+    """
+    search = MadeSearch(tmp_path / "made-0badcafe", ["early", "late"])
+    search.decide(
+        {"early": [0.1, 0.8, 0.7, 0.7, 0.5], "late": [0.1, 0.2, 0.4, 0.6, 0.5]},
+        target=1,
+        exclude=["early"],
+        reason="early peaked first",
+    )
+    search.decide({"early": [0.8, 0.6, 0.5], "late": [0.2, 0.1, 0.1]}, target=0)
+    search.decide({"early": [0.8, 0.4], "late": [0.2, 0.7]}, stop_reason="enough is spent")
+    return search.crown(0.625)
+
+
+@pytest.fixture
+def forward(tmp_path: Path) -> MadeSearch:
+    """A search without rollback that selects by loss: `one` leaves, and comes back as `two` leaves."""
+    search = MadeSearch(tmp_path / "forward", ["one", "two", "three"], evaluation={"selection": "loss"})
+    weights = {"one": 0.1, "two": 0.45, "three": 0.45}
+    search.decide(
+        {"one": [-2.0, -1.5, -1.6], "two": [-3.0, -2.5, -2.0], "three": [-1.0, -0.9, -0.8]},
+        exclude=["one"],
+        weights=weights,
+    )
+    search.decide(
+        {"one": [-1.6, -1.8, -1.9], "two": [-2.0, -1.9, -2.2], "three": [-0.8, -0.7, -0.6]},
+        exclude=["two"],
+        include=["one"],
+        shares=weights,
+    )
+    return search.decide(
+        {"one": [-1.9, -1.4, -1.2], "two": [-2.2, -2.2, -2.2], "three": [-0.6, -0.5, -0.4]},
+        shares={"one": 0.5, "three": 0.5},
+    )
+
+
+def _story(search: MadeSearch) -> Story:
+    return read_story(str(search.directory))
+
+
+def _kinds(story: Story) -> list[str]:
+    return [remark.kind for remark in remarks(story)]
+
+
+def test_the_verdict_says_what_was_excluded_who_won_and_what_it_cost(rolled_back: MadeSearch) -> None:
+    assert verdict(_story(rolled_back)) == (
+        "1 of 2 sub-datasets was excluded in 3 rounds, each past its peak (validation accuracy at the peak → at the "
+        "end of that roll-out): early in round 0 (0.800 → 0.500).",
+        "The champion is round 0 step 30, on a stretch that a rollback discarded, with a mean validation accuracy of "
+        "0.6500 over all 2 sub-datasets and a mean test accuracy of 0.6250.",
+        # 4 + 2 + 1 intervals, of which 3 + 2 + 0 are discarded; evaluation: 3 of 10 GFLOPs
+        "The search trained on 3.50 full-mixture epochs (7,000 tokens), of which 71% were discarded by rollbacks; of "
+        "10 GFLOPs in all, evaluation took 30%.",
+    )
+    assert standing(_story(rolled_back)) == "Ended after 3 rounds: enough is spent"
+
+
+def test_the_shading_covers_the_discarded_stretches_and_nothing_else(rolled_back: MadeSearch) -> None:
+    story = _story(rolled_back)
+    for chart in (mean_chart(story), *sub_dataset_charts(story)):
+        stretches = [(band.x, band.x + band.width) for band in chart.shaded]
+        expected = [(0.5, 2.0), (2.0, 3.0)]  # in epochs; round 2 is accepted
+        assert [pytest.approx(pair, abs=0.2) for pair in stretches] == [
+            (chart.x(begin), chart.x(end)) for begin, end in expected
+        ]
+        totals = total_by_kind(line for e in rolled_back.events()[1:-1] for line in ledger_lines(e))
+        rows = totals["discarded"].num_examples / (
+            totals["discarded"].num_examples + totals["accepted"].num_examples
+        )
+        shaded = sum(band.width for band in chart.shaded) / (chart.x.last - chart.x.first)
+        assert shaded == pytest.approx(rows, abs=0.001)
+    assert render_html(story).count('class="shade" x=') == 2 * 3
+
+
+def test_a_search_that_discarded_nothing_shades_nothing(forward: MadeSearch) -> None:
+    story = _story(forward)
+    assert mean_chart(story).shaded == ()
+    assert 'class="line discarded"' not in render_html(story)
+    assert "of which none were discarded" in verdict(story)[2]
+
+
+def test_lines_part_the_accepted_path_from_what_was_discarded(rolled_back: MadeSearch) -> None:
+    early, late = sub_dataset_charts(_story(rolled_back))
+    #         round 0: back to the first of 4   round 1: all discarded   round 2: accepted
+    assert [line.kind for line in late.lines] == [
+        *("discarded", "jump", "accepted"),
+        *("discarded", "jump"),
+        "accepted",
+    ]
+    assert early.lines[-1].kind == "resting"
+    assert [len(line.points) for line in late.lines] == [4, 2, 2, 3, 2, 2]
+    jump = late.lines[1].points
+    assert jump == ((late.x(0.5), late.y(0.2)), (late.x(2.0), late.y(0.2)))
+
+
+def test_peaks_exclusions_and_the_champion_stand_at_their_checkpoints(rolled_back: MadeSearch) -> None:
+    early, late = sub_dataset_charts(_story(rolled_back))
+    places = {(mark.kind, mark.x, mark.y) for mark in early.marks}
+    assert places == {
+        ("peak", early.x(0.5), early.y(0.8)),
+        ("excluded", early.x(0.5), early.y(0.8)),
+        ("champion", early.x(1.5), early.y(0.7)),
+    }
+    assert [(mark.x, mark.y) for mark in late.marks if mark.kind == "peak"] == [
+        (late.x(1.5), late.y(0.6)),
+        (late.x(2.0), late.y(0.2)),  # at the round's start
+        (late.x(3.5), late.y(0.7)),
+    ]
+    assert (early.state, late.state) == ("excluded in round 0", "active to the end")
+
+
+def test_the_tree_holds_every_checkpoint_once_and_the_accepted_path(rolled_back: MadeSearch) -> None:
+    tree = checkpoint_tree(_story(rolled_back))
+    assert len(tree.nodes) == 1 + 4 + 2 + 1
+    accepted = [node for node in tree.nodes if node.kind == "accepted"]
+    assert [node.x for node in accepted] == [tree.x(step) for step in (0, 10, 20)]
+    assert [node.text.partition(" (")[0] for node in tree.nodes if node.is_champion] == ["round 0 step 30"]
+    assert [node.text.partition(" (")[0] for node in tree.nodes if node.is_last] == ["round 2 step 20"]
+    # Rounds 1 and 2 both begin at round 0's first checkpoint.
+    begins = [branch.x for branch in tree.branches if branch.y != branch.y_from]
+    assert begins == [tree.x(10), tree.x(10)]
+
+
+def test_forgetting_compares_the_exclusion_with_the_end_and_the_champion(rolled_back: MadeSearch) -> None:
+    early, late = score_rows(_story(rolled_back))
+    assert (early.at_exclusion, early.at_end, early.champion) == (0.8, 0.4, 0.7)
+    assert early.since_exclusion == pytest.approx(-0.4)
+    assert early.change == pytest.approx(-0.1)
+    assert (early.note, early.rounds, early.test) == ("is on the stretch discarded then", (0,), 0.625)
+    assert (late.at_exclusion, late.change, late.rounds) == (None, None, ())
+
+
+def test_a_sub_dataset_that_comes_back_is_told_and_drawn_so(forward: MadeSearch) -> None:
+    story = _story(forward)
+    assert verdict(story)[0] == (
+        "So far, 2 of 3 sub-datasets were excluded in 3 rounds, each past its peak (validation loss at the peak → at "
+        "the end of that roll-out): one in round 0 (1.500 → 1.600) and two in round 1 (1.900 → 2.200); one came back "
+        "in round 1."
+    )
+    one, two, _ = sub_dataset_charts(story)
+    assert [mark.kind for mark in one.marks if mark.kind in ("excluded", "included")] == [
+        "excluded",
+        "included",
+    ]
+    assert [line.kind for line in one.lines] == ["accepted", "resting", "accepted"]
+    assert (one.state, two.state) == ("active again", "excluded in round 1")
+    rows = score_rows(story)
+    assert [row.at_exclusion for row in rows] == [None, 2.2, None]  # one is no longer excluded
+    assert "− two, + one" in render_markdown(story)
+
+
+def test_a_loss_is_shown_as_a_loss(forward: MadeSearch) -> None:
+    page = render_html(_story(forward))
+    assert "lower is better" in page
+    assert "−1.9" not in page
+    assert "-1.9" not in page
+
+
+def test_the_mixture_shows_each_rounds_shares(forward: MadeSearch) -> None:
+    text = render_markdown(_story(forward))
+    assert "| 0 | 0.67 | 0.00 | − one, new weights |" in text
+    assert "| 1 | 0.67 | 0.00 | − two, + one, new weights |" in text  # none are asked for any more
+    assert "| 2 | 0.67 | 0.00 | goes on |" in text
+    assert "| one | 33.3 % | 10.0 % | 50.0 % |" in text
+    assert "| two | 33.3 % | 45.0 % | – |" in text
+
+
+@pytest.mark.parametrize("render", [render_html, render_markdown])
+def test_the_page_holds_the_whole_record(render: object, rolled_back: MadeSearch) -> None:
+    assert callable(render)
+    page = render(_story(rolled_back))
+    for text in ("early peaked first", "as told", "a/model", "data/late", "2.13.0", "0badcafe", "3.50"):
+        assert text in page, text
+
+
+def test_what_comes_from_the_user_is_escaped(tmp_path: Path) -> None:
+    search = MadeSearch(tmp_path / "made", ["victim", "other"])
+    scores = {"victim": [0.1, 0.9, 0.2], "other": [0.1, 0.2, 0.3]}
+    search.decide(scores, target=1, exclude=["victim"], reason="<b>bold</b> | `code`", stop_reason="<u>")
+    journal = tmp_path / "made" / "journal.jsonl"
+    evil = "</title><script>alert(1)</script>|*"
+    journal.write_text(journal.read_text().replace('"victim"', f'"{evil}"'))
+    story = _story(search)
+    page, text = render_html(story), render_markdown(story)
+    assert "<script" not in page
+    assert "<b>bold" not in page
+    assert "<u>" not in page
+    assert "&lt;script&gt;" in page
+    body = text.partition("The whole configuration")[0]  # the rest is a block of code
+    assert not re.search(r"(?<!\\)<", body)
+    assert "\\|" in body
+    table = [line for line in body.splitlines() if line.startswith("|")]
+    assert all(line.endswith("|") for line in table)
+
+
+def test_the_page_loads_nothing_and_its_drawings_are_well_formed(rolled_back: MadeSearch) -> None:
+    page = render_html(_story(rolled_back))
+    assert not re.search(r"https?:|<script|<link|<img|@import|src=", page)
+    assert set(re.findall(r"url\(([^)]*)\)", page)) == {"#hatch"}
+    drawings = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    assert len(drawings) > 4
+    for drawing in drawings:
+        ET.fromstring(drawing)
+
+
+def test_an_unfinished_search_says_so_and_keeps_test_closed(tmp_path: Path) -> None:
+    search = MadeSearch(tmp_path / "made", ["early", "late"])
+    search.decide({"early": [0.1, 0.8, 0.5], "late": [0.1, 0.2, 0.4]}, target=1, exclude=["early"])
+    (search.directory / "rounds" / "001").mkdir()
+    story = _story(search)
+    assert standing(story) == "Unfinished: 1 round decided; round 1 is under way or was interrupted"
+    assert verdict(story)[0].startswith("So far, 1 of 2 ")
+    assert "test splits stay closed" in verdict(story)[1]
+    assert "where the next round starts" in render_html(story)
+    assert "| **mean** | | | | | 0.5000 | | – | | |" in render_markdown(story)  # and none on test
+
+
+def test_a_search_without_a_decision_has_a_report(tmp_path: Path) -> None:
+    search = MadeSearch(tmp_path / "made", ["early", "late"])
+    html, markdown = write_page(str(search.directory))
+    assert "No round is decided yet" in html.read_text()
+    assert "There is no champion yet" in markdown.read_text()
+    assert "early" in html.read_text()
+
+
+def test_a_search_without_specifications_still_has_its_curves(tmp_path: Path) -> None:
+    search = MadeSearch(tmp_path / "made", ["early", "late"])
+    search.decide({"early": [0.1, 0.8, 0.5], "late": [0.1, 0.2, 0.4]}, target=1, shares={})
+    story = _story(search)
+    assert (story.unit, story.spent) == ("training rows", 200)
+    assert "The shares are not on record" in render_html(story)
+    assert "trained on 200 rows" in verdict(story)[2]
+
+
+def test_the_papers_protocol_stands_in_the_title(tmp_path: Path) -> None:
+    settings = {"max_epochs": 9, "protocol": "paper"}
+    search = MadeSearch(tmp_path / "made", ["a", "b"], search=settings)
+    search.decide({"a": [0.1, 0.8], "b": [0.1, 0.2]}, stop_reason="enough")
+    page = render_html(_story(search))
+    assert re.search(r"<title>[^<]*selected on test", page)
+    assert re.search(r"<h1>[^<]*protocol: paper", page)
+    assert _kinds(_story(search))[0] == "selected on test"
+    search.crown(0.5)
+    assert verdict(_story(search))[1] == (
+        "The champion is round 0 step 10 with a mean test accuracy of 0.5000 over all 2 sub-datasets."
+    )
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(199, True), (200, False)])
+def test_few_validation_rows_are_a_warning(tmp_path: Path, rows: int, expected: bool) -> None:
+    search = MadeSearch(tmp_path / "made", ["a", "b"], rows)
+    search.decide({"a": [0.1, 0.8], "b": [0.1, 0.2]})
+    assert ("few validation rows" in _kinds(_story(search))) == expected
+
+
+@pytest.mark.parametrize(
+    ("curve", "expected"),
+    [
+        ([0.1, 0.9, 0.8, 0.6, 0.5], ""),
+        ([0.1, 0.9, 0.5, 0.9, 0.8], "fell by 0.100, yet rose by 0.400 again after its peak"),
+        ([0.1, 0.5, 0.49, 0.48, 0.46], "fell by 0.040, within the ±0.071 that 400 rows leave open"),
+    ],
+)
+def test_a_fall_that_may_be_noise_is_a_warning(tmp_path: Path, curve: list[float], expected: str) -> None:
+    search = MadeSearch(tmp_path / "made", ["a", "b"])
+    search.decide({"a": curve, "b": [0.1, 0.2, 0.3, 0.4, 0.5]}, target=1, exclude=["a"])
+    noisy = [remark.text for remark in remarks(_story(search)) if remark.kind == "noisy peak"]
+    assert len(noisy) == bool(expected)
+    assert all(f"a in round 0 ({expected})" in text for text in noisy)
+
+
+def test_forgetting_and_a_champion_off_the_path_are_warnings(rolled_back: MadeSearch) -> None:
+    found = {remark.kind: remark.text for remark in remarks(_story(rolled_back))}
+    assert "early (0.800 → 0.400)" in found["forgetting"]
+    assert "round 0 step 30" in found["champion off the path"]
+
+
+def test_a_base_model_that_nothing_beats_is_a_warning(tmp_path: Path) -> None:
+    search = MadeSearch(tmp_path / "made", ["a", "b"])
+    search.decide({"a": [0.9, 0.8], "b": [0.9, 0.2]}, stop_reason="enough").crown(None)
+    story = _story(search)
+    assert story.champion is not None
+    assert story.champion.checkpoint == CheckpointKey(0, 0)
+    assert "nothing gained" in _kinds(story)
+    assert "The champion is the base model" in verdict(story)[1]
+    assert "no sub-dataset has a test split" in verdict(story)[1]
+    render_html(story)
+
+
+def test_twenty_sub_datasets_keep_their_labels_apart(tmp_path: Path) -> None:
+    names = [f"a-sub-dataset-with-a-long-name-{n}" for n in range(20)]
+    search = MadeSearch(tmp_path / "made", names)
+    for n in range(19):
+        search.decide({name: [0.5, 0.6, 0.5] for name in names}, target=1, exclude=[names[n]])
+    story = _story(search)
+    assert "and 13 more" in verdict(story)[0]
+    html = render_html(story)
+    assert all(name in html for name in names)
+    tree = checkpoint_tree(story)
+    assert max(len(lane.outcome) for lane in tree.lanes) < 56  # what the drawing has room for
+
+
+@given(st.lists(st.tuples(st.floats(0, 900), st.text("ab", min_size=1, max_size=30)), max_size=20))
+def test_no_two_labels_meet(places: list[tuple[float, str]]) -> None:
+    labels = spread([(x, "excluded", text) for x, text in places], right=944.0)
+    spans: dict[int, list[tuple[float, float]]] = {}
+    for label in labels:
+        width = 7 * len(label.text)
+        begin = label.x - width if label.anchor == "end" else label.x
+        spans.setdefault(label.level, []).append((begin, begin + width))
+    for taken in spans.values():
+        ordered = sorted(taken)
+        assert all(a[1] <= b[0] for a, b in pairwise(ordered))
+
+
+@given(st.lists(st.floats(-50, 50), min_size=1, max_size=30), st.booleans())
+def test_an_axis_holds_all_its_values_and_ticks(values: list[float], exact: bool) -> None:
+    axis = axis_over(values, (200.0, 0.0), 5, exact=exact)
+    assert all(-0.1 <= axis(value) <= 200.1 for value in [*values, *axis.ticks])
+    assert len({axis.label(tick) for tick in axis.ticks}) == len(axis.ticks)
+
+
+def test_a_search_is_found_by_directory_name_or_id(tmp_path: Path) -> None:
+    made = MadeSearch(tmp_path / "my-search-0badcafe", ["a"]).directory
+    MadeSearch(tmp_path / "twice-11111111", ["a"])
+    MadeSearch(tmp_path / "twice-22222222", ["a"])
+    for called in (str(made), "my-search-0badcafe", "my-search", "0badcafe"):
+        assert Path(find_search(called, str(tmp_path))) == made
+    with pytest.raises(SearchNotFoundError, match=r"several.*twice-11111111, twice-22222222"):
+        find_search("twice", str(tmp_path))
+    with pytest.raises(SearchNotFoundError, match=r"no search goes by it; there are: my-search-0badcafe, "):
+        find_search("search", str(tmp_path))
+
+
+def test_the_command_writes_both_pages_and_says_where(rolled_back: MadeSearch) -> None:
+    root = str(rolled_back.directory.parent)
+    result = CliRunner().invoke(app, ["report", "0badcafe", "--output-root", root])
+    assert result.exit_code == 0, result.output
+    pages = [Path(line) for line in result.output.split()]
+    assert [page.name for page in pages] == ["report.html", "report.md"]
+    assert all(page.parent == rolled_back.directory / "report" and page.stat().st_size for page in pages)
+
+
+def test_a_directory_whose_journal_tells_of_no_search_is_named(tmp_path: Path) -> None:
+    (tmp_path / "journal.jsonl").write_text('{"event": "other"}\n')
+    with pytest.raises(JournalError, match="no event says that a search has started"):
+        write_page(str(tmp_path))
