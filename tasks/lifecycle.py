@@ -11,7 +11,7 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import registry, terminal, tracking
+from tasks import prefect_pages, registry, terminal, tracking
 from tasks.algorithm.state import SearchState
 from tasks.config import SearchConfig
 from tasks.config_file import dump_config, search_id_of
@@ -20,6 +20,7 @@ from tasks.environment import describe_environment
 from tasks.errors import ChangedWorldError, MsftError
 from tasks.evaluation import score_champion
 from tasks.journal import FILE, append_event, read_events, read_state
+from tasks.model_card import card_of
 from tasks.preparation import open_test_splits
 from tasks.retrying import RETRY
 from tasks.rollback import find_whole
@@ -55,6 +56,7 @@ def open_search(
     if not events:
         _begin(config, search, inputs)
     tracking.log_files(search, [Path(directory, FILE)])
+    prefect_pages.show_link(search)
     state = read_state(directory)
     terminal.show_search(search, state, is_resumed=bool(events))
     return search, state
@@ -111,11 +113,14 @@ def crown_champion(
         config, search, inputs, checkpoint, open_test_splits(config, inputs.model, inputs.sub_datasets)
     )
     directory = Path(search.directory, "champion")
+    validation = _held(search, inputs, state)
+    card = card_of(config, search, read_events(search.directory), key, (validation, test))
+    card.write(directory)
     result = ChampionResult(
         key=key,
         directory=str(directory),
-        model_version=registry.register_champion(search, directory, key),
-        validation=_held(search, inputs, state),
+        model_version=registry.register_champion(search, directory, key, card),
+        validation=validation,
         test=test if test.scores else None,
     )
     registry.mark_checkpoint(search, key, {"msft.champion": "true"})

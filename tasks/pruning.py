@@ -25,7 +25,7 @@ def strategy_of(config: SearchConfig) -> Strategy:
     return Msft(rule, search.exclude_per_round, search.optimizer_on_rollback)
 
 
-@task(name="decide pruning", cache_policy=NO_CACHE)
+@task(name="decide pruning", task_run_name="decide round {rollout.round}", cache_policy=NO_CACHE)
 def decide_pruning(
     config: SearchConfig,
     search: SearchRef,

@@ -18,6 +18,7 @@ from tasks.algorithm.state import CheckpointKey
 from tasks.contracts import CheckpointRef, IntervalStats, RolloutResult, RolloutSpec
 from tasks.errors import NonFiniteLossError
 from tasks.manifest import checkpoint_directory, write_json
+from tasks.published import reference_to
 from tasks.randomness import seed_from
 from tasks.workers.batches import Draw, RowStore, chain_hash, micro_batches, plan_steps
 from tasks.workers.checkpoint import (
@@ -26,7 +27,6 @@ from tasks.workers.checkpoint import (
     newest_whole,
     publish_checkpoint,
     read_trainer,
-    reference_to,
     step_of,
 )
 from tasks.workers.forward import collate, supports_logit_positions, token_logits, token_losses

@@ -24,6 +24,7 @@ from tasks.contracts import (
     SubDatasetScore,
 )
 from tasks.errors import DeletedRunError, TrackingError
+from tasks.model_card import ModelCard
 from tests.faults.comparison import tracked
 from tests.faults.tracking_server import FaultyProxy, TrackingServer, free_port, running
 
@@ -73,7 +74,10 @@ def record_a_round(search: SearchRef, mixture: Mixture) -> SearchRef:
     champion = Path(search.directory, "champion")
     champion.mkdir(exist_ok=True)
     (champion / "config.json").write_text("{}")
-    registry.register_champion(search, champion, CheckpointKey(0, 2))
+    card = ModelCard(front={}, body="", lineage={"msft.search_id": search.search_id})
+    registry.register_champion(search, champion, CheckpointKey(0, 2), card)
+    assert set(registry.accept_path(search, 0, CheckpointKey(0, 1))) == {CheckpointKey(0, 1)}
+    tracking.tag_search(search, {"msft.excluded": "none"})
     registry.mark_checkpoint(search, CheckpointKey(0, 2), {"msft.champion": "true"})
     tracking.close_round_run(search, 0, {"msft.decision": "advance"})
     tracking.log_files(search, [champion / "config.json"])
