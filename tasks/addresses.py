@@ -33,9 +33,9 @@ def mlflow_command(search: SearchRef) -> str:
 
 
 def mlflow_address(search: SearchRef) -> str:
-    """Return the address of the search's run on MLflow's pages."""
+    """Return the address of the search's run on MLflow's pages, in the layout for training rather than for agents."""
     base = _LOCAL_PAGES
     if search.tracking_uri.startswith("http"):
         parts = urlsplit(search.tracking_uri)
         base = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
-    return f"{base}/#/experiments/{search.experiment_id}/runs/{search.run_id}"
+    return f"{base}/#/experiments/{search.experiment_id}/runs/{search.run_id}?workflowType=machine_learning"
