@@ -83,12 +83,12 @@ class ProgressBar:
     def __init__(self, search: SearchRef, round_index: int) -> None:
         self._key = _key(search, f"round-{round_index}")
         self._id: UUID | None = None
-        self._is_lost = False
+        self.is_lost = False
 
     def show(self, percent: float, description: str) -> None:
         """Set the bar."""
-        if not self._is_lost:
-            self._is_lost = not _show(lambda: self._set(percent, description))
+        if not self.is_lost:
+            self.is_lost = not _show(lambda: self._set(percent, description))
 
     def _set(self, percent: float, description: str) -> None:
         if self._id is None:
