@@ -27,7 +27,7 @@ from tasks.rollback import find_whole
 from tasks.world import differences, world_of
 
 
-@task(name="open search", cache_policy=NO_CACHE)
+@task(name="open search", task_run_name="open search", cache_policy=NO_CACHE)
 def open_search(
     config: SearchConfig, directory: str, inputs: Inputs, accept_changes: bool
 ) -> tuple[SearchRef, SearchState]:
@@ -95,7 +95,7 @@ def true_status(search: SearchRef) -> Iterator[None]:
         raise
 
 
-@task(name="crown champion", cache_policy=NO_CACHE, **RETRY)
+@task(name="crown champion", task_run_name="crown champion", cache_policy=NO_CACHE, **RETRY)
 def crown_champion(
     config: SearchConfig, search: SearchRef, inputs: Inputs, state: SearchState
 ) -> ChampionResult:
@@ -124,6 +124,8 @@ def crown_champion(
         test=test if test.scores else None,
     )
     registry.mark_checkpoint(search, key, {"msft.champion": "true"})
+    digests = {part.name: (part.test_sha256 or "")[:16] for part in inputs.sub_datasets}
+    registry.log_test_scores(search, checkpoint, test, digests)
     append_event(search.directory, {"event": "champion_crowned", "champion": result.model_dump(mode="json")})
     return result
 

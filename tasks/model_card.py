@@ -66,7 +66,9 @@ def card_of(
         "msft.step": str(key.step),
         "msft.checkpoint": str(key),
         "msft.base_model": base,
-        "msft.content_sha256": json.dumps(events[0]["content"]),
+        "msft.content_sha256": json.dumps(
+            {what: sha256[:16] for what, sha256 in events[0]["content"].items()}
+        ),
         "msft.git_commit": str(events[0]["environment"]["git_commit"]),
     }
     return ModelCard(front, _body(search, events, key, champion, base), lineage)

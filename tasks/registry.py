@@ -16,12 +16,12 @@ from tasks.algorithm.state import CheckpointKey
 from tasks.contracts import CheckpointRef, CheckpointScores, EvaluationCost, SearchRef
 from tasks.errors import CheckpointNotFoundError
 from tasks.model_card import ModelCard
+from tasks.story import spaced
 from tasks.tracking import round_run_of
 from tasks.tracking_client import bridges_outages, client_of
 
 _PAGE = 100
-# Of a model's version, in a database that checks the length of its columns.
-_LONGEST_DESCRIPTION = 5000
+_LONGEST_DESCRIPTION = 5000  # of a model's version, where a database checks it
 
 
 @bridges_outages
@@ -72,7 +72,7 @@ def log_scores(
             key, value, stamp, step, model_id=model.model_id, dataset_name=f"{name}/validation",
             dataset_digest=digests[name], run_id=run_id,
         )
-        for key, value, name in _score_values(scores)
+        for key, value, name in _score_values(scores, "validation")
     ]  # fmt: skip
     if len(scores.scores) == len(digests):
         metrics += [Metric(key, value, stamp, step, model_id=model.model_id) for key, value in _means(scores)]
@@ -90,14 +90,14 @@ def log_scores(
     client.log_batch(run_id, metrics=metrics)
 
 
-def _score_values(scores: CheckpointScores) -> Iterator[tuple[str, float, str]]:
+def _score_values(scores: CheckpointScores, split: str) -> Iterator[tuple[str, float, str]]:
     """Yield (metric, value, sub-dataset); the sub-dataset is part of the metric's key, since run charts need it."""
     for score in scores.scores:
         name = score.sub_dataset
-        yield f"validation/loss/{name}", score.loss, name
-        yield f"validation/num_examples/{name}", float(score.num_examples), name
+        yield f"{split}/loss/{name}", score.loss, name
+        yield f"{split}/num_examples/{name}", float(score.num_examples), name
         if score.accuracy is not None:
-            yield f"validation/accuracy/{name}", score.accuracy, name
+            yield f"{split}/accuracy/{name}", score.accuracy, name
 
 
 def _means(scores: CheckpointScores) -> Iterator[tuple[str, float]]:
@@ -160,12 +160,9 @@ def mark_checkpoint(search: SearchRef, key: CheckpointKey, tags: Mapping[str, st
 
 @bridges_outages
 def accept_path(search: SearchRef, round_index: int, target: CheckpointKey) -> dict[CheckpointKey, int]:
-    """Mark which checkpoints of a round led to `target`, and copy their scores to the search's run.
+    """Mark which checkpoints of a round led to `target`; return these with their Unix times in ms.
 
-    So the curves of the search's run are those of the accepted path, over its optimizer steps.
-
-    Returns:
-        the accepted checkpoints with their Unix times in ms.
+    Their scores are copied to the search's run, whose curves are so those of the accepted path.
     """
     client = client_of(search.tracking_uri)
     accepted: dict[CheckpointKey, int] = {}
@@ -196,14 +193,11 @@ def register_champion(search: SearchRef, directory: Path, key: CheckpointKey, ca
         if (version.tags or {}).get("msft.search_id") == search.search_id:
             client.set_registered_model_alias(name, "champion", version.version)
             return str(version.version)
-    model_name = f"{search.search_id}-champion"
-    for left in _search_models(
-        client, search, f"source_run_id = '{search.run_id}' AND name = '{model_name}'"
-    ):
+    for left in _search_models(client, search, _champion_of(search)):
         client.delete_logged_model(left.model_id)  # a kill came before its version
     model = client.create_logged_model(
         search.experiment_id,
-        name=model_name,
+        name="champion",
         source_run_id=search.run_id,
         model_type="msft-champion",
         params={"round": str(key.round), "step": str(key.step)},
@@ -218,10 +212,31 @@ def register_champion(search: SearchRef, directory: Path, key: CheckpointKey, ca
         run_id=search.run_id,
         model_id=model.model_id,
         tags=dict(card.lineage),
-        description=card.body[:_LONGEST_DESCRIPTION],
+        description=spaced(card.body)[:_LONGEST_DESCRIPTION],
     )
     client.set_registered_model_alias(name, "champion", version.version)
     return str(version.version)
+
+
+@bridges_outages
+def log_test_scores(
+    search: SearchRef, checkpoint: CheckpointRef, scores: CheckpointScores, digests: Mapping[str, str]
+) -> None:
+    """Log the test scores on the champion's logged model; again, with the checkpoint's time, changes nothing."""
+    client = client_of(search.tracking_uri)
+    for model in _ready(client, search, _champion_of(search)):
+        metrics = [
+            Metric(
+                key, value, checkpoint.published_at_ms, checkpoint.key.step, model_id=model.model_id,
+                dataset_name=f"{name}/test", dataset_digest=digests[name], run_id=search.run_id,
+            )
+            for key, value, name in _score_values(scores, "test")
+        ]  # fmt: skip
+        client.log_batch(search.run_id, metrics=metrics)
+
+
+def _champion_of(search: SearchRef) -> str:
+    return f"source_run_id = '{search.run_id}' AND name = 'champion'"
 
 
 def _versions(client: MlflowClient, name: str) -> list[Any]:

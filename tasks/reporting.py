@@ -63,7 +63,7 @@ def _show_accepted(search: SearchRef, event: dict[str, Any]) -> None:
             tracking.log_training(search, search.run_id, interval, accepted[interval.key])
 
 
-@task(name="write report", cache_policy=NO_CACHE)
+@task(name="write report", task_run_name="write report", cache_policy=NO_CACHE)
 def write_report(
     config: SearchConfig, search: SearchRef, state: SearchState, champion: ChampionResult
 ) -> None:

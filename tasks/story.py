@@ -11,6 +11,7 @@ from tasks.algorithm.state import CheckpointKey, SearchState, fold
 Events = Sequence[Mapping[str, Any]]
 # MLflow cuts a run's description at 8,000 characters; what does not fit is in the journal.
 _LONGEST_REASONS = 5000
+_ROW_FRAME = 25
 
 
 def tell_search(events: Events) -> str:
@@ -74,6 +75,11 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return "\n".join([f"| {' | '.join(headings)} |", "|" + " --- |" * len(headings), *lines])
 
 
+def spaced(markdown: str) -> str:
+    """Return the same text with wider cells, for MLflow's pages, which leave no space between columns."""
+    return markdown.replace(" | ", "&emsp; | ")
+
+
 def champion_rows(champion: Mapping[str, Any], state: SearchState, *, by_loss: bool) -> Iterator[list[str]]:
     """Yield a row a sub-dataset: validation, at its exclusion, and test score of a `ChampionResult`."""
     column = _unit(by_loss)
@@ -132,7 +138,7 @@ def _reasons(events: Events) -> str:
     room = _LONGEST_REASONS
     for event in reversed(rounds_of(events)):
         row = (event["round"], ", ".join(event["active"]), event["decision"]["reason"])
-        room -= sum(len(str(cell)) for cell in row)
+        room -= sum(len(str(cell)) for cell in row) + _ROW_FRAME
         if room < 0:
             break
         rows.insert(0, row)

@@ -15,6 +15,7 @@ from mlflow.exceptions import MlflowException
 from tasks.addresses import round_title, search_title
 from tasks.contracts import IntervalStats, Mixture, SearchRef, SubDatasetRef
 from tasks.errors import CheckpointNotFoundError, DeletedRunError, TrackingError
+from tasks.story import spaced
 from tasks.tracking_client import bridges_outages, client_of, patiently
 
 # A start is refused soon where MLflow is down; a server that is just being restarted may take as long.
@@ -155,7 +156,7 @@ def log_system(search: SearchRef, run_id: str, values: Mapping[str, float], step
 @bridges_outages
 def describe_run(search: SearchRef, run_id: str, text: str) -> None:
     """Set a run's description, which its page shows as Markdown."""
-    client_of(search.tracking_uri).set_tag(run_id, "mlflow.note.content", text[:_LONGEST_TAG])
+    client_of(search.tracking_uri).set_tag(run_id, "mlflow.note.content", spaced(text)[:_LONGEST_TAG])
 
 
 @bridges_outages
