@@ -16,6 +16,7 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.context import TaskRunContext
+from prefect.exceptions import PrefectException
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, PREFECT_UI_URL, temporary_settings
 from prefect.utilities.urls import url_for
@@ -37,7 +38,7 @@ def search_run_name() -> str:
     config = parameters["config"]
     if isinstance(config, str):
         try:
-            config = load_config(config, parameters["overrides"])
+            config = load_config(config, parameters.get("overrides", ()))
         except MsftError:  # the flow itself tells what is wrong with it
             return f"search of {config}"
     return search_title(config.name, search_id_of(config))
@@ -117,7 +118,7 @@ def _show(create: Callable[[], Any]) -> bool:
     try:
         with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
             create()
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, PrefectException) as error:
         terminal.note(f"Prefect's pages lack an artifact: {error}")
         return False
     return True
