@@ -3,9 +3,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
 
 from tasks.addresses import mlflow_address, mlflow_command, round_title
 from tasks.contracts import SearchRef
+from tasks.prefect_pages import LOCAL_PAGES, page_of_this_run
 from tasks.story import round_rows, tell_round, tell_search
 
 
@@ -95,3 +97,20 @@ def test_a_round_is_told_with_the_scores_its_decision_rests_on() -> None:
         "round 0 step 300",
         1000,
     )
+
+
+@pytest.mark.parametrize(
+    ("api", "pages", "told"),
+    [
+        ("http://127.0.0.1:54321/api", LOCAL_PAGES, "prefect server start, then http://127.0.0.1:4200/runs/"),
+        ("http://prefect.team:4200/api", None, "http://prefect.team:4200/runs/"),
+    ],
+    ids=["a server of our own", "the team's server"],
+)
+def test_the_summary_names_the_page_of_the_server_that_was_used(
+    api: str, pages: str | None, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT__FLOW_RUN_ID", "fee2a778-aa38-422b-9cb8-248db26f2298")
+    settings = {PREFECT_API_URL: api} | ({PREFECT_UI_URL: pages} if pages is not None else {})
+    with temporary_settings(settings):
+        assert page_of_this_run() == f"{told}flow-run/fee2a778-aa38-422b-9cb8-248db26f2298"
