@@ -9,13 +9,14 @@ from tasks.config import SearchConfig
 from tasks.contracts import CheckpointRef, Inputs, SearchRef
 from tasks.evaluation import evaluate_checkpoints
 from tasks.mixing import build_mixture
+from tasks.prefect_pages import round_run_name
 from tasks.pruning import decide_pruning
 from tasks.reporting import report_round
 from tasks.rollback import roll_back
 from tasks.training import register_checkpoints, train_rollout
 
 
-@flow(name="search-round", flow_run_name="round-{state.round}", persist_result=False)
+@flow(name="search-round", flow_run_name=round_run_name, persist_result=False)
 def search_round(
     config: SearchConfig, search: SearchRef, inputs: Inputs, state: SearchState, start: CheckpointRef | None
 ) -> tuple[SearchState, CheckpointRef | None]:

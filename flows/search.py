@@ -11,12 +11,13 @@ from tasks.config_file import load_config
 from tasks.contracts import ChampionResult, Inputs
 from tasks.lifecycle import crown_champion, open_search, true_status
 from tasks.ownership import HANDOVER_S, own_directory, own_gpus
+from tasks.prefect_pages import search_run_name
 from tasks.preparation import prepare_sub_datasets
 from tasks.reporting import report_round, write_report
 from tasks.rollback import roll_back
 
 
-@flow(name="msft-search", flow_run_name="search-{config.name}", persist_result=False)
+@flow(name="msft-search", flow_run_name=search_run_name, persist_result=False)
 def msft_search(config: SearchConfig, accept_changes: bool = False) -> ChampionResult:
     """Search for the model that no sub-dataset over-fitted away, and return it.
 
@@ -26,7 +27,7 @@ def msft_search(config: SearchConfig, accept_changes: bool = False) -> ChampionR
     return _search(config, accept_changes)
 
 
-@flow(name="msft-search-file", flow_run_name="search-{config}", persist_result=False)
+@flow(name="msft-search-file", flow_run_name=search_run_name, persist_result=False)
 def search_file(config: str, overrides: tuple[str, ...] = (), accept_changes: bool = False) -> ChampionResult:
     """Search with the configuration of a YAML file, as a deployment does.
 

@@ -32,7 +32,7 @@ class _ModelConfig(BaseModel):
     max_position_embeddings: int | None = None
 
 
-@task(name="prepare base model", cache_policy=NO_CACHE, **RETRY)
+@task(name="prepare base model", task_run_name="prepare base model", cache_policy=NO_CACHE, **RETRY)
 def prepare_base_model(config: SearchConfig) -> BaseModelRef:
     """Return the base model as a local directory with safetensors weights and the tokenizer.
 

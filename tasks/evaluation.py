@@ -34,7 +34,12 @@ from tasks.manifest import checkpoint_directory, score_file_of, write_json
 from tasks.retrying import RETRY
 
 
-@task(name="evaluate checkpoints", cache_policy=NO_CACHE, **RETRY)
+@task(
+    name="evaluate checkpoints",
+    task_run_name="evaluate round {rollout.round}",
+    cache_policy=NO_CACHE,
+    **RETRY,
+)
 def evaluate_checkpoints(
     config: SearchConfig, search: SearchRef, inputs: Inputs, rollout: RolloutResult
 ) -> RoundCurves:

@@ -12,7 +12,7 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import registry, terminal, tracking
+from tasks import prefect_pages, registry, terminal, tracking
 from tasks.algorithm.state import SearchState
 from tasks.config import SearchConfig
 from tasks.config_file import dump_config, search_id_of
@@ -21,13 +21,14 @@ from tasks.environment import describe_environment
 from tasks.errors import ChangedWorldError, MsftError
 from tasks.evaluation import score_champion
 from tasks.journal import FILE, append_event, read_events, read_state
+from tasks.model_card import card_of
 from tasks.preparation import open_test_splits
 from tasks.retrying import RETRY
 from tasks.rollback import find_whole
 from tasks.world import differences, world_of
 
 
-@task(name="open search", cache_policy=NO_CACHE)
+@task(name="open search", task_run_name="open search", cache_policy=NO_CACHE)
 def open_search(
     config: SearchConfig, directory: str, inputs: Inputs, accept_changes: bool
 ) -> tuple[SearchRef, SearchState]:
@@ -56,6 +57,7 @@ def open_search(
     if not events:
         _begin(config, search, inputs)
     tracking.log_files(search, [Path(directory, FILE)])
+    prefect_pages.show_link(search)
     state = read_state(directory)
     terminal.show_search(search, state, is_resumed=bool(events))
     return search, state
@@ -95,7 +97,7 @@ def true_status(search: SearchRef) -> Iterator[None]:
         raise
 
 
-@task(name="crown champion", cache_policy=NO_CACHE, **RETRY)
+@task(name="crown champion", task_run_name="crown champion", cache_policy=NO_CACHE, **RETRY)
 def crown_champion(
     config: SearchConfig, search: SearchRef, inputs: Inputs, state: SearchState
 ) -> ChampionResult:
@@ -113,14 +115,19 @@ def crown_champion(
         config, search, inputs, checkpoint, open_test_splits(config, inputs.model, inputs.sub_datasets)
     )
     directory = Path(search.directory, "champion")
+    validation = _held(search, inputs, state)
+    card = card_of(config, search, read_events(search.directory), key, (validation, test))
+    card.write(directory)
     result = ChampionResult(
         key=key,
         directory=str(directory),
-        model_version=registry.register_champion(search, directory, key),
-        validation=_held(search, inputs, state),
+        model_version=registry.register_champion(search, directory, key, card),
+        validation=validation,
         test=test if test.scores else None,
     )
     registry.mark_checkpoint(search, key, {"msft.champion": "true"})
+    digests = {part.name: (part.test_sha256 or "")[:16] for part in inputs.sub_datasets}
+    registry.log_test_scores(search, checkpoint, test, digests)
     append_event(search.directory, {"event": "champion_crowned", "champion": result.model_dump(mode="json")})
     return result
 

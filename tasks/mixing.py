@@ -54,7 +54,7 @@ def _draws(part: SubDatasetRef, rows_per_epoch: int, start: CheckpointRef | None
     return SubDatasetDraws(name=part.name, train=part.train, rows_per_epoch=rows_per_epoch, cursor=cursor)
 
 
-@task(name="build mixture", cache_policy=NO_CACHE)
+@task(name="build mixture", task_run_name="build mixture of round {state.round}", cache_policy=NO_CACHE)
 def build_mixture(
     config: SearchConfig, inputs: Inputs, state: SearchState, start: CheckpointRef | None
 ) -> Mixture:

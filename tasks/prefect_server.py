@@ -14,6 +14,7 @@ import httpx
 from prefect.settings import (
     PREFECT_API_URL,
     PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+    PREFECT_UI_URL,
     get_current_settings,
     temporary_settings,
 )
@@ -21,6 +22,7 @@ from prefect.settings import (
 from tasks import terminal
 from tasks.errors import PrefectServerError
 from tasks.launch import keep_running
+from tasks.prefect_pages import LOCAL_PAGES
 
 # A first start creates Prefect's database: 16 s measured on an idle machine (facts.md, A8).
 _START_S = 180.0
@@ -80,7 +82,7 @@ def _api(output_root: str) -> Iterator[str]:
     url = f"http://127.0.0.1:{port}/api"
     with keep_running(arguments, _log(output_root), environment):
         _wait_for(url, output_root)
-        with temporary_settings({PREFECT_API_URL: url}):
+        with temporary_settings({PREFECT_API_URL: url, PREFECT_UI_URL: LOCAL_PAGES}):
             yield url
 
 

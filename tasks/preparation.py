@@ -23,7 +23,7 @@ _SHOWN_OVERLAPS = 10
 Splits = dict[str, list[Example]]
 
 
-@task(name="prepare sub-datasets", cache_policy=NO_CACHE)
+@task(name="prepare sub-datasets", task_run_name="prepare sub-datasets", cache_policy=NO_CACHE)
 def prepare_sub_datasets(config: SearchConfig, model: BaseModelRef) -> tuple[SubDatasetRef, ...]:
     """Read, check and tokenise every sub-dataset's train and validation rows.
 

@@ -17,7 +17,7 @@ from tasks.contracts import Inputs, Mixture, RolloutResult, RoundCurves, SearchR
 from tasks.journal import append_event, read_events, read_state
 
 
-@task(name="decide pruning", cache_policy=NO_CACHE)
+@task(name="decide pruning", task_run_name="decide round {rollout.round}", cache_policy=NO_CACHE)
 def decide_pruning(
     config: SearchConfig,
     search: SearchRef,

@@ -15,10 +15,13 @@ from mlflow.exceptions import MlflowException
 from tasks.algorithm.state import CheckpointKey
 from tasks.contracts import CheckpointRef, CheckpointScores, EvaluationCost, SearchRef
 from tasks.errors import CheckpointNotFoundError
+from tasks.model_card import ModelCard
+from tasks.story import spaced
 from tasks.tracking import round_run_of
 from tasks.tracking_client import bridges_outages, client_of
 
 _PAGE = 100
+_LONGEST_DESCRIPTION = 5000  # of a model's version, where a database checks it
 
 
 @bridges_outages
@@ -28,17 +31,21 @@ def register_checkpoint(search: SearchRef, run_id: str, checkpoint: CheckpointRe
     A model that a kill left unfinished, or whose files were damaged and trained again, gives way to a new one.
     """
     client = client_of(search.tracking_uri)
-    condition = f"source_run_id = '{run_id}' AND name = '{_name_of(search, checkpoint.key)}'"
+    condition = f"source_run_id = '{run_id}' AND name = '{_name_of(checkpoint.key)}'"
     for model in _search_models(client, search, condition):
         if _is_ready(model) and CheckpointRef.model_validate_json(model.params["checkpoint"]) == checkpoint:
             return
         client.delete_logged_model(model.model_id)
     model = client.create_logged_model(
         search.experiment_id,
-        name=_name_of(search, checkpoint.key),
+        name=_name_of(checkpoint.key),
         source_run_id=run_id,
         model_type="msft-checkpoint",
-        params={"checkpoint": checkpoint.model_dump_json()},
+        params={
+            "round": str(checkpoint.key.round),
+            "step": str(checkpoint.key.step),
+            "checkpoint": checkpoint.model_dump_json(),
+        },
         tags={
             "msft.search_id": search.search_id,
             "msft.round": str(checkpoint.key.round),
@@ -65,29 +72,40 @@ def log_scores(
             key, value, stamp, step, model_id=model.model_id, dataset_name=f"{name}/validation",
             dataset_digest=digests[name], run_id=run_id,
         )
-        for key, value, name in _score_values(scores)
+        for key, value, name in _score_values(scores, "validation")
     ]  # fmt: skip
+    if len(scores.scores) == len(digests):
+        metrics += [Metric(key, value, stamp, step, model_id=model.model_id) for key, value in _means(scores)]
     metrics += [
         Metric(f"evaluation/{key}", float(value), stamp, step, model_id=model.model_id)
         for key, value in scores.cost.model_dump().items()
     ]
     assert all(math.isfinite(metric.value) for metric in metrics)
-    client.log_batch(run_id, metrics=metrics)
+    # The file first: a checkpoint that has its metrics counts as scored.
     client.log_dict(
         run_id,
         {score.sub_dataset: score.correct for score in scores.scores},
         f"correct/step-{checkpoint.key.step:08d}.json",
     )
+    client.log_batch(run_id, metrics=metrics)
 
 
-def _score_values(scores: CheckpointScores) -> Iterator[tuple[str, float, str]]:
+def _score_values(scores: CheckpointScores, split: str) -> Iterator[tuple[str, float, str]]:
     """Yield (metric, value, sub-dataset); the sub-dataset is part of the metric's key, since run charts need it."""
     for score in scores.scores:
         name = score.sub_dataset
-        yield f"validation/loss/{name}", score.loss, name
-        yield f"validation/num_examples/{name}", float(score.num_examples), name
+        yield f"{split}/loss/{name}", score.loss, name
+        yield f"{split}/num_examples/{name}", float(score.num_examples), name
         if score.accuracy is not None:
-            yield f"validation/accuracy/{name}", score.accuracy, name
+            yield f"{split}/accuracy/{name}", score.accuracy, name
+
+
+def _means(scores: CheckpointScores) -> Iterator[tuple[str, float]]:
+    """Yield (metric, mean over all sub-datasets), by which the page of models sorts; no name of a sub-dataset."""
+    yield "validation/mean_loss", math.fsum(score.loss for score in scores.scores) / len(scores.scores)
+    accuracies = [score.accuracy for score in scores.scores if score.accuracy is not None]
+    if len(accuracies) == len(scores.scores):
+        yield "validation/mean_accuracy", math.fsum(accuracies) / len(accuracies)
 
 
 class HeldScores:
@@ -141,7 +159,33 @@ def mark_checkpoint(search: SearchRef, key: CheckpointKey, tags: Mapping[str, st
 
 
 @bridges_outages
-def register_champion(search: SearchRef, directory: Path, key: CheckpointKey) -> str:
+def accept_path(search: SearchRef, round_index: int, target: CheckpointKey) -> dict[CheckpointKey, int]:
+    """Mark which checkpoints of a round led to `target`; return these with their Unix times in ms.
+
+    Their scores are copied to the search's run, whose curves are so those of the accepted path.
+    """
+    client = client_of(search.tracking_uri)
+    accepted: dict[CheckpointKey, int] = {}
+    points: list[Metric] = []
+    for model in _ready(client, search, f"source_run_id = '{round_run_of(search, round_index)}'"):
+        checkpoint = CheckpointRef.model_validate_json(model.params["checkpoint"])
+        is_accepted = target.round == round_index and checkpoint.key.step <= target.step
+        client.set_logged_model_tags(
+            model.model_id, {"msft.path": "accepted" if is_accepted else "discarded"}
+        )
+        if is_accepted:
+            accepted[checkpoint.key] = checkpoint.published_at_ms
+            points += [
+                Metric(point.key, point.value, point.timestamp, point.step)
+                for point in model.metrics or []
+                if point.key.startswith("validation/")
+            ]
+    client.log_batch(search.run_id, metrics=points)
+    return accepted
+
+
+@bridges_outages
+def register_champion(search: SearchRef, directory: Path, key: CheckpointKey, card: ModelCard) -> str:
     """Upload the champion, register it under the search's name with the alias `champion`; return the version."""
     client = client_of(search.tracking_uri)
     name = f"msft-{search.name}"
@@ -149,17 +193,15 @@ def register_champion(search: SearchRef, directory: Path, key: CheckpointKey) ->
         if (version.tags or {}).get("msft.search_id") == search.search_id:
             client.set_registered_model_alias(name, "champion", version.version)
             return str(version.version)
-    model_name = f"{search.search_id}-champion"
-    for left in _search_models(
-        client, search, f"source_run_id = '{search.run_id}' AND name = '{model_name}'"
-    ):
+    for left in _search_models(client, search, _champion_of(search)):
         client.delete_logged_model(left.model_id)  # a kill came before its version
     model = client.create_logged_model(
         search.experiment_id,
-        name=model_name,
+        name="champion",
         source_run_id=search.run_id,
         model_type="msft-champion",
-        tags={"msft.search_id": search.search_id, "msft.champion": str(key)},
+        params={"round": str(key.round), "step": str(key.step)},
+        tags={**card.lineage, "msft.champion": str(key)},
     )
     mlflow.set_tracking_uri(search.tracking_uri)  # the registry resolves models:/ through the global one
     client.log_model_artifacts(model.model_id, str(directory))
@@ -169,10 +211,32 @@ def register_champion(search: SearchRef, directory: Path, key: CheckpointKey) ->
         source=f"models:/{model.model_id}",
         run_id=search.run_id,
         model_id=model.model_id,
-        tags={"msft.search_id": search.search_id, "msft.checkpoint": str(key)},
+        tags=dict(card.lineage),
+        description=spaced(card.body)[:_LONGEST_DESCRIPTION],
     )
     client.set_registered_model_alias(name, "champion", version.version)
     return str(version.version)
+
+
+@bridges_outages
+def log_test_scores(
+    search: SearchRef, checkpoint: CheckpointRef, scores: CheckpointScores, digests: Mapping[str, str]
+) -> None:
+    """Log the test scores on the champion's logged model; again, with the checkpoint's time, changes nothing."""
+    client = client_of(search.tracking_uri)
+    for model in _ready(client, search, _champion_of(search)):
+        metrics = [
+            Metric(
+                key, value, checkpoint.published_at_ms, checkpoint.key.step, model_id=model.model_id,
+                dataset_name=f"{name}/test", dataset_digest=digests[name], run_id=search.run_id,
+            )
+            for key, value, name in _score_values(scores, "test")
+        ]  # fmt: skip
+        client.log_batch(search.run_id, metrics=metrics)
+
+
+def _champion_of(search: SearchRef) -> str:
+    return f"source_run_id = '{search.run_id}' AND name = 'champion'"
 
 
 def _versions(client: MlflowClient, name: str) -> list[Any]:
@@ -185,8 +249,8 @@ def _versions(client: MlflowClient, name: str) -> list[Any]:
     return list(client.search_model_versions(f"name = '{name}'"))
 
 
-def _name_of(search: SearchRef, key: CheckpointKey) -> str:
-    return f"{search.search_id}-round-{key.round:03d}-step-{key.step:08d}"
+def _name_of(key: CheckpointKey) -> str:
+    return f"round-{key.round:03d}-step-{key.step:08d}"
 
 
 def _ready(client: MlflowClient, search: SearchRef, condition: str) -> list[LoggedModel]:
@@ -214,7 +278,7 @@ def _search_models(client: MlflowClient, search: SearchRef, condition: str) -> l
 def _find_model(
     client: MlflowClient, search: SearchRef, run_id: str, key: CheckpointKey
 ) -> LoggedModel | None:
-    found = _ready(client, search, f"source_run_id = '{run_id}' AND name = '{_name_of(search, key)}'")
+    found = _ready(client, search, f"source_run_id = '{run_id}' AND name = '{_name_of(key)}'")
     return found[0] if found else None
 
 

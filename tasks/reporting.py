@@ -11,28 +11,34 @@ import pandas as pd
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import terminal, tracking
+from tasks import prefect_pages, registry, terminal, tracking
 from tasks.algorithm.ledger import ledger_lines, total_by_kind
-from tasks.algorithm.state import SearchState
+from tasks.algorithm.state import CheckpointKey, SearchState
 from tasks.config import SearchConfig
-from tasks.contracts import ChampionResult, SearchRef
+from tasks.contracts import ChampionResult, IntervalStats, SearchRef
 from tasks.journal import FILE, read_events
 from tasks.report.page import write_page
+from tasks.story import is_by_loss, tell_round, tell_search
 
 Events = Sequence[dict[str, Any]]
 
 
-@task(name="write round report", cache_policy=NO_CACHE)
+@task(name="write round report", task_run_name="report up to round {state.round}", cache_policy=NO_CACHE)
 def report_round(search: SearchRef, state: SearchState) -> None:
     """Put the last decision where a reviewer looks: the round's MLflow run and the search's journal.
 
     A resumed search does it again, since a kill may have come between the decision and its report.
     """
-    rounds = _rounds(read_events(search.directory))
+    events = read_events(search.directory)
+    rounds = _rounds(events)
+    tracking.describe_run(search, search.run_id, tell_search(events))
     if not rounds:
         return
     event = rounds[-1]
     decision = event["decision"]
+    _show_accepted(search, event)
+    run_id = tracking.round_run_of(search, event["round"])
+    tracking.describe_run(search, run_id, tell_round(event, by_loss=is_by_loss(events)))
     tracking.close_round_run(
         search,
         event["round"],
@@ -43,10 +49,22 @@ def report_round(search: SearchRef, state: SearchState) -> None:
             "msft.champion_so_far": str(state.champion.checkpoint) if state.champion else "none",
         },
     )
+    excluded = ", ".join(exclusion.sub_dataset for exclusion in state.excluded)
+    tracking.tag_search(search, {"msft.excluded": excluded or "none", "msft.num_rounds": str(state.round)})
     tracking.log_files(search, [Path(search.directory, FILE)])
+    prefect_pages.show_round(search, events)
 
 
-@task(name="write report", cache_policy=NO_CACHE)
+def _show_accepted(search: SearchRef, event: dict[str, Any]) -> None:
+    """Continue the curves of the search's run by what this round added to the accepted path."""
+    target = CheckpointKey(**event["decision"]["roll_back_to"])
+    accepted = registry.accept_path(search, event["round"], target)
+    for interval in map(IntervalStats.model_validate, event["intervals"]):
+        if interval.key in accepted:
+            tracking.log_training(search, search.run_id, interval, accepted[interval.key])
+
+
+@task(name="write report", task_run_name="write report", cache_policy=NO_CACHE)
 def write_report(
     config: SearchConfig, search: SearchRef, state: SearchState, champion: ChampionResult
 ) -> None:
@@ -75,9 +93,12 @@ def write_report(
     crowned_at = next(event["at"] for event in events if event["event"] == "champion_crowned")
     stamp_ms = int(pd.Timestamp(crowned_at).timestamp()) * 1000
     tracking.log_summary(search, metrics, tags, stamp_ms)
+    tracking.describe_run(search, search.run_id, tell_search(events))
+    prefect_pages.show_end(search, events)
     tracking.close_search_run(search, "FINISHED")
     reasons = [event["decision"]["reason"] for event in _rounds(events)]
     terminal.show_summary(config, search, state, champion, totals, reasons)
+    terminal.show_pages(search, champion, prefect_pages.page_of_this_run())
 
 
 def curves_frame(events: Events) -> pd.DataFrame:

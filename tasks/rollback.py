@@ -15,7 +15,7 @@ from tasks.errors import CheckpointDamagedError
 from tasks.manifest import MANIFEST, hash_file, verify
 
 
-@task(name="roll back", cache_policy=NO_CACHE)
+@task(name="roll back", task_run_name="roll back to {state.checkpoint}", cache_policy=NO_CACHE)
 def roll_back(search: SearchRef, state: SearchState) -> CheckpointRef | None:
     """Return the checkpoint that the next roll-out starts from; None is the base model.
 

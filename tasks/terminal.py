@@ -12,12 +12,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from tasks.addresses import mlflow_address, mlflow_command
 from tasks.algorithm.ledger import LedgerLine
 from tasks.algorithm.state import CheckpointKey, SearchState
 from tasks.algorithm.strategies import Decision, RoundReport
 from tasks.config import SearchConfig
 from tasks.contracts import ChampionResult, CheckpointScores, Mixture, SearchRef, SubDatasetScore
-from tasks.redaction import without_password
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -181,7 +181,6 @@ def show_summary(
             f"{line.seconds:,.1f}",
         )
     console.print(costs)
-    _show_pages(search, champion)
 
 
 def _champion_table(config: SearchConfig, state: SearchState, champion: ChampionResult) -> Table:
@@ -222,12 +221,13 @@ def _number(value: float | None, digits: int = 3) -> str:
     return f"{value:.{digits}f}" if value is not None else "none"
 
 
-def _show_pages(search: SearchRef, champion: ChampionResult) -> None:
+def show_pages(search: SearchRef, champion: ChampionResult, prefect_page: str) -> None:
+    """Print where the search's files and pages are; `prefect_page` is where Prefect shows this run."""
     console.print(
         f"frames:  {escape(search.directory)}/report/*.csv and *.parquet (curves, decisions, ledger, scores)"
     )
     console.print(f"model:   msft-{search.name} version {champion.model_version}, alias champion")
-    is_local = search.tracking_uri.startswith("sqlite:")
-    command = "mlflow ui --backend-store-uri " if is_local else ""
-    console.print(f"MLflow:  {command}{escape(without_password(search.tracking_uri))}", soft_wrap=True)
-    console.print("Prefect: prefect server start, then http://127.0.0.1:4200/runs")
+    command = mlflow_command(search)
+    first = f"{command}, then " if command else ""
+    console.print(f"MLflow:  {escape(first + mlflow_address(search))}", soft_wrap=True)
+    console.print(f"Prefect: {escape(prefect_page)}", soft_wrap=True)

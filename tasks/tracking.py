@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,17 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
+from tasks.addresses import round_title, search_title
 from tasks.contracts import IntervalStats, Mixture, SearchRef, SubDatasetRef
 from tasks.errors import CheckpointNotFoundError, DeletedRunError, TrackingError
+from tasks.story import spaced
 from tasks.tracking_client import bridges_outages, client_of, patiently
 
 # A start is refused soon where MLflow is down; a server that is just being restarted may take as long.
 _START_PATIENCE_S = 20.0
+_LONGEST_TAG = 8000
+# Without it, MLflow takes the experiment for one of language-model applications and calls checkpoints agents.
+_KIND = {"mlflow.experimentKind": "custom_model_development"}
 
 
 def open_search_run(
@@ -45,7 +51,7 @@ def _open_search_run(
             "began with, restore that store from a backup, or start another search with a new name",
         )
     if run_id is None:
-        title = f"{search.name}-{search.search_id}"
+        title = search_title(search.name, search.search_id)
         tags = {"msft.search_id": search.search_id, "msft.kind": "search", "mlflow.runName": title}
         run_id = client.create_run(search.experiment_id, tags=tags).info.run_id
     else:
@@ -68,10 +74,11 @@ def close_search_run(search: SearchRef, status: str) -> None:
 
 @bridges_outages
 def open_round_run(search: SearchRef, round_index: int, active: Sequence[str]) -> str:
-    """Return the id of the round's run, a child of the search's."""
+    """Return the id of the round's run, a child of the search's, which is under way."""
     client = client_of(search.tracking_uri)
     run_id = _find_run(client, search, "round", round_index)
     if run_id is not None:
+        client.update_run(run_id, status="RUNNING")
         return run_id
     tags = {
         "msft.search_id": search.search_id,
@@ -79,7 +86,7 @@ def open_round_run(search: SearchRef, round_index: int, active: Sequence[str]) -
         "msft.round": str(round_index),
         "msft.active": ", ".join(active),
         "mlflow.parentRunId": search.run_id,
-        "mlflow.runName": f"{search.name}-{search.search_id} / round-{round_index}",
+        "mlflow.runName": round_title(search, round_index, active),
     }
     created: str = client.create_run(search.experiment_id, tags=tags).info.run_id
     return created
@@ -139,6 +146,28 @@ def log_training(search: SearchRef, run_id: str, interval: IntervalStats, publis
 
 
 @bridges_outages
+def log_system(search: SearchRef, run_id: str, values: Mapping[str, float], step: int) -> None:
+    """Log readings of the machine, now, at the optimizer step that training has reached."""
+    now_ms = time.time_ns() // 1_000_000
+    metrics = [Metric(key, value, now_ms, step) for key, value in values.items()]
+    client_of(search.tracking_uri).log_batch(run_id, metrics=metrics)
+
+
+@bridges_outages
+def describe_run(search: SearchRef, run_id: str, text: str) -> None:
+    """Set a run's description, which its page shows as Markdown."""
+    client_of(search.tracking_uri).set_tag(run_id, "mlflow.note.content", spaced(text)[:_LONGEST_TAG])
+
+
+@bridges_outages
+def tag_search(search: SearchRef, tags: Mapping[str, str]) -> None:
+    """Set tags on the search's run."""
+    client_of(search.tracking_uri).log_batch(
+        search.run_id, tags=[RunTag(key, value[:_LONGEST_TAG]) for key, value in tags.items()]
+    )
+
+
+@bridges_outages
 def log_files(search: SearchRef, paths: Iterable[Path], folder: str = "") -> None:
     """Copy files to the search's run as artifacts."""
     client = client_of(search.tracking_uri)
@@ -166,7 +195,7 @@ def _experiment(client: MlflowClient, search: SearchRef, name: str) -> str:
     is_local = search.tracking_uri.startswith("sqlite:")
     location = str(Path(search.directory).resolve().parent / "mlflow-artifacts") if is_local else None
     try:
-        return str(client.create_experiment(name, artifact_location=location))
+        return str(client.create_experiment(name, artifact_location=location, tags=_KIND))
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise

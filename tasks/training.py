@@ -9,18 +9,19 @@ from pathlib import Path
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import registry, terminal, tracking
+from tasks import terminal, tracking
 from tasks.algorithm.state import SearchState
 from tasks.config import SearchConfig, TrainingConfig
 from tasks.contracts import CheckpointRef, Inputs, Mixture, RolloutResult, RolloutSpec, SearchRef
 from tasks.errors import CheckpointDamagedError
 from tasks.evaluation import scoring_beside
 from tasks.launch import run_accelerate
+from tasks.live_pages import live_pages, record_published
 from tasks.manifest import set_aside, verify, write_json
 from tasks.retrying import RETRY
 
 
-@task(name="train roll-out", cache_policy=NO_CACHE, **RETRY)
+@task(name="train roll-out", task_run_name="train round {state.round}", cache_policy=NO_CACHE, **RETRY)
 def train_rollout(
     config: SearchConfig,
     search: SearchRef,
@@ -65,12 +66,19 @@ def _run(config: SearchConfig, search: SearchRef, inputs: Inputs, spec: RolloutS
     with (
         scoring_beside(config, search, inputs, spec.mixture, spec.first_step) as show_scores,
         terminal.rollout_progress(spec.mixture) as show,
+        live_pages(search, spec) as pages,
     ):
-        show_progress = _progress_reader(Path(spec.output_directory, "progress.json"), show)
+
+        def show_everywhere(progress: terminal.Progress) -> None:
+            show(progress)
+            pages.show_progress(progress)
+
+        show_progress = _progress_reader(Path(spec.output_directory, "progress.json"), show_everywhere)
 
         def poll() -> None:
             show_progress()
             show_scores()
+            pages.poll()
 
         name = f"roll-out of round {spec.mixture.round}"
         run_accelerate("tasks.workers.train", spec_path, name=name, training=spec.training, on_poll=poll)
@@ -115,18 +123,16 @@ def _progress_reader(path: Path, show: Callable[[terminal.Progress], None]) -> C
     return poll
 
 
-@task(name="register checkpoints", cache_policy=NO_CACHE)
+@task(
+    name="register checkpoints",
+    task_run_name="register checkpoints of round {mixture.round}",
+    cache_policy=NO_CACHE,
+)
 def register_checkpoints(
     search: SearchRef, mixture: Mixture, rollout: RolloutResult
 ) -> tuple[CheckpointRef, ...]:
     """Register every published checkpoint in MLflow with what was trained before it; idempotent by its key."""
-    names = [part.name for part in mixture.draws]
-    run_id = tracking.open_round_run(search, rollout.round, names)
+    record_published(search, mixture, rollout.checkpoints, rollout.intervals)
+    run_id = tracking.open_round_run(search, rollout.round, [part.name for part in mixture.draws])
     tracking.log_mixture(search, run_id, mixture, rollout.checkpoints[0].published_at_ms)
-    published_at_ms = {}
-    for checkpoint in rollout.checkpoints:
-        registry.register_checkpoint(search, run_id, checkpoint)
-        published_at_ms[checkpoint.key] = checkpoint.published_at_ms
-    for interval in rollout.intervals:
-        tracking.log_training(search, run_id, interval, published_at_ms[interval.key])
     return rollout.checkpoints

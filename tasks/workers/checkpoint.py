@@ -19,12 +19,11 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from tasks.algorithm.state import CheckpointKey
-from tasks.contracts import CheckpointRef
 from tasks.errors import CheckpointDamagedError
-from tasks.manifest import MANIFEST, hash_file, publish, read_manifest, set_aside, verify
+from tasks.manifest import publish, set_aside, verify
+from tasks.published import TRAINER
 
 OPTIMIZER = "optimizer.safetensors"
-TRAINER = "trainer_state.json"
 # Full and on the CPU, keyed by parameter name: independent of how many processes hold the model, FSDP included.
 _FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
@@ -73,19 +72,6 @@ def publish_checkpoint(
         "published_at_ms": time.time_ns() // 1_000_000,
     }
     publish(directory, write, meta, num_bytes + (1 << 20))
-
-
-def reference_to(directory: Path, search_directory: Path) -> CheckpointRef:
-    """Return the reference to a published checkpoint."""
-    manifest = read_manifest(directory)
-    return CheckpointRef(
-        key=CheckpointKey(manifest["round"], manifest["step"]),
-        directory=str(directory.resolve().relative_to(search_directory.resolve())),
-        sha256=hash_file(directory / MANIFEST),
-        num_bytes=sum(file["bytes"] for file in manifest["files"].values()),
-        cursors=manifest["cursors"],
-        published_at_ms=manifest["published_at_ms"],
-    )
 
 
 def newest_whole(output: Path, wanted: Iterable[int]) -> Path | None:

@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from tasks.algorithm.state import CheckpointKey
 from tasks.contracts import CheckpointRef, RolloutResult, RolloutSpec
 from tasks.manifest import checkpoint_directory, write_json
+from tasks.published import reference_to
 from tasks.randomness import seed_from
 from tasks.workers.accounting import IntervalAccount, Step
 from tasks.workers.averaging import WeightAverage
@@ -28,7 +29,6 @@ from tasks.workers.checkpoint import (
     newest_whole,
     publish_checkpoint,
     read_trainer,
-    reference_to,
     step_of,
 )
 from tasks.workers.lifeline import Preempted, StopFlag, run_worker

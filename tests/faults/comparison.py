@@ -86,7 +86,7 @@ def _runs(client: MlflowClient, experiment_id: str, search_id: str) -> dict[str,
             "points": sorted(
                 [key, point.step, point.value]
                 for key in run.data.metrics
-                if "seconds" not in key
+                if "seconds" not in key and not key.startswith("system/")
                 for point in client.get_metric_history(run.info.run_id, key)
             ),
         }

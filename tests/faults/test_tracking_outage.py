@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,15 @@ from tasks.contracts import (
     EvaluationCost,
     IntervalStats,
     Mixture,
+    RolloutSpec,
     SearchRef,
     SubDatasetScore,
 )
 from tasks.errors import DeletedRunError, TrackingError
+from tasks.live_pages import live_pages, record_published
+from tasks.manifest import checkpoint_directory
+from tasks.model_card import ModelCard
+from tasks.published import intervals_before, reference_to
 from tests.faults.comparison import tracked
 from tests.faults.tracking_server import FaultyProxy, TrackingServer, free_port, running
 
@@ -73,7 +79,10 @@ def record_a_round(search: SearchRef, mixture: Mixture) -> SearchRef:
     champion = Path(search.directory, "champion")
     champion.mkdir(exist_ok=True)
     (champion / "config.json").write_text("{}")
-    registry.register_champion(search, champion, CheckpointKey(0, 2))
+    card = ModelCard(front={}, body="", lineage={"msft.search_id": search.search_id})
+    registry.register_champion(search, champion, CheckpointKey(0, 2), card)
+    assert set(registry.accept_path(search, 0, CheckpointKey(0, 1))) == {CheckpointKey(0, 1)}
+    tracking.tag_search(search, {"msft.excluded": "none"})
     registry.mark_checkpoint(search, CheckpointKey(0, 2), {"msft.champion": "true"})
     tracking.close_round_run(search, 0, {"msft.decision": "advance"})
     tracking.log_files(search, [champion / "config.json"])
@@ -152,6 +161,54 @@ def test_a_locked_database_is_waited_for(local: SearchRef, tiny_mixture: Mixture
     assert time.monotonic() - began > 7
     shares = MlflowClient(search.tracking_uri).get_run(run_id).data.metrics
     assert shares["mixture/examples/max"] == pytest.approx(1 / 3)
+
+
+def publish(spec: RolloutSpec, step: int) -> None:
+    """Put the small files of a published checkpoint where a training worker would."""
+    interval = IntervalStats(
+        key=CheckpointKey(0, step), num_tokens=5, num_completion_tokens=2, num_examples=3, flops=1e5, seconds=0.1,
+        learning_rate=1e-3, losses=dict.fromkeys(NAMES, 0.5), batch_hash="ab",
+    )  # fmt: skip
+    directory = checkpoint_directory(Path(spec.output_directory), step)
+    directory.mkdir(parents=True)
+    trainer = {"intervals": [interval.model_dump(mode="json")] if step else []}
+    (directory / "trainer_state.json").write_text(json.dumps(trainer))
+    manifest = {"round": 0, "step": step, "cursors": {}, "published_at_ms": STAMP_MS + step, "files": {}}
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+    Path(spec.output_directory, "progress.json").touch()
+
+
+def test_checkpoints_are_shown_while_the_roll_out_runs_and_the_end_changes_nothing(
+    local: SearchRef, make_rollout: Callable[..., Path]
+) -> None:
+    spec = RolloutSpec.model_validate_json(make_rollout("live").read_text())
+    local = local.model_copy(update={"directory": str(Path(spec.output_directory).parents[1])})
+    search = tracking.open_search_run(local, "outages", {}, is_new=True)
+    publish(spec, 0)
+    with live_pages(search, spec) as pages:
+        pages.poll()
+        publish(spec, 4)
+        publish(spec, 5)  # saved on SIGTERM, between two evaluations
+    client = MlflowClient(search.tracking_uri)
+    shown = tracked(client, search.experiment_id, search.search_id)
+    assert [model[0] for model in shown["models"]] == ["round-000-step-00000000", "round-000-step-00000004"]
+    assert ["train/loss/max", 4, 0.5] in shown["runs"]["round 0"]["points"]
+    directories = [checkpoint_directory(Path(spec.output_directory), step) for step in (0, 4)]
+    references = [reference_to(directory, Path(search.directory)) for directory in directories]
+    record_published(search, spec.mixture, references, intervals_before(directories[1]))
+    assert tracked(client, search.experiment_id, search.search_id) == shown
+
+
+def test_mlflow_that_is_away_does_not_disturb_a_roll_out(
+    make_rollout: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = RolloutSpec.model_validate_json(make_rollout("live").read_text())
+    publish(spec, 0)
+    away = new_search(f"http://127.0.0.1:{free_port()}", Path(spec.output_directory).parents[1], outage_s=600)
+    with live_pages(away.model_copy(update={"experiment_id": "0", "run_id": "gone"}), spec) as pages:
+        pages.poll()
+        pages.poll()
+    assert capsys.readouterr().out.count("not shown in MLflow before the end of the roll-out") == 1
 
 
 def test_a_deleted_run_is_named_and_goes_on_when_restored(local: SearchRef, tiny_mixture: Mixture) -> None:

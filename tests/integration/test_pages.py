@@ -1,0 +1,154 @@
+"""What a reviewer finds on the pages of MLflow and Prefect after a search, asked of their stores."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from prefect import flow, task
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, FlowRunFilter, FlowRunFilterName
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from tasks.config import SearchConfig
+from tasks.contracts import SearchRef
+from tasks.journal import read_events
+from tasks.prefect_pages import ProgressBar
+from tasks.story import rounds_of, spaced
+from tests.faults.tracking_server import free_port
+
+
+class Store:
+    """What MLflow holds of the search, and the search's own journal."""
+
+    def __init__(self, config: SearchConfig) -> None:
+        self.directory = next(Path(config.output_root).glob("smoke-*"))
+        self.search_id = self.directory.name[-8:]
+        uri = f"sqlite:///{Path(config.output_root, 'mlflow.db').resolve()}"
+        self.client = MlflowClient(uri, uri)
+        self.experiment = self.client.get_experiment_by_name("msft")
+        runs = self.client.search_runs([self.experiment.experiment_id])
+        self.parent: Run = next(run for run in runs if run.data.tags["msft.kind"] == "search")
+        self.rounds: list[Run] = [run for run in runs if run.data.tags["msft.kind"] == "round"]
+        self.decisions = rounds_of(read_events(str(self.directory)))
+
+    def checkpoints(self) -> list[Any]:
+        found = self.client.search_logged_models([self.experiment.experiment_id])
+        return [model for model in found if model.model_type == "msft-checkpoint"]
+
+
+@pytest.fixture(scope="module")
+def store(searched: Any) -> Store:
+    return Store(searched[0])
+
+
+def test_the_search_tells_what_was_excluded_why_what_it_cost_and_who_won(store: Store, searched: Any) -> None:
+    told = store.parent.data.tags["mlflow.note.content"]
+    assert told.startswith("**Ended** after 3 rounds: ")
+    assert f"**Champion:** {searched[1].key}, mean validation loss" in told
+    assert "**Excluded, in order:**" in told
+    assert all(decision["decision"]["reason"] in told for decision in store.decisions)
+    assert "| discarded" in told
+    for run in store.rounds:
+        assert run.data.tags["msft.decision"] in run.data.tags["mlflow.note.content"]
+        assert f"/ round-{run.data.tags['msft.round']} [max, cmp, roman]" in run.info.run_name
+
+
+def test_the_curves_of_the_search_are_those_of_its_accepted_path(store: Store) -> None:
+    expected = {}
+    for event in store.decisions:
+        target, curve = event["decision"]["roll_back_to"], event["curves"][0]
+        for point in curve["points"]:
+            if target["round"] == event["round"] and point["checkpoint"]["step"] <= target["step"]:
+                expected[point["checkpoint"]["step"]] = point["loss"]
+    history = store.client.get_metric_history(store.parent.info.run_id, "validation/loss/max")
+    assert {point.step: point.value for point in history} == expected
+    assert len(history) == len(expected)
+    trained = store.client.get_metric_history(store.parent.info.run_id, "train/loss/max")
+    assert {point.step for point in trained} == set(expected) - {0}
+
+
+def test_checkpoints_sort_by_their_mean_and_name_the_rows_they_were_scored_on(store: Store) -> None:
+    # Without the tag, MLflow lays the experiment out for agents, and calls checkpoints their versions.
+    assert store.experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    logged = {(i.dataset.name, i.dataset.digest) for i in store.parent.inputs.dataset_inputs}
+    for model in store.checkpoints():
+        metrics = {metric.key: metric for metric in model.metrics}
+        losses = [metrics[f"validation/loss/{name}"] for name in ("max", "cmp", "roman")]
+        mean = sum(metric.value for metric in losses) / len(losses)
+        assert metrics["validation/mean_loss"].value == pytest.approx(mean)
+        assert {(m.dataset_name, m.dataset_digest) for m in losses} <= logged
+        assert model.tags["msft.path"] in ("accepted", "discarded")
+        assert int(model.params["step"]) == int(model.name[-8:])
+
+
+def test_each_round_shows_the_machine_it_ran_on(store: Store) -> None:
+    assert all("system/cpu_utilization_percentage" in run.data.metrics for run in store.rounds)
+
+
+def test_the_champion_carries_its_lineage_and_a_card(store: Store, searched: Any) -> None:
+    result = searched[1]
+    version = store.client.get_model_version_by_alias("msft-smoke", "champion")
+    assert (version.tags["msft.round"], version.tags["msft.step"]) == (
+        str(result.key.round),
+        str(result.key.step),
+    )
+    started = read_events(str(store.directory))[0]
+    digests = {what: sha256[:16] for what, sha256 in started["content"].items()}
+    assert json.loads(version.tags["msft.content_sha256"]) == digests
+    _, front, body = Path(result.directory, "README.md").read_text().split("---\n", 2)
+    card = yaml.safe_load(front)
+    assert card["library_name"] == "transformers"
+    assert card["msft"]["mixture"] == ["max", "cmp", "roman"]
+    assert card["msft"]["scores"]["test"]["max"]["loss"] == round(result.test.scores[0].loss, 4)
+    assert version.description == spaced(body.strip())
+    assert f'from_pretrained("{result.directory}")' in version.description
+    champion = store.client.get_logged_model(version.source.removeprefix("models:/"))
+    tested = {metric.key: metric.value for metric in champion.metrics}
+    assert tested["test/loss/max"] == result.test.scores[0].loss
+
+
+def test_prefect_names_the_rounds_by_what_they_train_on_and_shows_their_decisions(store: Store) -> None:
+    title = store.directory.name
+    names = [title, *(f"{title} / round-{number} [max, cmp, roman]" for number in range(3))]
+    with get_client(sync_client=True) as client:
+        runs = client.read_flow_runs(flow_run_filter=FlowRunFilter(name=FlowRunFilterName(any_=names)))
+    assert {run.name for run in runs} == set(names)
+    keys = ArtifactFilter(key=ArtifactFilterKey(like_=f"msft-{store.search_id}-%"))
+    with get_client(sync_client=True) as client:
+        found = client.read_artifacts(artifact_filter=keys)
+    artifacts = {artifact.key.removeprefix(f"msft-{store.search_id}-"): artifact for artifact in found}
+    rounds = {f"round-{number}" for number in range(3)}
+    assert set(artifacts) == {"mlflow", "decision", "rounds", "summary", *rounds}
+    assert {float(artifacts[name].data) for name in rounds} == {100.0}
+    assert store.parent.info.run_id in str(artifacts["mlflow"].data)
+
+
+def test_a_prefect_server_that_is_away_ends_no_task_over_an_artifact(prefect_server: None) -> None:
+    search = SearchRef(
+        search_id="0a1b2c3d",
+        name="away",
+        directory="",
+        tracking_uri="",
+        outage_s=0,
+        experiment_id="",
+        run_id="",
+    )
+
+    @task
+    def shows_progress() -> bool:
+        with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{free_port()}/api"}):
+            bar = ProgressBar(search, 0)
+            bar.show(50, "half")
+        return bar.is_lost
+
+    @flow
+    def trains() -> bool:
+        return shows_progress()
+
+    assert trains()

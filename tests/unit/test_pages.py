@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
+
+from tasks.addresses import mlflow_address, mlflow_command, round_title
+from tasks.contracts import SearchRef
+from tasks.prefect_pages import LOCAL_PAGES, page_of_this_run
+from tasks.story import round_rows, tell_round, tell_search
+
+
+def reference(uri: str) -> SearchRef:
+    return SearchRef(
+        search_id="0a1b2c3d", name="mix", directory="/searches/mix-0a1b2c3d", tracking_uri=uri, outage_s=0,
+        experiment_id="7", run_id="beef",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("active", "title"),
+    [
+        (["gsm8k", "boolq"], "mix-0a1b2c3d / round-3 [gsm8k, boolq]"),
+        (["a", "b", "c", "d"], "mix-0a1b2c3d / round-3 [a, b, c, d]"),
+        (["a", "b", "c", "d", "e"], "mix-0a1b2c3d / round-3 5 of [a, b, c, …]"),
+    ],
+)
+def test_a_round_is_called_by_what_it_trains_on(active: list[str], title: str) -> None:
+    assert round_title(reference(""), 3, active) == title
+
+
+def test_a_file_store_is_shown_by_a_command_and_a_server_by_its_own_address() -> None:
+    local = reference("sqlite:////searches/mlflow.db")
+    assert mlflow_command(local) == "mlflow ui --backend-store-uri sqlite:////searches/mlflow.db"
+    assert mlflow_address(local).startswith("http://127.0.0.1:5000/#/experiments/7/runs/beef")
+    server = reference("https://me:secret@mlflow.example:8443/team/")
+    assert mlflow_command(server) == ""
+    assert mlflow_address(server).startswith("https://mlflow.example:8443/team/#/experiments/7/runs/beef")
+
+
+def decided(number: int, reason: str, exclude: list[str], target: tuple[int, int]) -> dict[str, Any]:
+    key = {"round": target[0], "step": target[1]}
+    verdict = {
+        "sub_dataset": "boolq",
+        "peak": key,
+        "peak_score": 0.8,
+        "end_score": 0.7,
+        "word": "excluded now",
+    }
+    interval = {"key": key, "num_tokens": 1000, "num_examples": 10, "flops": 2e9, "seconds": 1.5}
+    return {
+        "event": "round_decided", "round": number, "sub_datasets": ["gsm8k", "boolq"], "active": ["gsm8k", "boolq"],
+        "decision": {
+            "roll_back_to": key, "reason": reason, "exclude": exclude, "include": [], "optimizer": "restore",
+            "weights": None, "verdicts": [verdict],
+        },
+        "scores_at_target": {"gsm8k": 0.3, "boolq": 0.8}, "champion": {"checkpoint": key, "score": 0.55},
+        "examples": 10, "intervals": [interval], "stop_reason": "",
+        "evaluation": {"num_tokens": 5, "num_examples": 2, "flops": 1e6, "seconds": 0.1},
+    }  # fmt: skip
+
+
+def started() -> dict[str, Any]:
+    config = {"evaluation": {"selection": "accuracy"}}
+    return {"event": "search_started", "sub_datasets": ["gsm8k", "boolq"], "config": config}
+
+
+def test_a_search_is_told_with_its_exclusions_their_reasons_and_its_cost() -> None:
+    told = tell_search([started(), decided(0, "boolq peaked first: exclude", ["boolq"], (0, 300))])
+    assert "**Under way:** round 1 on gsm8k." in told
+    assert "**Excluded, in order:** boolq (round 0, rolled back to round 0 step 300, accuracy 0.800)." in told
+    assert "| 0 | gsm8k, boolq | boolq peaked first: exclude |" in told
+    assert "| accepted | 1,000 | 10 | 2e+09 | 1.5 |" in told
+
+
+def test_a_long_search_is_told_within_the_length_of_a_tag_and_says_what_is_left_out() -> None:
+    events = [
+        started(),
+        *(decided(number, f"reason {number} " + "x" * 300, [], (number, 9)) for number in range(60)),
+    ]
+    told = tell_search(events)
+    assert len(told) < 8000
+    assert "reason 59 " in told
+    assert "rounds before these are in `journal.jsonl`" in told
+    assert "**Cost:**" in told
+
+
+def test_a_round_is_told_with_the_scores_its_decision_rests_on() -> None:
+    event = decided(0, "boolq peaked first: exclude", ["boolq"], (0, 300))
+    told = tell_round(event, by_loss=False)
+    assert told.startswith("**Decision of round 0:** boolq peaked first: exclude.")
+    assert "| boolq | 300 | 0.800 | 0.700 | excluded now |" in told
+    row = round_rows([started(), event])[0]
+    assert (row["excluded"], row["rolled back to"], row["accepted tokens"]) == (
+        "boolq",
+        "round 0 step 300",
+        1000,
+    )
+
+
+@pytest.mark.parametrize(
+    ("api", "pages", "told"),
+    [
+        ("http://127.0.0.1:54321/api", LOCAL_PAGES, "prefect server start, then http://127.0.0.1:4200/runs/"),
+        ("http://prefect.team:4200/api", None, "http://prefect.team:4200/runs/"),
+    ],
+    ids=["a server of our own", "the team's server"],
+)
+def test_the_summary_names_the_page_of_the_server_that_was_used(
+    api: str, pages: str | None, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT__FLOW_RUN_ID", "fee2a778-aa38-422b-9cb8-248db26f2298")
+    settings = {PREFECT_API_URL: api} | ({PREFECT_UI_URL: pages} if pages is not None else {})
+    with temporary_settings(settings):
+        assert page_of_this_run() == f"{told}flow-run/fee2a778-aa38-422b-9cb8-248db26f2298"
