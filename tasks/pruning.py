@@ -16,6 +16,7 @@ from tasks.algorithm.strategies import Decision, Msft, RoundReport, Strategy
 from tasks.config import SearchConfig
 from tasks.contracts import Inputs, Mixture, RolloutResult, RoundCurves, SearchRef
 from tasks.journal import append_event, read_state
+from tasks.progress import read_restarts
 
 
 def strategy_of(config: SearchConfig) -> Strategy:
@@ -44,6 +45,7 @@ def decide_pruning(
     )
     decision = strategy_of(config).observe(report)
     event = _event(config, before, inputs, rollout, curves, decision)
+    event["restarts"] = read_restarts(search.round_directory(before.round))
     event["stop_reason"] = _stop_reason(config, mixture, before, event)
     append_event(search.directory, event)
     after = read_state(search.directory)
@@ -73,6 +75,7 @@ def _event(
         "curves": [asdict(curve) for curve in curves.curves],
         "champion": asdict(champion),
         "examples": sum(interval.num_examples for interval in rollout.intervals),
+        "checkpoints": [{"key": asdict(c.key), "num_bytes": c.num_bytes} for c in rollout.checkpoints],
         "intervals": [interval.model_dump(mode="json") for interval in rollout.intervals],
         "evaluation": curves.cost.model_dump(),
     }

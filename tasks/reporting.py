@@ -69,6 +69,7 @@ def write_report(
     metrics = {f"champion/{split}/{name}": float(score) for split, name, score in scored}
     metrics |= {f"ledger/{kind}/flops": line.flops for kind, line in totals.items()}
     metrics |= {f"ledger/{kind}/tokens": float(line.num_tokens) for kind, line in totals.items()}
+    metrics |= {f"ledger/{kind}/bytes": float(line.num_bytes) for kind, line in totals.items()}
     tags = {"msft.champion": str(champion.key), "msft.stop_reason": state.stop_reason}
     crowned_at = next(event["at"] for event in events if event["event"] == "champion_crowned")
     stamp_ms = int(pd.Timestamp(crowned_at).timestamp()) * 1000
@@ -119,7 +120,7 @@ def decisions_frame(events: Events) -> pd.DataFrame:
 
 
 def ledger_frame(events: Events) -> pd.DataFrame:
-    """Return one row a round and kind of work: accepted, discarded, evaluation."""
+    """Return one row a round and kind of work: accepted, discarded, evaluation, restart."""
     return pd.DataFrame([asdict(line) for event in _rounds(events) for line in ledger_lines(event)])
 
 

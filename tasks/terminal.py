@@ -170,7 +170,7 @@ def show_summary(
     console.print(f"[bold]champion[/bold]: {champion.key}, in {escape(champion.directory)}")
     console.print(_champion_table(config, state, champion))
     costs = Table(box=None, pad_edge=False)
-    for heading in ("work", "tokens", "examples", "FLOPs", "seconds"):
+    for heading in ("work", "tokens", "examples", "FLOPs", "seconds", "written"):
         costs.add_column(heading, justify="left" if heading == "work" else "right")
     for kind, line in totals.items():
         costs.add_row(
@@ -179,6 +179,7 @@ def show_summary(
             f"{line.num_examples:,}",
             f"{line.flops:.3g}",
             f"{line.seconds:,.1f}",
+            f"{line.num_bytes / 1e6:,.1f} MB",
         )
     console.print(costs)
     _show_pages(search, champion)

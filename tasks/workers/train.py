@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import sys
@@ -18,6 +17,7 @@ from tasks.algorithm.state import CheckpointKey
 from tasks.contracts import CheckpointRef, IntervalStats, RolloutResult, RolloutSpec
 from tasks.errors import NonFiniteLossError
 from tasks.manifest import checkpoint_directory, write_json
+from tasks.progress import ProgressFile
 from tasks.randomness import seed_from
 from tasks.workers.batches import Draw, RowStore, chain_hash, micro_batches, plan_steps
 from tasks.workers.checkpoint import (
@@ -33,8 +33,6 @@ from tasks.workers.forward import collate, supports_logit_positions, token_logit
 from tasks.workers.lifeline import Preempted, StopFlag, run_worker
 from tasks.workers.model import load_base, load_weights, shape_of, trained_names
 from tasks.workers.optimisation import adamw, learning_rate_at
-
-_PROGRESS_S = 0.25
 
 
 class Trainer:
@@ -58,15 +56,15 @@ class Trainer:
         self.cursors = {**before, **{part.name: part.cursor for part in spec.mixture.draws}}
         self.batch_hash = ""
         self.intervals: list[IntervalStats] = []
-        self.reported_at = 0.0
         self.sums: dict[str, Any] = {}
         self._open_interval()
         self._load()
 
     def run(self) -> None:
         """Train to the end of the roll-out, or to the end of the step in which SIGTERM came."""
-        self.started = time.monotonic()
-        self.first_of_this_process = self.step
+        self.progress = ProgressFile(self.output, self.step - self.spec.first_step, len(self.steps))
+        if self.accelerator.is_main_process:
+            self.progress.note_restart(self._trained())
         while self.step < self.spec.first_step + len(self.steps):
             self._train_step(self.steps[self.step - self.spec.first_step])
             if self.step in self.publish_at:
@@ -172,21 +170,20 @@ class Trainer:
             self._report_progress()
 
     def _report_progress(self) -> None:
-        now = time.monotonic()
-        is_last = self.step == self.spec.first_step + len(self.steps)
-        if now - self.reported_at < _PROGRESS_S and not is_last:
-            return
-        self.reported_at = now
-        own_steps = self.step - self.first_of_this_process
-        left = len(self.steps) - (self.step - self.spec.first_step)
-        line = {
-            "step": self.step - self.spec.first_step,
-            "num_steps": len(self.steps),
-            "loss": self._mean_loss(),
-            "tokens_per_s": self.sums["num_tokens"] / max(self.sums["seconds"], 1e-9),
-            "seconds_left": left * (now - self.started) / max(1, own_steps),
-        }
-        write_json(self.output / "progress.json", json.dumps(line))
+        step = self.step - self.spec.first_step
+        if self.progress.is_due(step):
+            rate = self.sums["num_tokens"] / max(self.sums["seconds"], 1e-9)
+            self.progress.report(step, self._mean_loss(), rate, self._trained())
+
+    def _trained(self) -> dict[str, float]:
+        """Return what has been trained since the roll-out's start, the open interval included."""
+        sums = self.sums
+        flops = self.shape.training_flops(
+            sums["num_tokens"], sums["num_pairs"], sum(sums["supervised"].values())
+        )
+        names = ("num_tokens", "num_examples", "flops", "seconds")
+        closed = {name: sum(getattr(interval, name) for interval in self.intervals) for name in names}
+        return {name: closed[name] + (flops if name == "flops" else sums[name]) for name in names}
 
     def _mean_loss(self) -> float:
         """Return the interval's loss so far, as this process sees it."""
