@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from flows.cli_plan import plan
 from tasks.errors import ConfigError, MsftError
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
@@ -19,6 +20,10 @@ app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_e
 @app.callback()
 def root() -> None:
     """mSFT: fine-tune on a mixture of sub-datasets without any of them overfitting while others still learn."""
+    _quieten()
+
+
+app.command()(plan)
 
 
 @app.command()
@@ -39,7 +44,6 @@ def search(
     if print_config:
         print(explain_config(loaded))
         return
-    _quieten()
     from flows.search import msft_search
     from tasks.prefect_server import run_flow
 
@@ -63,7 +67,6 @@ def deploy(
     ] = None,
 ) -> None:
     """Register deployments with the server of PREFECT_API_URL, and what picks up their lost runs."""
-    _quieten()
     from tasks.deployment import LOST_AFTER_S
     from tasks.deployment import deploy as register
 

@@ -46,7 +46,7 @@ def decide_pruning(
     decision = strategy_of(config).observe(report)
     event = _event(config, before, inputs, rollout, curves, decision)
     event["restarts"] = read_restarts(search.round_directory(before.round))
-    event["stop_reason"] = _stop_reason(config, mixture, before, event)
+    event["stop_reason"] = stop_reason_of(config, mixture, before, event)
     append_event(search.directory, event)
     after = read_state(search.directory)
     terminal.show_decision(decision, report, after)
@@ -81,7 +81,7 @@ def _event(
     }
 
 
-def _stop_reason(config: SearchConfig, mixture: Mixture, before: SearchState, event: dict[str, Any]) -> str:
+def stop_reason_of(config: SearchConfig, mixture: Mixture, before: SearchState, event: dict[str, Any]) -> str:
     """Return why the search ends with this decision; empty where it goes on."""
     decision, search = event["decision"], config.search
     active = (set(before.active) - set(decision["exclude"])) | set(decision["include"])

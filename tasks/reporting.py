@@ -17,6 +17,8 @@ from tasks.algorithm.state import SearchState
 from tasks.config import SearchConfig
 from tasks.contracts import ChampionResult, SearchRef
 from tasks.journal import FILE, read_events
+from tasks.planning import compare_with_plan, read_plan
+from tasks.tool_views import show_plan_and_actual
 
 Events = Sequence[dict[str, Any]]
 
@@ -57,6 +59,9 @@ def write_report(
         "ledger": ledger_frame(events),
         "scores": scores_frame(state, champion, by_loss=config.evaluation.selection == "loss"),
     }
+    plan = read_plan(search.directory)
+    comparisons = compare_with_plan(plan, _rounds(events)) if plan is not None else []
+    frames["plan"] = pd.DataFrame([comparison.model_dump() for comparison in comparisons])
     directory = Path(search.directory, "report")
     directory.mkdir(exist_ok=True)
     for name, frame in frames.items():
@@ -77,6 +82,7 @@ def write_report(
     tracking.close_search_run(search, "FINISHED")
     reasons = [event["decision"]["reason"] for event in _rounds(events)]
     terminal.show_summary(config, search, state, champion, totals, reasons)
+    show_plan_and_actual(comparisons)
 
 
 def curves_frame(events: Events) -> pd.DataFrame:

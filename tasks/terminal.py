@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -20,6 +23,29 @@ from tasks.contracts import ChampionResult, CheckpointScores, Mixture, SearchRef
 from tasks.redaction import without_password
 
 console = Console(highlight=False, soft_wrap=True)
+_problems = Console(highlight=False, soft_wrap=True, stderr=True)
+
+
+class Output:
+    """What a command prints: all, or with --quiet only warnings and errors; with --json the result alone on stdout."""
+
+    def __init__(self) -> None:
+        self.is_json = False
+
+    def choose(self, *, quiet: bool, as_json: bool) -> None:
+        """Take up the command's options."""
+        self.is_json = as_json
+        console.quiet = quiet
+        if as_json:
+            console.file = sys.stderr
+
+    def give(self, result: Any) -> None:
+        """Print a result for machines, where they asked for it."""
+        if self.is_json:
+            print(json.dumps(result, ensure_ascii=False, indent=1), flush=True)
+
+
+output = Output()
 
 
 @dataclass(frozen=True)
@@ -40,12 +66,15 @@ def note(text: str) -> None:
 
 def warn(text: str) -> None:
     """Print a warning."""
-    console.print(f"[yellow]warning:[/yellow] {escape(text)}")
+    place = _problems if console.quiet else console
+    place.print(f"[yellow]warning:[/yellow] {escape(text)}")
 
 
 def fail(text: str) -> None:
     """Print an error on its own."""
-    console.print(f"[bold red]error:[/bold red] {escape(text)}")
+    output.give({"error": text})
+    place = _problems if console.quiet else console
+    place.print(f"[bold red]error:[/bold red] {escape(text)}")
 
 
 def show_search(search: SearchRef, state: SearchState, *, is_resumed: bool) -> None:

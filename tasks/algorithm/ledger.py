@@ -23,7 +23,7 @@ class ModelShape:
     trainable_share: float
     attention_width: int
 
-    def forward_flops(self, num_tokens: int, num_pairs: int, num_head_positions: int) -> float:
+    def forward_flops(self, num_tokens: float, num_pairs: float, num_head_positions: float) -> float:
         """Return the FLOPs of a forward pass: 2 a weight and token, and attention's 4 a width and pair.
 
         Args:
@@ -34,7 +34,7 @@ class ModelShape:
         products = 2.0 * (self.body_parameters * num_tokens + self.head_parameters * num_head_positions)
         return products + 4.0 * self.attention_width * num_pairs
 
-    def training_flops(self, num_tokens: int, num_pairs: int, num_head_positions: int) -> float:
+    def training_flops(self, num_tokens: float, num_pairs: float, num_head_positions: float) -> float:
         """Return the FLOPs of forward and backward: the latter forms two products for each of the former's.
 
         Frozen weights need the product for the activations' gradient, not the one for their own.
