@@ -11,7 +11,10 @@ from typing import Annotated
 
 import typer
 
+from flows.cli_doctor import doctor
+from flows.cli_options import Json, Overrides, Quiet
 from flows.cli_plan import plan
+from flows.cli_status import resume, status
 from tasks.errors import ConfigError, MsftError
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
@@ -23,31 +26,38 @@ def root() -> None:
     _quieten()
 
 
-app.command()(plan)
+for _command in (plan, status, resume, doctor):
+    app.command()(_command)
 
 
 @app.command()
 def search(
     config: Annotated[str, typer.Argument(help="The search's YAML file.")],
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="Override one value: a.b=c.")] = None,
+    overrides: Overrides = None,
     print_config: Annotated[
         bool, typer.Option(help="Print every value and whether it is a default; run nothing.")
     ] = False,
     accept_changes: Annotated[
         bool, typer.Option(help="Go on with other packages or processes than the search began with.")
     ] = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Search for the champion of a mixture; run again after an interruption, it goes on where it was."""
     from tasks.config_file import explain_config, load_config
+    from tasks.terminal import output
 
+    output.choose(quiet=quiet, as_json=as_json)
     loaded = load_config(config, overrides or [])
     if print_config:
         print(explain_config(loaded))
         return
     from flows.search import msft_search
     from tasks.prefect_server import run_flow
+    from tasks.search_summary import directory_of, summary_of
 
     run_flow(lambda: msft_search(loaded, accept_changes), loaded.output_root)
+    output.give(summary_of(directory_of(loaded)))
 
 
 @app.command()

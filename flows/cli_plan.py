@@ -31,9 +31,9 @@ def plan(
 
     output.choose(quiet=quiet, as_json=as_json)
     from tasks.config_file import load_config
+    from tasks.plan_view import plan_values, show_plan
     from tasks.planning import make_plan, prepare_inputs
     from tasks.pricing import measured_speed, num_devices_of, price_plan, stated_speed
-    from tasks.tool_views import plan_values, show_plan
 
     loaded = load_config(config, overrides or [])
     inputs = prepare_inputs(loaded)

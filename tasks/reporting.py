@@ -17,8 +17,8 @@ from tasks.algorithm.state import SearchState
 from tasks.config import SearchConfig
 from tasks.contracts import ChampionResult, SearchRef
 from tasks.journal import FILE, read_events
+from tasks.plan_view import show_plan_and_actual
 from tasks.planning import compare_with_plan, read_plan
-from tasks.tool_views import show_plan_and_actual
 
 Events = Sequence[dict[str, Any]]
 

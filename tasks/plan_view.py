@@ -1,4 +1,4 @@
-"""What a person sees of the tools around a search: plan, status, doctor."""
+"""What a person sees of a plan, before the search and after it."""
 
 from __future__ import annotations
 
