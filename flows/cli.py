@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from flows.cli_doctor import doctor
+from flows.cli_init import init
 from flows.cli_options import Json, Overrides, Quiet
 from flows.cli_plan import plan
 from flows.cli_status import resume, status
@@ -26,7 +27,7 @@ def root() -> None:
     _quieten()
 
 
-for _command in (plan, status, resume, doctor):
+for _command in (init, plan, status, resume, doctor):
     app.command()(_command)
 
 

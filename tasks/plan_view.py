@@ -10,7 +10,7 @@ from rich.table import Table
 
 from tasks.planning import Comparison, Plan
 from tasks.pricing import COURSES, Price, Speed
-from tasks.terminal import console
+from tasks.terminal import console, print_table
 
 _QUANTITIES = {
     "num_rounds": "rounds",
@@ -39,7 +39,7 @@ def show_plan(plan: Plan, speed: Speed | None, prices: Mapping[str, Price]) -> N
         values = [getattr(prices[course], field) for course in COURSES if course in prices]
         if values and values[0] is not None:
             table.add_row(label, *(f"{value:,.{digits}f}" for value in values))
-    console.print(table)
+    print_table(table)
     if speed is None:
         console.print(
             "hours: not known; state --flops-per-s (of one device), or run a search of this model here"
@@ -59,7 +59,7 @@ def show_plan_and_actual(comparisons: Sequence[Comparison]) -> None:
     for row in comparisons:
         values = (row.least, row.expected, row.most, row.actual)
         table.add_row(_QUANTITIES[row.quantity], *(_shown(row.quantity, value) for value in values))
-    console.print(table)
+    print_table(table)
 
 
 def _table(first: str, *headings: str) -> Table:

@@ -9,10 +9,7 @@ from rich.table import Table
 
 from tasks.diagnosis import Check
 from tasks.search_status import SearchStatus, command_for
-from tasks.terminal import console, warn
-
-# A line of a table may be longer than a pipe's 80 columns; it is one line all the same.
-_WIDTH = 160
+from tasks.terminal import console, print_table, warn
 
 
 def show_statuses(statuses: Sequence[SearchStatus], output_root: str) -> None:
@@ -34,7 +31,7 @@ def show_statuses(statuses: Sequence[SearchStatus], output_root: str) -> None:
             _budget_text(one),
             one.last_event_at or "none",
         )
-    console.print(table, width=max(_WIDTH, console.width), crop=False)
+    print_table(table)
     for one in statuses:
         _show_next(one)
 
@@ -55,7 +52,7 @@ def show_search_status(one: SearchStatus) -> None:
     }
     for label, text in {**lines, **({"ended": one.stop_reason} if one.stop_reason else {})}.items():
         table.add_row(label, escape(text))
-    console.print(table, width=max(_WIDTH, console.width), crop=False)
+    print_table(table)
     _show_next(one)
 
 

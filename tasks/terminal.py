@@ -26,6 +26,10 @@ console = Console(highlight=False, soft_wrap=True)
 _problems = Console(highlight=False, soft_wrap=True, stderr=True)
 
 
+# Rich takes a pipe for a terminal of 80 columns.
+_PIPE_WIDTH = 160
+
+
 class Output:
     """What a command prints: all, or with --quiet only warnings and errors; with --json the result alone on stdout."""
 
@@ -57,6 +61,15 @@ class Progress:
     loss: float
     tokens_per_s: float
     seconds_left: float
+
+
+def print_table(table: Table) -> None:
+    """Print a table; into a pipe or file, each of its rows is one line."""
+    width = console.width
+    if not console.is_terminal:
+        console.width = max(width, _PIPE_WIDTH)
+    console.print(table)
+    console.width = width
 
 
 def note(text: str) -> None:
