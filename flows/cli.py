@@ -12,13 +12,23 @@ from typing import Annotated
 import typer
 
 from flows.cli_doctor import doctor
+from flows.cli_export import export
 from flows.cli_init import init
 from flows.cli_options import Json, Overrides, Quiet
 from flows.cli_plan import plan
 from flows.cli_status import resume, status
 from tasks.errors import ConfigError, MsftError
 
-app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
+_EPILOG = "\n\n".join(
+    (
+        "Exit codes: 0 done; 1 failed, and the message says what to do (doctor: something fails); "
+        "2 the configuration or the command line is refused.",
+        "130 after Ctrl-C, 143 after SIGTERM, 129 when the terminal is gone: the same command goes on.",
+        "NO_COLOR=1 leaves out colours. Completion for your shell: msft --install-completion.",
+    )
+)
+
+app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, epilog=_EPILOG)
 
 
 @app.callback()
@@ -27,8 +37,8 @@ def root() -> None:
     _quieten()
 
 
-for _command in (init, plan, status, resume, doctor):
-    app.command()(_command)
+app.command()(init)
+app.command()(plan)
 
 
 @app.command()
@@ -84,6 +94,12 @@ def deploy(
     placeholders = {"MSFT_HOME": os.path.abspath(directory or "."), "MSFT_IMAGE": image}
     for line in register(names or [], file, placeholders, lost_after_s or LOST_AFTER_S):
         print(line)
+
+
+app.command()(status)
+app.command()(resume)
+app.command()(export)
+app.command()(doctor)
 
 
 def _quieten() -> None:

@@ -15,8 +15,8 @@ def init(
         str | None, typer.Option("--out", help="The YAML file to write; default: the folder's name, here.")
     ] = None,
     model: Annotated[
-        str, typer.Option(help="The base model: a hub id or a directory.")
-    ] = "Qwen/Qwen2.5-0.5B",
+        str | None, typer.Option(help="The base model: a hub id or a directory; default: Qwen2.5-0.5B.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a commented configuration for a folder of data files, and say what was guessed.
@@ -26,9 +26,9 @@ def init(
     from tasks.terminal import output
 
     output.choose(quiet=False, as_json=as_json)
-    from tasks.config_draft import write_draft
+    from tasks.config_draft import DEFAULT_MODEL, write_draft
     from tasks.draft_view import draft_values, show_draft
 
-    draft = write_draft(folder, out, model)
+    draft = write_draft(folder, out, model or DEFAULT_MODEL)
     show_draft(draft)
     output.give(draft_values(draft))

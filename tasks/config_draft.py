@@ -15,6 +15,8 @@ from tasks.data_folder import FoundData, find_data
 from tasks.errors import InitError
 from tasks.row_form import RowForm, guess_form
 
+# The smallest of the models that the paper reports on.
+DEFAULT_MODEL = "Qwen/Qwen2.5-0.5B"
 _VALIDATION_ROWS, _TEST_ROWS = 200, 500
 _EVALS_PER_EPOCH = 4
 

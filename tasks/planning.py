@@ -13,13 +13,13 @@ from tasks.algorithm.ledger import ledger_lines, total_by_kind
 from tasks.algorithm.state import SearchState
 from tasks.base_model import prepare_base_model
 from tasks.config import SearchConfig
-from tasks.contracts import Inputs, Mixture, Value
+from tasks.contracts import Inputs, Mixture, SubDatasetRef, Value
 from tasks.manifest import write_json
 from tasks.mixing import plan_mixture
 from tasks.model_shape import ModelSize, measure_model
 from tasks.preparation import prepare_sub_datasets
 from tasks.pruning import stop_reason_of
-from tasks.row_costs import NOTHING, RowCost, ScoringCost, scoring_cost, training_cost
+from tasks.row_costs import NOTHING, RowCost, scoring_cost, training_cost
 
 FILE = "plan.json"
 # AdamW keeps two moments a weight; all in float32.
@@ -77,45 +77,53 @@ class Comparison(Value):
 def make_plan(config: SearchConfig, inputs: Inputs) -> Plan:
     """Return what the search will cost, from the rounds that the mixing code would make.
 
-    Which sub-dataset leaves when is what a search finds out, so four courses are walked: in each round the largest
-    one leaves (the shortest), or the one of middle size (expected: with equal sizes C·(N+1)/2 epochs), none
-    ever, or all but the smallest, on which the rest of the budget is then spent with the most evaluations.
+    Which sub-dataset leaves when is what a search finds out. Expected is that in each round the one of middle size
+    does: with equal sizes that costs C·(N+1)/2 epochs. The extremes are over courses in which none ever leaves, or
+    the one of most or fewest rows, tokens or tokens a row does, to the last, or until one stays, on which the rest of
+    the budget is then spent with the most evaluations.
     """
-    names = [part.name for part in sorted(inputs.sub_datasets, key=lambda part: part.train.num_rows)]
-    courses: dict[str, Callable[[Sequence[str]], str | None]] = {
-        "shortest": lambda active: active[-1],
-        "expected": lambda active: active[(len(active) - 1) // 2],
-        "none leaves": lambda active: None,
-        "one stays": lambda active: active[-1] if len(active) > 1 else None,
-    }
-    size = measure_model(inputs.model)
-    scoring = _all_scoring(inputs)
-    walks = {name: list(_walk(config, inputs, names, leaving)) for name, leaving in courses.items()}
-    works = {name: _work(inputs, size, scoring, walk, name) for name, walk in walks.items()}
+    sizes = _orders(inputs)
+    expected = list(_walk(config, inputs, sizes[0], lambda active: active[(len(active) - 1) // 2]))
+    walks = [expected, list(_walk(config, inputs, sizes[0], lambda active: None))]
+    for order in sizes:
+        walks.append(list(_walk(config, inputs, order, lambda active: active[0])))
+        walks.append(list(_walk(config, inputs, order, lambda active: active[0] if active[1:] else None)))
+    cost = _Cost(inputs)
     return Plan(
-        num_sub_datasets=len(names),
-        num_parameters=size.num_parameters,
-        num_trained=size.num_trained,
-        least=_extreme(min, works.values()),
-        expected=works["expected"],
-        most=_extreme(max, works.values()),
+        num_sub_datasets=len(inputs.names),
+        num_parameters=cost.size.num_parameters,
+        num_trained=cost.size.num_trained,
+        least=_extreme(min, [cost.work(walk, "least") for walk in walks]),
+        expected=cost.work(expected, "expected"),
+        most=_extreme(max, [cost.work(walk, "most") for walk in walks]),
     )
+
+
+def _orders(inputs: Inputs) -> list[list[str]]:
+    """Return the sub-datasets' names by rows, tokens, and tokens a row, each from the least and from the most."""
+    keys: list[Callable[[SubDatasetRef], float]] = [
+        lambda part: part.train.num_rows,
+        lambda part: part.train.num_tokens,
+        lambda part: part.train.num_tokens / part.train.num_rows,
+    ]
+    ascending = [[part.name for part in sorted(inputs.sub_datasets, key=key)] for key in keys]
+    return [*ascending, *(order[::-1] for order in ascending)]
 
 
 def _walk(
     config: SearchConfig,
     inputs: Inputs,
-    by_size: Sequence[str],
+    order: Sequence[str],
     leaving: Callable[[Sequence[str]], str | None],
 ) -> Iterator[Mixture]:
-    """Yield the mixtures of a search in which `leaving` names who leaves, given the active by ascending size."""
+    """Yield the mixtures of a search in which `leaving` names who leaves, given the active ones in `order`."""
     state = SearchState(active=inputs.names)
     while not state.is_finished:
         mixture = plan_mixture(config, inputs, state, None)
         yield mixture
         left: list[str] = []
         for _ in range(config.search.exclude_per_round):
-            active = [name for name in by_size if name in state.active and name not in left]
+            active = [name for name in order if name in state.active and name not in left]
             if active and (name := leaving(active)) is not None:
                 left.append(name)
         decision = {"exclude": left, "include": (), "stop": False}
@@ -129,41 +137,46 @@ def _walk(
         )
 
 
-def _all_scoring(inputs: Inputs) -> dict[str, ScoringCost]:
-    return {p.name: scoring_cost(p.validation, p.metric, p.max_new_tokens) for p in inputs.sub_datasets}
+class _Cost:
+    """What rounds cost on these inputs; every split is counted once."""
 
+    def __init__(self, inputs: Inputs) -> None:
+        parts = inputs.sub_datasets
+        self.size = measure_model(inputs.model)
+        self._parts = parts
+        self._num_rows = sum(part.train.num_rows for part in parts)
+        self._per_row = {p.name: training_cost(p.train) * (1 / p.train.num_rows) for p in parts}
+        self._scoring = {p.name: scoring_cost(p.validation, p.metric, p.max_new_tokens) for p in parts}
 
-def _work(
-    inputs: Inputs, size: ModelSize, scoring: Mapping[str, ScoringCost], walk: Sequence[Mixture], course: str
-) -> Work:
-    bound = {"shortest": "least", "expected": "expected"}.get(course, "most")
-    costs = {name: getattr(cost, bound) for name, cost in scoring.items()}
-    rows = {part.name: part.train.num_rows for part in inputs.sub_datasets}
-    per_row = {p.name: training_cost(p.train) * (1 / p.train.num_rows) for p in inputs.sub_datasets}
-    drawn = [
-        per_row[part.name] * (part.rows_per_epoch * mixture.num_rows / mixture.epoch_rows)
-        for mixture in walk
-        for part in mixture.draws
-    ]
-    training: RowCost = reduce(add, drawn, NOTHING)
-    num_checkpoints = 1 + sum(len(mixture.evaluation_offsets) for mixture in walk)  # the base model's first
-    evaluation = reduce(add, costs.values(), NOTHING) * num_checkpoints
-    tested = [costs[p.name] * (p.num_test_rows / p.validation.num_rows) for p in inputs.sub_datasets]
-    num_examples = sum(mixture.num_rows for mixture in walk)
-    return Work(
-        num_rounds=len(walk),
-        num_epochs=num_examples / sum(rows.values()),
-        num_steps=sum(mixture.num_steps for mixture in walk),
-        num_examples=num_examples,
-        num_checkpoints=num_checkpoints,
-        training_tokens=training.num_tokens,
-        training_flops=training.training_flops(size.shape),
-        evaluation_tokens=evaluation.num_tokens,
-        evaluation_flops=evaluation.forward_flops(size.shape),
-        test_flops=reduce(add, tested, NOTHING).forward_flops(size.shape),
-        bytes_written=_bytes_of(size, num_checkpoints - 1, num_untrained=1),
-        disk_bytes=_disk_bytes(size, walk),
-    )
+    def work(self, walk: Sequence[Mixture], bound: str) -> Work:
+        """Return what the rounds of `walk` cost; `bound` says how much is generated in scoring."""
+        costs: dict[str, RowCost] = {name: getattr(cost, bound) for name, cost in self._scoring.items()}
+        drawn = [
+            self._per_row[part.name] * (part.rows_per_epoch * mixture.num_rows / mixture.epoch_rows)
+            for mixture in walk
+            for part in mixture.draws
+        ]
+        training: RowCost = reduce(add, drawn, NOTHING)
+        num_checkpoints = 1 + sum(
+            len(mixture.evaluation_offsets) for mixture in walk
+        )  # the base model's first
+        evaluation = reduce(add, costs.values(), NOTHING) * num_checkpoints
+        tested = [costs[p.name] * (p.num_test_rows / p.validation.num_rows) for p in self._parts]
+        num_examples = sum(mixture.num_rows for mixture in walk)
+        return Work(
+            num_rounds=len(walk),
+            num_epochs=num_examples / self._num_rows,
+            num_steps=sum(mixture.num_steps for mixture in walk),
+            num_examples=num_examples,
+            num_checkpoints=num_checkpoints,
+            training_tokens=training.num_tokens,
+            training_flops=training.training_flops(self.size.shape),
+            evaluation_tokens=evaluation.num_tokens,
+            evaluation_flops=evaluation.forward_flops(self.size.shape),
+            test_flops=reduce(add, tested, NOTHING).forward_flops(self.size.shape),
+            bytes_written=_bytes_of(self.size, num_checkpoints - 1, num_untrained=1),
+            disk_bytes=_disk_bytes(self.size, walk),
+        )
 
 
 def _bytes_of(size: ModelSize, num_checkpoints: int, num_untrained: int = 0) -> int:

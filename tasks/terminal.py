@@ -72,6 +72,11 @@ def print_table(table: Table) -> None:
     console.width = width
 
 
+def say(text: str) -> None:
+    """Print a plain line."""
+    console.print(escape(text))
+
+
 def note(text: str) -> None:
     """Print a remark."""
     console.print(f"[dim]{escape(text)}[/dim]")
