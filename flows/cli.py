@@ -11,40 +11,65 @@ from typing import Annotated
 
 import typer
 
+from flows.cli_doctor import doctor
+from flows.cli_export import export
+from flows.cli_init import init
+from flows.cli_options import Json, Overrides, Quiet
+from flows.cli_plan import plan
 from flows.cli_report import report
+from flows.cli_status import resume, status
 from tasks.errors import ConfigError, MsftError
 
-app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
+_EPILOG = "\n\n".join(
+    (
+        "Exit codes: 0 done; 1 failed, and the message says what to do (doctor: something fails); "
+        "2 the configuration or the command line is refused.",
+        "130 after Ctrl-C, 143 after SIGTERM, 129 when the terminal is gone: the same command goes on.",
+        "NO_COLOR=1 leaves out colours. Completion for your shell: msft --install-completion.",
+    )
+)
+
+app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, epilog=_EPILOG)
 
 
 @app.callback()
 def root() -> None:
     """mSFT: fine-tune on a mixture of sub-datasets without any of them overfitting while others still learn."""
+    _quieten()
+
+
+app.command()(init)
+app.command()(plan)
 
 
 @app.command()
 def search(
     config: Annotated[str, typer.Argument(help="The search's YAML file.")],
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="Override one value: a.b=c.")] = None,
+    overrides: Overrides = None,
     print_config: Annotated[
         bool, typer.Option(help="Print every value and whether it is a default; run nothing.")
     ] = False,
     accept_changes: Annotated[
         bool, typer.Option(help="Go on with other packages or processes than the search began with.")
     ] = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Search for the champion of a mixture; run again after an interruption, it goes on where it was."""
     from tasks.config_file import explain_config, load_config
+    from tasks.terminal import output
 
+    output.choose(quiet=quiet, as_json=as_json)
     loaded = load_config(config, overrides or [])
     if print_config:
         print(explain_config(loaded))
         return
-    _quieten()
     from flows.search import msft_search
     from tasks.prefect_server import run_flow
+    from tasks.search_summary import directory_of, summary_of
 
     run_flow(lambda: msft_search(loaded, accept_changes), loaded.output_root)
+    output.give(summary_of(directory_of(loaded)))
 
 
 @app.command()
@@ -64,7 +89,6 @@ def deploy(
     ] = None,
 ) -> None:
     """Register deployments with the server of PREFECT_API_URL, and what picks up their lost runs."""
-    _quieten()
     from tasks.deployment import LOST_AFTER_S
     from tasks.deployment import deploy as register
 
@@ -74,6 +98,10 @@ def deploy(
 
 
 app.command()(report)
+app.command()(status)
+app.command()(resume)
+app.command()(export)
+app.command()(doctor)
 
 
 def _quieten() -> None:

@@ -14,8 +14,8 @@ def report(
     output_root: Annotated[str, typer.Option(help="What holds the searches' directories.")] = "searches",
 ) -> None:
     """Write the report of a search, ended or not, as one HTML page and as Markdown."""
-    from tasks.report.find import find_search
     from tasks.report.page import write_page
+    from tasks.search_status import find_search
 
-    for page in write_page(find_search(search, output_root)):
+    for page in write_page(find_search(output_root, search)):
         print(page)

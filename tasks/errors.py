@@ -156,6 +156,33 @@ class OtherSearchError(MsftError):
         )
 
 
+class SearchNotFoundError(MsftError):
+    """No search, or more than one, answers to a name."""
+
+    def __init__(self, name: str, output_root: str, there: Sequence[str], *, is_ambiguous: bool) -> None:
+        found = "several searches begin so" if is_ambiguous else "no such search"
+        super().__init__(
+            f"search {name!r} in {output_root}\n"
+            f"  got:    {found}; there {'are' if is_ambiguous else 'is'} {', '.join(there) or 'none'}\n"
+            "  wanted: a search's directory, or its name, its id, or an unambiguous beginning of both\n"
+            "  do:     msft status (with --output-root where they lie elsewhere) lists them"
+        )
+
+
+class ExportError(MsftError):
+    """A champion cannot be exported."""
+
+    def __init__(self, what: str, *, got: str, wanted: str, fix: str) -> None:
+        super().__init__(f"export of {what}\n  got:    {got}\n  wanted: {wanted}\n  do:     {fix}")
+
+
+class InitError(MsftError):
+    """No configuration can be written for a folder."""
+
+    def __init__(self, where: str, *, got: str, wanted: str, fix: str) -> None:
+        super().__init__(f"{where}\n  got:    {got}\n  wanted: {wanted}\n  do:     {fix}")
+
+
 class ChangedWorldError(MsftError):
     """What the search started with is not what is here now, and the result would differ."""
 
@@ -209,19 +236,6 @@ class TrackingError(MsftError):
             f"MLflow at {without_password(uri)}: {without_password_of(uri, cause)}\n"
             "  wanted: a tracking store that answers and holds this search\n"
             "  do:     start it (or set tracking.uri) and run the same command again; nothing that was finished is lost"
-        )
-
-
-class SearchNotFoundError(MsftError):
-    """No search, or more than one, goes by a name."""
-
-    def __init__(self, name: str, where: str, found: Sequence[str], *, is_ambiguous: bool) -> None:
-        got = "several searches go by it" if is_ambiguous else "no search goes by it"
-        known = ", ".join(found) or "none"
-        super().__init__(
-            f"search {name!r}, in {where}\n  got:    {got}; there are: {known}\n"
-            "  wanted: a search's directory (it holds journal.jsonl), or the name or id of one search there\n"
-            "  do:     give one of these in full, or the directory that holds it with --output-root"
         )
 
 

@@ -231,10 +231,10 @@ def _error_of(spec: Path, name: str, code: int, failure: WorkerFailure | None) -
     )
 
 
-def capture(command: list[str]) -> str:
+def capture(command: list[str], timeout_s: float = 10.0) -> str:
     """Return what a short command prints, stripped; empty where it is missing or fails."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""

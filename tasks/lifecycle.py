@@ -22,6 +22,7 @@ from tasks.errors import ChangedWorldError, MsftError
 from tasks.evaluation import score_champion
 from tasks.journal import FILE, append_event, read_events, read_state
 from tasks.model_card import card_of
+from tasks.planning import record_plan
 from tasks.preparation import open_test_splits
 from tasks.retrying import RETRY
 from tasks.rollback import find_whole
@@ -69,6 +70,7 @@ def _begin(config: SearchConfig, search: SearchRef, inputs: Inputs) -> None:
     files = [Path(search.directory, file) for file in ("config.yaml", "environment.json")]
     files[0].write_text(dump_config(config))
     files[1].write_text(json.dumps(environment, indent=1) + "\n")
+    files.append(record_plan(config, search.directory, inputs))
     tracking.log_datasets(search, inputs.sub_datasets)
     tracking.log_files(search, files)
     started = {

@@ -106,6 +106,19 @@ def _refuse_unfinished(config: SearchConfig, own: Path) -> None:
             raise OtherSearchError(str(directory), differences(identity_in(before), identity_of(config)))
 
 
+def owner_of(directory: str) -> str | None:
+    """Return who owns a search's directory; None where no process does."""
+    path = Path(directory, _LOCK)
+    if not path.is_file():
+        return None
+    with path.open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # let go at once
+        except BlockingIOError:
+            return lock.read().strip() or "unknown"
+    return None
+
+
 def _is_over_or_owned(directory: Path) -> bool:
     if any(event["event"] == "champion_crowned" for event in read_events(str(directory))):
         return True

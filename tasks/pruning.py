@@ -15,6 +15,7 @@ from tasks.algorithm.strategies import Decision, read_report
 from tasks.config import SearchConfig
 from tasks.contracts import Inputs, Mixture, RolloutResult, RoundCurves, SearchRef
 from tasks.journal import append_event, read_events, read_state
+from tasks.progress import read_restarts
 
 
 @task(name="decide pruning", task_run_name="decide round {rollout.round}", cache_policy=NO_CACHE)
@@ -29,11 +30,12 @@ def decide_pruning(
     """Return the state after this round's decision, which is on record in the journal from here on."""
     before = read_state(search.directory)
     event = _measured(config, before, inputs, mixture, rollout, curves)
+    event["restarts"] = read_restarts(search.round_directory(before.round))
     earlier = [past for past in read_events(search.directory) if past["event"] == "round_decided"]
     report = read_report([*earlier, event])
     decision = config.search.strategy().observe(report)
     event |= _decided(before, curves, decision)
-    event["stop_reason"] = _stop_reason(config, mixture, before, event)
+    event["stop_reason"] = stop_reason_of(config, mixture, before, event)
     append_event(search.directory, event)
     after = read_state(search.directory)
     terminal.show_decision(decision, report, after)
@@ -60,6 +62,7 @@ def _measured(
         "steps_per_epoch": mixture.num_steps / mixture.epochs,
         "curves": [asdict(curve) for curve in curves.curves],
         "examples": sum(interval.num_examples for interval in rollout.intervals),
+        "checkpoints": [{"key": asdict(c.key), "num_bytes": c.num_bytes} for c in rollout.checkpoints],
         "intervals": [interval.model_dump(mode="json") for interval in rollout.intervals],
         "evaluation": curves.cost.model_dump(),
     }
@@ -74,7 +77,7 @@ def _decided(before: SearchState, curves: RoundCurves, decision: Decision) -> di
     }
 
 
-def _stop_reason(config: SearchConfig, mixture: Mixture, before: SearchState, event: dict[str, Any]) -> str:
+def stop_reason_of(config: SearchConfig, mixture: Mixture, before: SearchState, event: dict[str, Any]) -> str:
     """Return why the search ends with this decision; empty where it goes on."""
     decision, search = event["decision"], config.search
     active = (set(before.active) - set(decision["exclude"])) | set(decision["include"])

@@ -17,6 +17,8 @@ from tasks.algorithm.state import CheckpointKey, SearchState
 from tasks.config import SearchConfig
 from tasks.contracts import ChampionResult, IntervalStats, SearchRef
 from tasks.journal import FILE, read_events
+from tasks.plan_view import show_plan_and_actual
+from tasks.planning import compare_with_plan, read_plan
 from tasks.report.page import write_page
 from tasks.story import is_by_loss, tell_round, tell_search
 
@@ -76,6 +78,9 @@ def write_report(
         "ledger": ledger_frame(events),
         "scores": scores_frame(state, champion, by_loss=config.evaluation.selection == "loss"),
     }
+    plan = read_plan(search.directory)
+    comparisons = compare_with_plan(plan, _rounds(events)) if plan is not None else []
+    frames["plan"] = pd.DataFrame([comparison.model_dump() for comparison in comparisons])
     directory = Path(search.directory, "report")
     directory.mkdir(exist_ok=True)
     for name, frame in frames.items():
@@ -89,6 +94,7 @@ def write_report(
     metrics = {f"champion/{split}/{name}": float(score) for split, name, score in scored}
     metrics |= {f"ledger/{kind}/flops": line.flops for kind, line in totals.items()}
     metrics |= {f"ledger/{kind}/tokens": float(line.num_tokens) for kind, line in totals.items()}
+    metrics |= {f"ledger/{kind}/bytes": float(line.num_bytes) for kind, line in totals.items()}
     tags = {"msft.champion": str(champion.key), "msft.stop_reason": state.stop_reason}
     crowned_at = next(event["at"] for event in events if event["event"] == "champion_crowned")
     stamp_ms = int(pd.Timestamp(crowned_at).timestamp()) * 1000
@@ -99,6 +105,7 @@ def write_report(
     reasons = [event["decision"]["reason"] for event in _rounds(events)]
     terminal.show_summary(config, search, state, champion, totals, reasons)
     terminal.show_pages(search, champion, prefect_pages.page_of_this_run())
+    show_plan_and_actual(comparisons)
 
 
 def curves_frame(events: Events) -> pd.DataFrame:
@@ -142,7 +149,7 @@ def decisions_frame(events: Events) -> pd.DataFrame:
 
 
 def ledger_frame(events: Events) -> pd.DataFrame:
-    """Return one row a round and kind of work: accepted, discarded, evaluation."""
+    """Return one row a round and kind of work: accepted, discarded, evaluation, restart."""
     return pd.DataFrame([asdict(line) for event in _rounds(events) for line in ledger_lines(event)])
 
 

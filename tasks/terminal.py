@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -20,6 +23,33 @@ from tasks.config import SearchConfig
 from tasks.contracts import ChampionResult, CheckpointScores, Mixture, SearchRef, SubDatasetScore
 
 console = Console(highlight=False, soft_wrap=True)
+_problems = Console(highlight=False, soft_wrap=True, stderr=True)
+
+
+# Rich takes a pipe for a terminal of 80 columns.
+_PIPE_WIDTH = 160
+
+
+class Output:
+    """What a command prints: all, or with --quiet only warnings and errors; with --json the result alone on stdout."""
+
+    def __init__(self) -> None:
+        self.is_json = False
+
+    def choose(self, *, quiet: bool, as_json: bool) -> None:
+        """Take up the command's options."""
+        self.is_json = as_json
+        console.quiet = quiet
+        if as_json:
+            console.file = sys.stderr
+
+    def give(self, result: Any) -> None:
+        """Print a result for machines, where they asked for it."""
+        if self.is_json:
+            print(json.dumps(result, ensure_ascii=False, indent=1), flush=True)
+
+
+output = Output()
 
 
 @dataclass(frozen=True)
@@ -33,6 +63,20 @@ class Progress:
     seconds_left: float
 
 
+def print_table(table: Table) -> None:
+    """Print a table; into a pipe or file, each of its rows is one line."""
+    width = console.width
+    if not console.is_terminal:
+        console.width = max(width, _PIPE_WIDTH)
+    console.print(table)
+    console.width = width
+
+
+def say(text: str) -> None:
+    """Print a plain line."""
+    console.print(escape(text))
+
+
 def note(text: str) -> None:
     """Print a remark."""
     console.print(f"[dim]{escape(text)}[/dim]")
@@ -40,12 +84,15 @@ def note(text: str) -> None:
 
 def warn(text: str) -> None:
     """Print a warning."""
-    console.print(f"[yellow]warning:[/yellow] {escape(text)}")
+    place = _problems if console.quiet else console
+    place.print(f"[yellow]warning:[/yellow] {escape(text)}")
 
 
 def fail(text: str) -> None:
     """Print an error on its own."""
-    console.print(f"[bold red]error:[/bold red] {escape(text)}")
+    output.give({"error": text})
+    place = _problems if console.quiet else console
+    place.print(f"[bold red]error:[/bold red] {escape(text)}")
 
 
 def show_search(search: SearchRef, state: SearchState, *, is_resumed: bool) -> None:
@@ -170,7 +217,7 @@ def show_summary(
     console.print(f"[bold]champion[/bold]: {champion.key}, in {escape(champion.directory)}")
     console.print(_champion_table(config, state, champion))
     costs = Table(box=None, pad_edge=False)
-    for heading in ("work", "tokens", "examples", "FLOPs", "seconds"):
+    for heading in ("work", "tokens", "examples", "FLOPs", "seconds", "written"):
         costs.add_column(heading, justify="left" if heading == "work" else "right")
     for kind, line in totals.items():
         costs.add_row(
@@ -179,6 +226,7 @@ def show_summary(
             f"{line.num_examples:,}",
             f"{line.flops:.3g}",
             f"{line.seconds:,.1f}",
+            f"{line.num_bytes / 1e6:,.1f} MB",
         )
     console.print(costs)
 

@@ -72,6 +72,22 @@ def close_search_run(search: SearchRef, status: str) -> None:
         client.set_terminated(run.info.run_id, status=status)
 
 
+def run_statuses(tracking_uri: str) -> dict[str, str]:
+    """Return the status of every search's run that the store holds, by search id.
+
+    Raises:
+        TrackingError: MLflow does not answer.
+    """
+
+    def ask() -> dict[str, str]:
+        client = client_of(tracking_uri)
+        ids = [experiment.experiment_id for experiment in client.search_experiments()]
+        runs = client.search_runs(ids, "tags.`msft.kind` = 'search'", max_results=1000)
+        return {run.data.tags["msft.search_id"]: run.info.status for run in runs}
+
+    return patiently(tracking_uri, 0.0, ask)
+
+
 @bridges_outages
 def open_round_run(search: SearchRef, round_index: int, active: Sequence[str]) -> str:
     """Return the id of the round's run, a child of the search's, which is under way."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 from prefect import task
@@ -18,6 +18,7 @@ from tasks.evaluation import scoring_beside
 from tasks.launch import run_accelerate
 from tasks.live_pages import live_pages, record_published
 from tasks.manifest import set_aside, verify, write_json
+from tasks.progress import read_progress
 from tasks.retrying import RETRY
 
 
@@ -73,7 +74,7 @@ def _run(config: SearchConfig, search: SearchRef, inputs: Inputs, spec: RolloutS
             show(progress)
             pages.show_progress(progress)
 
-        show_progress = _progress_reader(Path(spec.output_directory, "progress.json"), show_everywhere)
+        show_progress = _progress_reader(Path(spec.output_directory), show_everywhere)
 
         def poll() -> None:
             show_progress()
@@ -106,19 +107,15 @@ def _with_local_paths(config: SearchConfig) -> TrainingConfig:
     return training.model_copy(update={"accelerate_config": str(config.resolve(training.accelerate_config))})
 
 
-def _progress_reader(path: Path, show: Callable[[terminal.Progress], None]) -> Callable[[], None]:
+def _progress_reader(directory: Path, show: Callable[[terminal.Progress], None]) -> Callable[[], None]:
     """Return a function that shows the worker's newest progress, if it has changed."""
-    seen = [""]
-    path.unlink(missing_ok=True)
+    seen = [read_progress(directory)]  # of a worker before this one
 
     def poll() -> None:
-        try:
-            text = path.read_text()
-        except FileNotFoundError:
-            return
-        if text != seen[0]:
-            seen[0] = text
-            show(terminal.Progress(**json.loads(text)))
+        line = read_progress(directory)
+        if line is not None and line != seen[0]:
+            seen[0] = line
+            show(terminal.Progress(**{field.name: line[field.name] for field in fields(terminal.Progress)}))
 
     return poll
 

@@ -1,9 +1,9 @@
-"""What work costs: FLOPs by formula, and the accepted, discarded and evaluation parts of a search."""
+"""What work costs: FLOPs by formula, and the accepted, discarded, evaluation and restart parts of a search."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 
@@ -23,7 +23,7 @@ class ModelShape:
     trainable_share: float
     attention_width: int
 
-    def forward_flops(self, num_tokens: int, num_pairs: int, num_head_positions: int) -> float:
+    def forward_flops(self, num_tokens: float, num_pairs: float, num_head_positions: float) -> float:
         """Return the FLOPs of a forward pass: 2 a weight and token, and attention's 4 a width and pair.
 
         Args:
@@ -34,7 +34,7 @@ class ModelShape:
         products = 2.0 * (self.body_parameters * num_tokens + self.head_parameters * num_head_positions)
         return products + 4.0 * self.attention_width * num_pairs
 
-    def training_flops(self, num_tokens: int, num_pairs: int, num_head_positions: int) -> float:
+    def training_flops(self, num_tokens: float, num_pairs: float, num_head_positions: float) -> float:
         """Return the FLOPs of forward and backward: the latter forms two products for each of the former's.
 
         Frozen weights need the product for the activations' gradient, not the one for their own.
@@ -46,7 +46,11 @@ class ModelShape:
 
 @dataclass(frozen=True)
 class LedgerLine:
-    """The cost of one kind of work in one round; `kind` is accepted, discarded or evaluation."""
+    """The cost of one kind of work in one round; `kind` is accepted, discarded, evaluation or restart.
+
+    Attributes:
+        num_bytes: bytes of the checkpoints that the work left behind; evaluation leaves none.
+    """
 
     round: int
     kind: str
@@ -54,39 +58,53 @@ class LedgerLine:
     num_examples: int
     flops: float
     seconds: float
+    num_bytes: int
+
+
+_COSTS = ("num_tokens", "num_examples", "flops", "seconds", "num_bytes")
 
 
 def ledger_lines(event: Mapping[str, Any]) -> list[LedgerLine]:
-    """Return the three lines of a `round_decided` event.
+    """Return the four lines of a `round_decided` event.
 
-    Training up to the checkpoint that is rolled back to is accepted; what came after it is discarded.
+    Training up to the checkpoint that is rolled back to is accepted; what came after it is discarded. Restart is
+    training that was under way when its process ended, and was done again. A round that was decided before rounds
+    named their checkpoints and restarts has none of either.
     """
-    target = event["decision"]["roll_back_to"]
-    sums: dict[str, list[float]] = {"accepted": [0, 0, 0.0, 0.0], "discarded": [0, 0, 0.0, 0.0]}
-    for interval in event["intervals"]:
-        is_accepted = target["round"] == event["round"] and interval["key"]["step"] <= target["step"]
-        row = sums["accepted" if is_accepted else "discarded"]
-        for column, name in enumerate(("num_tokens", "num_examples", "flops", "seconds")):
-            row[column] += interval[name]
-    cost = event["evaluation"]
-    sums["evaluation"] = [cost["num_tokens"], cost["num_examples"], cost["flops"], cost["seconds"]]
-    return [
-        LedgerLine(event["round"], kind, int(row[0]), int(row[1]), row[2], row[3])
-        for kind, row in sums.items()
-    ]
+    sums = {kind: dict.fromkeys(_COSTS, 0.0) for kind in ("accepted", "discarded", "evaluation", "restart")}
+    for part in (*event["intervals"], *event.get("checkpoints", ())):
+        _add(sums["accepted" if _is_accepted(part["key"], event) else "discarded"], part)
+    _add(sums["evaluation"], event["evaluation"])
+    for restart in event.get("restarts", ()):
+        _add(sums["restart"], restart["lost"])
+    return [_line(event["round"], kind, costs) for kind, costs in sums.items()]
 
 
 def total_by_kind(lines: Iterable[LedgerLine]) -> dict[str, LedgerLine]:
     """Return one line for each kind, summed over rounds; its round is -1."""
-    totals: dict[str, LedgerLine] = {}
+    sums: dict[str, dict[str, float]] = {}
     for line in lines:
-        before = totals.get(line.kind, LedgerLine(-1, line.kind, 0, 0, 0.0, 0.0))
-        totals[line.kind] = LedgerLine(
-            -1,
-            line.kind,
-            before.num_tokens + line.num_tokens,
-            before.num_examples + line.num_examples,
-            before.flops + line.flops,
-            before.seconds + line.seconds,
-        )
-    return totals
+        _add(sums.setdefault(line.kind, dict.fromkeys(_COSTS, 0.0)), asdict(line))
+    return {kind: _line(-1, kind, costs) for kind, costs in sums.items()}
+
+
+def _is_accepted(key: Mapping[str, int], event: Mapping[str, Any]) -> bool:
+    target = event["decision"]["roll_back_to"]
+    return bool(target["round"] == event["round"] and key["step"] <= target["step"])
+
+
+def _add(sums: dict[str, float], part: Mapping[str, Any]) -> None:
+    for name in _COSTS:
+        sums[name] += part.get(name, 0)
+
+
+def _line(round_index: int, kind: str, costs: Mapping[str, float]) -> LedgerLine:
+    return LedgerLine(
+        round=round_index,
+        kind=kind,
+        num_tokens=int(costs["num_tokens"]),
+        num_examples=int(costs["num_examples"]),
+        flops=costs["flops"],
+        seconds=costs["seconds"],
+        num_bytes=int(costs["num_bytes"]),
+    )

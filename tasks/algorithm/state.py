@@ -108,7 +108,7 @@ def _advance(state: SearchState, event: Mapping[str, Any]) -> SearchState:
         checkpoint=target,
         optimizer=decision["optimizer"],
         weights=decision["weights"],
-        rollout_epochs=decision["rollout_epochs"],
+        rollout_epochs=decision.get("rollout_epochs"),
         spent_examples=state.spent_examples + event["examples"],
         champion=Champion(CheckpointKey(**event["champion"]["checkpoint"]), event["champion"]["score"]),
         stop_reason=event["stop_reason"],

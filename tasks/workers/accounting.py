@@ -90,6 +90,11 @@ class IntervalAccount:
         gathered: float = sum(self.sums["loss_sums"].values())
         return float((own + gathered) / max(1, sum(self.sums["supervised"].values())))
 
+    def trained(self) -> dict[str, float]:
+        """Return what has been trained since the roll-out's start, the open interval included."""
+        names = ("num_tokens", "num_examples", "flops", "seconds")
+        return {n: self.sums[n] + sum(getattr(interval, n) for interval in self.closed) for n in names}
+
     def gather(self) -> None:
         """Move the loss sums of all processes into the interval's plain numbers."""
         total = self._accelerator.reduce(self._own_losses, reduction="sum").tolist()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import time
@@ -16,6 +15,7 @@ from accelerate import Accelerator
 from tasks.algorithm.state import CheckpointKey
 from tasks.contracts import CheckpointRef, RolloutResult, RolloutSpec
 from tasks.manifest import checkpoint_directory, write_json
+from tasks.progress import ProgressFile
 from tasks.published import reference_to
 from tasks.randomness import seed_from
 from tasks.workers.accounting import IntervalAccount, Step
@@ -37,8 +37,6 @@ from tasks.workers.optimisation import adamw, learning_rate_at
 from tasks.workers.policies import worker_policy
 from tasks.workers.stepping import Stepper
 
-_PROGRESS_S = 0.25
-
 
 class Trainer:
     """Runs the optimizer steps of one roll-out and publishes its checkpoints.
@@ -59,15 +57,16 @@ class Trainer:
         before = spec.start.cursors if spec.start is not None else {}
         self.cursors = {**before, **{part.name: part.cursor for part in spec.mixture.draws}}
         self.batch_hash = ""
-        self.reported_at = 0.0
         self.account = IntervalAccount([part.name for part in spec.mixture.draws], self.accelerator)
         self._load()
 
     def run(self) -> None:
         """Train to the end of the roll-out, or to the end of the step in which SIGTERM came."""
-        self.started = time.monotonic()
-        self.first_of_this_process = self.step
-        while self.step < self.spec.first_step + self.spec.mixture.num_steps:
+        num_steps = self.spec.mixture.num_steps
+        self.progress = ProgressFile(self.output, self.step - self.spec.first_step, num_steps)
+        if self.accelerator.is_main_process:
+            self.progress.note_restart(self.account.trained())
+        while self.step < self.spec.first_step + num_steps:
             self._train_step(self.policy.rows(self.step - self.spec.first_step, self.cursors))
             if self.step in self.publish_at:
                 key = CheckpointKey(self.spec.mixture.round, self.step)
@@ -154,20 +153,10 @@ class Trainer:
         return [total / max(1, count) for total, count in zip(sums, step.counts, strict=True)]
 
     def _report_progress(self) -> None:
-        now, num_steps = time.monotonic(), self.spec.mixture.num_steps
-        done = self.step - self.spec.first_step
-        if now - self.reported_at < _PROGRESS_S and done < num_steps:
-            return
-        self.reported_at = now
-        own_steps = self.step - self.first_of_this_process
-        line = {
-            "step": done,
-            "num_steps": num_steps,
-            "loss": self.account.mean_loss(),
-            "tokens_per_s": self.account.sums["num_tokens"] / max(self.account.sums["seconds"], 1e-9),
-            "seconds_left": (num_steps - done) * (now - self.started) / max(1, own_steps),
-        }
-        write_json(self.output / "progress.json", json.dumps(line))
+        done, sums = self.step - self.spec.first_step, self.account.sums
+        if self.progress.is_due(done):
+            rate = sums["num_tokens"] / max(sums["seconds"], 1e-9)
+            self.progress.report(done, self.account.mean_loss(), rate, self.account.trained())
 
     def _publish(self) -> None:
         """Publish the state between two optimizer steps; nothing else is ever saved."""

@@ -17,8 +17,9 @@ from safetensors.torch import save_file
 from tasks.contracts import RolloutResult, SearchRef
 from tasks.errors import NoDiskSpaceError
 from tasks.manifest import checkpoint_directory, verify
+from tasks.progress import read_restarts
 from tasks.training import is_done
-from tasks.workers.train import train
+from tasks.workers.train import Trainer, train
 
 MakeRollout = Callable[..., Path]
 STEPS = [0, 4, 9]
@@ -130,3 +131,31 @@ def test_a_disk_that_fills_during_a_checkpoint_leaves_the_old_ones_whole(
     verify(checkpoint(spec_path, 0))
     train(spec_path)
     assert weights(spec_path) == weights(undisturbed)
+
+
+def test_what_a_worker_trained_in_vain_is_on_record(
+    make_rollout: MakeRollout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It fails before its eighth step of 16 rows, three steps after its checkpoint at step 4."""
+    spec_path = make_rollout("killed")
+    take_step = Trainer._train_step
+
+    def fail_at_7(self: Trainer, rows: Any) -> None:
+        if self.step == 7:
+            raise KeyboardInterrupt
+        take_step(self, rows)
+
+    monkeypatch.setattr("tasks.progress._REPORT_S", 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_train_step", fail_at_7)
+        with pytest.raises(KeyboardInterrupt):
+            train(spec_path)
+    train(spec_path)
+    (restart,) = read_restarts(spec_path.parent)
+    assert (restart["reached_step"], restart["resumed_step"]) == (7, 4)
+    assert restart["lost"]["num_examples"] == 3 * 16
+    result = RolloutResult.model_validate_json((spec_path.parent / "rollout_result.json").read_text())
+    # Steps 5 to 7 of the interval of steps 5 to 9.
+    assert 0 < restart["lost"]["num_tokens"] < result.intervals[1].num_tokens
+    assert 0 < restart["lost"]["flops"] < result.intervals[1].flops
+    assert restart["lost"]["seconds"] > 0

@@ -15,10 +15,9 @@ from typer.testing import CliRunner
 from flows.cli import app
 from tasks.algorithm.ledger import ledger_lines, total_by_kind
 from tasks.algorithm.state import CheckpointKey
-from tasks.errors import JournalError, SearchNotFoundError
+from tasks.errors import JournalError
 from tasks.report.axes import axis_over, spread
 from tasks.report.curves import mean_chart, sub_dataset_charts
-from tasks.report.find import find_search
 from tasks.report.page import render_html, render_markdown, write_page
 from tasks.report.remarks import remarks
 from tasks.report.story import Story, read_story
@@ -353,18 +352,6 @@ def test_an_axis_holds_all_its_values_and_ticks(values: list[float], exact: bool
     axis = axis_over(values, (200.0, 0.0), 5, exact=exact)
     assert all(-0.1 <= axis(value) <= 200.1 for value in [*values, *axis.ticks])
     assert len({axis.label(tick) for tick in axis.ticks}) == len(axis.ticks)
-
-
-def test_a_search_is_found_by_directory_name_or_id(tmp_path: Path) -> None:
-    made = MadeSearch(tmp_path / "my-search-0badcafe", ["a"]).directory
-    MadeSearch(tmp_path / "twice-11111111", ["a"])
-    MadeSearch(tmp_path / "twice-22222222", ["a"])
-    for called in (str(made), "my-search-0badcafe", "my-search", "0badcafe"):
-        assert Path(find_search(called, str(tmp_path))) == made
-    with pytest.raises(SearchNotFoundError, match=r"several.*twice-11111111, twice-22222222"):
-        find_search("twice", str(tmp_path))
-    with pytest.raises(SearchNotFoundError, match=r"no search goes by it; there are: my-search-0badcafe, "):
-        find_search("search", str(tmp_path))
 
 
 def test_the_command_writes_both_pages_and_says_where(rolled_back: MadeSearch) -> None:

@@ -1,0 +1,56 @@
+"""`msft status` and `msft resume`: where searches stand, and how they go on."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from flows.cli_options import Json, OutputRoot, Overrides, Quiet, Search
+
+
+def status(
+    search: Annotated[str | None, typer.Argument(help="One search; default: all of the folder.")] = None,
+    output_root: OutputRoot = "searches",
+    as_json: Json = False,
+) -> None:
+    """Say where searches stand: running (and by whom), resumable or finished; round, exclusions, champion, budget."""
+    from tasks.terminal import output
+
+    output.choose(quiet=False, as_json=as_json)
+    from tasks.search_status import find_search, list_searches, status_of
+    from tasks.status_view import show_search_status, show_statuses
+
+    if search is not None:
+        one = status_of(find_search(output_root, search))
+        show_search_status(one)
+        output.give(one.model_dump())
+        return
+    found = list_searches(output_root)
+    show_statuses(found, output_root)
+    output.give([one.model_dump() for one in found])
+
+
+def resume(
+    search: Search,
+    output_root: OutputRoot = "searches",
+    overrides: Overrides = None,
+    accept_changes: Annotated[
+        bool, typer.Option(help="Go on with other packages or processes than the search began with.")
+    ] = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Go on with a search from what its directory holds; no configuration file is needed."""
+    from tasks.terminal import output
+
+    output.choose(quiet=quiet, as_json=as_json)
+    from flows.search import msft_search
+    from tasks.prefect_server import run_flow
+    from tasks.search_status import find_search, resumed_config
+    from tasks.search_summary import summary_of
+
+    directory = find_search(output_root, search)
+    config = resumed_config(directory, overrides or [])
+    run_flow(lambda: msft_search(config, accept_changes), config.output_root)
+    output.give(summary_of(directory))

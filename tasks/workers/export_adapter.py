@@ -1,0 +1,30 @@
+"""Write a checkpoint's adapters as peft keeps them: `python -m tasks.workers.export_adapter SPEC`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from transformers import AutoTokenizer
+
+from tasks.contracts import BaseModelRef
+from tasks.workers.lifeline import run_worker
+from tasks.workers.model import load_base, load_weights
+
+
+def export_adapter(spec_path: Path) -> None:
+    """Save the adapters of `checkpoint`, with the tokenizer, in `directory`; they name `base` as their model."""
+    spec = json.loads(spec_path.read_text())
+    base = BaseModelRef.model_validate(spec["model"])
+    model = load_base(base)
+    load_weights(model, Path(spec["checkpoint"]))
+    for adapter in model.peft_config.values():
+        adapter.base_model_name_or_path = spec["base"]
+    model.save_pretrained(spec["directory"])
+    tokenizer = AutoTokenizer.from_pretrained(base.directory, trust_remote_code=base.trust_remote_code)
+    tokenizer.save_pretrained(spec["directory"])
+
+
+if __name__ == "__main__":
+    sys.exit(run_worker(export_adapter, Path(sys.argv[1])))

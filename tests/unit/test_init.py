@@ -1,0 +1,170 @@
+"""`msft init` on folders of each kind."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.config_draft import write_draft
+from tasks.config_file import load_config
+from tasks.data_folder import find_data
+from tasks.errors import InitError
+from tasks.row_form import guess_form
+from tasks.sources import read_splits
+
+PAIR = {"prompt": "1+1=", "completion": " 2"}
+
+
+def write(path: Path, row: dict[str, Any], num_rows: int = 10) -> Path:
+    """Write rows that differ in each of their texts, in the form that the ending asks for."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [{k: f"{v} {i}" if isinstance(v, str) else v for k, v in row.items()} for i in range(num_rows)]
+    if path.suffix == ".parquet":
+        import pyarrow
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    elif path.suffix == ".csv":
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(row))
+            writer.writeheader()
+            writer.writerows(rows)
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows))
+    else:
+        path.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    return path
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json", "csv", "parquet"])
+def test_what_is_written_reads_the_data(tmp_path: Path, ending: str) -> None:
+    write(tmp_path / "data" / f"a.{ending}", {"question": "who?", "answer": "me"}, 50)
+    write(tmp_path / "data" / "b" / f"train.{ending}", PAIR, 20)
+    write(tmp_path / "data" / "b" / f"dev.{ending}", PAIR, 7)
+    draft = write_draft(str(tmp_path / "data"), str(tmp_path / "x.yaml"), "none")
+    config = load_config(draft.path)
+    a, b = (read_splits(config, part) for part in config.mixture.sub_datasets)
+    assert {split: len(rows) for split, rows in a.items()} == {"train": 30, "validation": 10, "test": 10}
+    assert {split: len(rows) for split, rows in b.items()} == {"train": 16, "validation": 7, "test": 4}
+    assert a["train"][0].prompt.startswith("who? ")
+    assert a["train"][0].prompt.endswith("\nAnswer:")
+    assert a["train"][0].completion.startswith(" me ")
+
+
+def names_of(folder: Path) -> dict[str, dict[str, str]]:
+    return {d.name: {s: str(f.relative_to(folder)) for s, f in d.files.items()} for d in find_data(folder)}
+
+
+def test_one_sub_dataset_for_each_file_group_of_files_and_folder(tmp_path: Path) -> None:
+    for file in (
+        "solo",
+        "pair_train",
+        "pair-val",
+        "pair.test",
+        "sub/training",
+        "sub/valid",
+        "two/x",
+        "two/y",
+    ):
+        write(tmp_path / f"{file}.jsonl", PAIR)
+    (tmp_path / "notes.txt").write_text("not data")
+    assert names_of(tmp_path) == {
+        "pair": {"train": "pair_train.jsonl", "validation": "pair-val.jsonl", "test": "pair.test.jsonl"},
+        "solo": {"train": "solo.jsonl"},
+        "sub": {"train": "sub/training.jsonl", "validation": "sub/valid.jsonl"},
+        "two-x": {"train": "two/x.jsonl"},
+        "two-y": {"train": "two/y.jsonl"},
+    }
+
+
+def test_a_folder_of_split_files_is_one_sub_dataset(tmp_path: Path) -> None:
+    for split in ("train", "validation", "test"):
+        write(tmp_path / "mine" / f"{split}.jsonl", PAIR)
+    assert list(names_of(tmp_path / "mine")) == ["mine"]
+
+
+def test_odd_names_become_names_that_a_configuration_takes(tmp_path: Path) -> None:
+    for name in ("ä b", "ö b", "_c"):
+        write(tmp_path / f"{name}.jsonl", PAIR)
+    assert sorted(names_of(tmp_path)) == ["b", "b_2", "c"]
+
+
+@pytest.mark.parametrize(
+    ("row", "template", "metric"),
+    [
+        (PAIR, None, "exact_match"),
+        ({"prompt": "1+1=", "completion": "2"}, {"prompt": "{prompt}", "completion": " {completion}"}, "exact_match"),
+        ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}, None, "exact_match"),
+        (
+            {"Question": "q", "Answer": "steps #### 4"},
+            {"prompt": "{Question}\nAnswer:", "completion": " {Answer}"},
+            "numeric",
+        ),
+        (
+            {"instruction": "i", "input": "x", "output": "o"},
+            {"prompt": "{instruction}\n{input}\nAnswer:", "completion": " {output}"},
+            "exact_match",
+        ),
+        (
+            {"question": "q", "choices": ["b", "c"], "answer": "b"},
+            {"prompt": "{question}\nAnswer:", "completion": " {answer}", "choices": "choices"},
+            "multiple_choice",
+        ),
+        ({"prompt": "q", "completion": " b", "choices": [" b", " c"]}, None, "multiple_choice"),
+        ({"prompt": "essay:", "completion": " word" * 50}, None, "loss"),
+        ({"x": "1", "y": "2"}, {"prompt": "{x}\nAnswer:", "completion": " {y}"}, "exact_match"),
+    ],
+)  # fmt: skip
+def test_the_form_of_rows_is_seen(
+    tmp_path: Path, row: dict[str, Any], template: dict[str, str] | None, metric: str
+) -> None:
+    form = guess_form("a", write(tmp_path / "a.jsonl", row))
+    assert (form.template, form.metric, form.num_rows) == (template, metric, 10)
+    assert bool(form.remark) == (template is not None)
+
+
+def test_a_mixture_with_long_completions_is_selected_by_loss(tmp_path: Path) -> None:
+    write(tmp_path / "data" / "a.jsonl", PAIR)
+    write(tmp_path / "data" / "b.jsonl", {"prompt": "essay:", "completion": " word" * 50})
+    config = load_config(write_draft(str(tmp_path / "data"), str(tmp_path / "x.yaml"), "none").path)
+    assert config.evaluation.selection == "loss"
+    assert [part.metric for part in config.mixture.sub_datasets] == ["auto", "loss"]
+
+
+def test_the_models_own_limit_of_tokens_is_kept(tmp_path: Path) -> None:
+    write(tmp_path / "data" / "a.jsonl", PAIR)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"max_position_embeddings": 128}')
+    draft = write_draft(str(tmp_path / "data"), str(tmp_path / "x.yaml"), str(tmp_path / "model"))
+    assert load_config(draft.path).training.max_length == 128
+    assert load_config(draft.path).model.source == "model"
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    write(tmp_path / "data" / "a.jsonl", PAIR)
+    (tmp_path / "x.yaml").write_text("mine")
+    with pytest.raises(InitError, match="nothing is overwritten"):
+        write_draft(str(tmp_path / "data"), str(tmp_path / "x.yaml"), "none")
+    assert (tmp_path / "x.yaml").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({}, "no data file in it"),
+        ({"a_test.jsonl": '{"prompt": "a", "completion": " b"}'}, "no file of training rows"),
+        ({"a.jsonl": ""}, "got:    no rows"),
+        ({"a.jsonl": '{"text": "only one"}'}, "the columns text"),
+    ],
+)
+def test_what_cannot_be_learnt_from_is_named(tmp_path: Path, files: dict[str, str], said: str) -> None:
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    with pytest.raises(InitError, match=said) as refused:
+        write_draft(str(tmp_path), str(tmp_path / "x.yaml"), "none")
+    assert "wanted:" in str(refused.value)
+    assert "do:" in str(refused.value)

@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from tasks.algorithm.ledger import ModelShape
+from tasks.config import LoraConfig, SearchConfig
+from tasks.config_file import parse_config
+from tasks.contracts import BaseModelRef, Inputs, Metric, SplitRef, SubDatasetRef
+from tasks.model_shape import measure_model
+from tasks.planning import Plan, Work, compare_with_plan, make_plan
+from tasks.pricing import measured_speed, price, stated_speed
+from tasks.row_costs import scoring_cost, training_cost
+from tasks.tokenisation import _features
+
+LENGTH, PROMPT = 5, 3
+
+
+def split_of(directory: Path, num_rows: int, choices: list[list[int]] | None = None) -> SplitRef:
+    """Write rows of 5 tokens, 3 of them the prompt's."""
+    import datasets
+
+    row = {
+        "input_ids": [1] * LENGTH,
+        "supervised": [0, 0, 0, 1, 1],
+        "prompt_length": PROMPT,
+        "choice_ids": choices or [],
+        "gold": 0 if choices else -1,
+        "completion": "x",
+        "answer": "x",
+        "num_tokens": LENGTH,
+    }
+    datasets.Dataset.from_list([row] * num_rows, features=_features()).save_to_disk(str(directory))
+    return SplitRef(directory=str(directory), num_rows=num_rows, num_tokens=LENGTH * num_rows, sha256="")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> BaseModelRef:
+    """A Llama of 1 layer: embedding 10 × 4 (tied), q k v o 4 × 4, three of 8 × 4, three norms of 4."""
+    directory = tmp_path_factory.mktemp("base")
+    config = {"model_type": "llama", "vocab_size": 10, "hidden_size": 4, "num_attention_heads": 2}
+    config |= {"num_hidden_layers": 1, "tie_word_embeddings": True, "intermediate_size": 8}
+    (directory / "config.json").write_text(json.dumps(config))
+    layer = "model.layers.0."
+    sizes = {f"{layer}self_attn.{letter}_proj.weight": (4, 4) for letter in "qkvo"}
+    sizes |= {f"{layer}mlp.{part}_proj.weight": (8, 4) for part in ("gate", "up")}
+    sizes |= {f"{layer}mlp.down_proj.weight": (4, 8), "model.embed_tokens.weight": (10, 4)}
+    sizes |= {f"{layer}{name}.weight": (4,) for name in ("input_layernorm", "post_attention_layernorm")}
+    sizes |= {"model.norm.weight": (4,)}
+    save_file({n: np.zeros(s, np.float32) for n, s in sizes.items()}, directory / "model.safetensors")
+    return BaseModelRef(
+        directory=str(directory), sha256="", trust_remote_code=False, attn_implementation=None,
+        gradient_checkpointing=False, lora=None, seed=0, vocab_size=10, max_positions=None,
+    )  # fmt: skip
+
+
+BODY, HEAD = 4 * 16 + 3 * 32 + 3 * 4, 40
+
+
+def config_of(**search: Any) -> SearchConfig:
+    return parse_config(
+        {
+            "name": "test",
+            "model": {"source": "none"},
+            "mixture": {"sub_datasets": [{"name": name, "path": name} for name in "abcd"]},
+            "training": {"batch_size": 8},
+            "search": {"max_epochs": 100, **search},
+        },
+        "test",
+    )
+
+
+@pytest.fixture(scope="module")
+def inputs(base: BaseModelRef, tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    """Four sub-datasets of 16 training, 6 validation and 12 test rows."""
+    folder = tmp_path_factory.mktemp("rows")
+    train, validation = split_of(folder / "train", 16), split_of(folder / "validation", 6)
+    parts = [
+        SubDatasetRef(
+            name=name, metric="exact_match", max_new_tokens=4, train=train, validation=validation,
+            test_sha256="", num_test_rows=12,
+        )
+        for name in "abcd"
+    ]  # fmt: skip
+    return Inputs(model=base, sub_datasets=tuple(parts))
+
+
+def test_a_models_size_is_read_from_its_files(base: BaseModelRef) -> None:
+    size = measure_model(base)
+    assert size.shape == ModelShape(BODY, HEAD, 1.0, attention_width=1 * 2 * 2)
+    assert size.num_parameters == size.num_trained == BODY + HEAD
+
+
+def test_adapters_add_their_rank_times_both_sides(base: BaseModelRef) -> None:
+    every = measure_model(base.model_copy(update={"lora": LoraConfig(r=2)}))
+    assert every.num_trained == 2 * (4 * (4 + 4) + 3 * (8 + 4))
+    assert every.num_parameters == BODY + HEAD + every.num_trained
+    two = LoraConfig(r=2, target_modules=("q_proj", "v_proj"))
+    assert measure_model(base.model_copy(update={"lora": two})).num_trained == 2 * 2 * (4 + 4)
+
+
+def test_equal_sizes_and_one_exclusion_a_round_cost_c_times_n_plus_1_halves(inputs: Inputs) -> None:
+    """C = 2, N = 4: rounds of 64, 48, 32 and 16 rows an epoch; 8 evaluations each, and the base model's."""
+    plan = make_plan(config_of(), inputs)
+    work = plan.expected
+    assert work.num_rounds == 4
+    assert work.num_epochs == 2 * (4 + 1) / 2
+    assert work.num_examples == 2 * (64 + 48 + 32 + 16)
+    assert work.num_steps == work.num_examples / 8
+    # The last round has 4 steps, and so no more than 4 evaluations.
+    assert work.num_checkpoints == 1 + 8 + 8 + 8 + 4
+    assert work.training_tokens == pytest.approx(LENGTH * work.num_examples)
+    flops = 3 * 2 * (BODY * LENGTH + HEAD * 2) + 3 * 4 * 4 * LENGTH**2
+    assert work.training_flops == pytest.approx(flops * work.num_examples)
+    gold = 2 * (BODY * LENGTH + HEAD * 2) + 4 * 4 * LENGTH**2
+    assert work.evaluation_flops == pytest.approx(gold * 4 * 6 * work.num_checkpoints)
+    assert work.test_flops == pytest.approx(gold * 4 * 12)
+    num_weights = BODY + HEAD
+    assert work.bytes_written == num_weights * (4 + 12 * (work.num_checkpoints - 1))
+    # A round's eight, the one it began with, and the champion.
+    assert work.disk_bytes == num_weights * 12 * (8 + 2)
+
+
+def test_a_search_in_which_nothing_overfits_spends_its_whole_budget(inputs: Inputs) -> None:
+    plan = make_plan(config_of(max_epochs=6), inputs)
+    assert plan.least.num_epochs == plan.expected.num_epochs == 5
+    assert plan.most.num_epochs == 6
+    assert plan.most.num_rounds > plan.expected.num_rounds
+    generated = (PROMPT + 4) * 4 * 6
+    assert plan.most.evaluation_tokens == pytest.approx(
+        (LENGTH * 4 * 6 + generated) * plan.most.num_checkpoints
+    )
+
+
+def test_a_limit_of_rounds_bounds_every_course(inputs: Inputs) -> None:
+    plan = make_plan(config_of(max_rounds=2), inputs)
+    assert (plan.least.num_rounds, plan.most.num_rounds) == (2, 2)
+    assert (plan.expected.num_epochs, plan.most.num_epochs) == (2 + 1.5, 4)
+
+
+def test_choices_of_several_tokens_take_a_pass_each_and_generation_none(tmp_path: Path) -> None:
+    one = scoring_cost(split_of(tmp_path / "one", 6, [[1], [2]]), "multiple_choice", 9)
+    assert one.most.num_tokens == one.least.num_tokens == 6 * LENGTH
+    two = scoring_cost(split_of(tmp_path / "two", 6, [[1], [2, 3, 4]]), "multiple_choice", 9)
+    assert two.least.num_tokens == 6 * (LENGTH + (PROMPT + 1) + (PROMPT + 3))
+    assert two.least.num_head_positions == 6 * (2 + 1 + 3)
+    assert two.least.num_pairs == 6 * (LENGTH**2 + (PROMPT + 1) ** 2 + (PROMPT + 3) ** 2)
+
+
+@pytest.mark.parametrize(("metric", "share"), [("exact_match", 0.0), ("numeric", 0.5), ("loss", 0.0)])
+def test_generation_is_bounded_by_all_rows(tmp_path: Path, metric: Metric, share: float) -> None:
+    split = split_of(tmp_path / "rows", 6)
+    cost, gold = scoring_cost(split, metric, 4), training_cost(split)
+    most = 0 if metric == "loss" else 6 * (PROMPT + 4)
+    assert cost.least == gold
+    assert cost.expected.num_tokens == gold.num_tokens + share * most
+    assert cost.most.num_tokens == gold.num_tokens + most
+
+
+def work_of(**values: Any) -> Work:
+    return Work.model_validate({name: 0 for name in Work.model_fields} | values)
+
+
+def test_hours_and_money_count_every_device_and_the_ones_that_wait() -> None:
+    work = work_of(training_flops=7.2e15, evaluation_flops=3.0e15, test_flops=0.6e15)
+    speed = stated_speed(1e12)
+    one, four = price(work, speed, 1, 2.0), price(work, speed, 4, 2.0)
+    assert (one.hours, one.gpu_hours, one.money) == (3.0, 3.0, 6.0)
+    assert (four.hours, four.gpu_hours, four.money) == (1.5, 6.0, 12.0)
+    assert price(work, speed, 4, None).money is None
+
+
+def test_plan_and_actual_stand_side_by_side() -> None:
+    """Two rounds of 4 steps, of which the second is discarded."""
+    point = [{"checkpoint": {"round": 0, "step": 0}}]
+    cost = {"num_tokens": 40, "num_examples": 8, "flops": 9.0, "seconds": 1.0}
+    events = [
+        {
+            "event": "round_decided",
+            "round": number,
+            "curves": [{"points": point}],
+            "decision": {"roll_back_to": {"round": 0, "step": 4}},
+            "intervals": [{"key": {"round": number, "step": 4}, **cost}],
+            "checkpoints": [{"key": {"round": number, "step": 4}, "num_bytes": 77}],
+            "evaluation": {"num_tokens": 7, "num_examples": 3, "flops": 5.0, "seconds": 0.25},
+        }
+        for number in (0, 1)
+    ]  # fmt: skip
+    work = work_of(num_steps=6, training_tokens=70)
+    plan = Plan(num_sub_datasets=2, num_parameters=1, num_trained=1, least=work, expected=work, most=work)
+    rows = {row.quantity: row for row in compare_with_plan(plan, events)}
+    assert (rows["num_steps"].expected, rows["num_steps"].actual) == (6, 8)
+    assert (rows["training_tokens"].expected, rows["training_tokens"].actual) == (70, 80)
+    assert rows["bytes_written"].actual == 154
+    assert rows["evaluation_flops"].actual == 10.0
+    assert rows["num_checkpoints"].actual == 3
+
+
+def test_the_speed_is_that_of_the_newest_search_of_this_model(tmp_path: Path) -> None:
+    assert measured_speed(str(tmp_path), "abc") is None
+    started = {
+        "event": "search_started",
+        "content": {"base model": "abc"},
+        "config": {"training": {"num_processes": 2}},
+    }
+    decided = {
+        "event": "round_decided",
+        "intervals": [{"flops": 8e9, "seconds": 2.0}, {"flops": 8e9, "seconds": 6.0}],
+        "evaluation": {"flops": 3e9, "seconds": 1.0},
+    }
+    for name, events in (
+        ("other", [started | {"content": {"base model": "x"}}, decided]),
+        ("one", [started, decided]),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "journal.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events))
+    speed = measured_speed(str(tmp_path), "abc")
+    assert speed is not None
+    assert (speed.training_flops_per_s, speed.evaluation_flops_per_s) == (1e9, 3e9)
+    assert speed.source.endswith("one")
