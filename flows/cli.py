@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -15,6 +15,8 @@ from flows.cli_report import report
 from tasks.errors import ConfigError, MsftError
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
+
+Schedule = Literal["off", "queue", "skip"]
 
 
 @app.callback()
@@ -62,6 +64,12 @@ def deploy(
         int | None,
         typer.Option(min=45, help="Seconds without a heartbeat until a run is given to another worker."),
     ] = None,
+    schedule: Annotated[
+        Schedule | None,
+        typer.Option(
+            help="Turn schedules off, or on: runs that overlap queue or are skipped. Default: as it is; new ones off."
+        ),
+    ] = None,
 ) -> None:
     """Register deployments with the server of PREFECT_API_URL, and what picks up their lost runs."""
     _quieten()
@@ -69,7 +77,7 @@ def deploy(
     from tasks.deployment import deploy as register
 
     placeholders = {"MSFT_HOME": os.path.abspath(directory or "."), "MSFT_IMAGE": image}
-    for line in register(names or [], file, placeholders, lost_after_s or LOST_AFTER_S):
+    for line in register(names or [], file, placeholders, lost_after_s or LOST_AFTER_S, schedule):
         print(line)
 
 
