@@ -31,8 +31,9 @@ _STRATEGIES = {"queue": "ENQUEUE", "skip": "CANCEL_NEW"}
 # Three heartbeats of 30 s missed: 87 s from the machine's loss to AwaitingRetry (facts.md, A4).
 LOST_AFTER_S = 90
 DEFAULT = "search-process"
-# After any of these a run is heard of: it lives, or has ended, or is waiting to start again already.
-_SIGNS = ("heartbeat", "Completed", "Failed", "Cancelled", "Crashed", "AwaitingRetry")
+# After any of these a run is heard of: it lives, or has ended, or is waiting to start again already. One that is being
+# cancelled may take long to save and has no heartbeat then; nobody wants it to start again.
+_SIGNS = ("heartbeat", "Completed", "Failed", "Cancelling", "Cancelled", "Crashed", "AwaitingRetry")
 
 
 def deploy(
