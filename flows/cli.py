@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -30,6 +30,8 @@ _EPILOG = "\n\n".join(
 )
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, epilog=_EPILOG)
+
+Schedule = Literal["off", "queue", "skip"]
 
 
 @app.callback()
@@ -87,13 +89,19 @@ def deploy(
         int | None,
         typer.Option(min=45, help="Seconds without a heartbeat until a run is given to another worker."),
     ] = None,
+    schedule: Annotated[
+        Schedule | None,
+        typer.Option(
+            help="Turn schedules off, or on: runs that overlap queue or are skipped. Default: as it is; new ones off."
+        ),
+    ] = None,
 ) -> None:
     """Register deployments with the server of PREFECT_API_URL, and what picks up their lost runs."""
     from tasks.deployment import LOST_AFTER_S
     from tasks.deployment import deploy as register
 
     placeholders = {"MSFT_HOME": os.path.abspath(directory or "."), "MSFT_IMAGE": image}
-    for line in register(names or [], file, placeholders, lost_after_s or LOST_AFTER_S):
+    for line in register(names or [], file, placeholders, lost_after_s or LOST_AFTER_S, schedule):
         print(line)
 
 

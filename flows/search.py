@@ -15,6 +15,7 @@ from tasks.prefect_pages import search_run_name
 from tasks.preparation import prepare_sub_datasets
 from tasks.reporting import report_round, write_report
 from tasks.rollback import roll_back
+from tasks.schedules import fill_in_run_number
 
 
 @flow(name="msft-search", flow_run_name=search_run_name, persist_result=False)
@@ -35,10 +36,10 @@ def search_file(config: str, overrides: tuple[str, ...] = (), accept_changes: bo
 
     Args:
         config: the YAML file, as seen from the working directory of the run.
-        overrides: values of the form a.b=c, which replace those of the file.
+        overrides: values of the form a.b=c, which replace those of the file; {run} in them is the run's own number.
         accept_changes: go on with other packages or processes than the search began with.
     """
-    return _search(load_config(config, overrides), accept_changes, HANDOVER_S)
+    return _search(load_config(config, fill_in_run_number(overrides)), accept_changes, HANDOVER_S)
 
 
 def _search(config: SearchConfig, accept_changes: bool, wait_s: float = 0.0) -> ChampionResult:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import yaml
@@ -24,16 +24,24 @@ from prefect.workers.utilities import get_default_base_job_template_for_infrastr
 
 from tasks.errors import DeploymentError
 from tasks.launch import run_prefect
+from tasks.schedules import active_schedules, settle_schedules
 
+Schedule = Literal["off", "queue", "skip"]
+_STRATEGIES = {"queue": "ENQUEUE", "skip": "CANCEL_NEW"}
 # Three heartbeats of 30 s missed: 87 s from the machine's loss to AwaitingRetry (facts.md, A4).
 LOST_AFTER_S = 90
 DEFAULT = "search-process"
-# After any of these a run is heard of: it lives, or has ended, or is waiting to start again already.
-_SIGNS = ("heartbeat", "Completed", "Failed", "Cancelled", "Crashed", "AwaitingRetry")
+# After any of these a run is heard of: it lives, or has ended, or is waiting to start again already. One that is being
+# cancelled may take long to save and has no heartbeat then; nobody wants it to start again.
+_SIGNS = ("heartbeat", "Completed", "Failed", "Cancelling", "Cancelled", "Crashed", "AwaitingRetry")
 
 
 def deploy(
-    names: Sequence[str], file: str | None, placeholders: Mapping[str, str | None], lost_after_s: int
+    names: Sequence[str],
+    file: str | None,
+    placeholders: Mapping[str, str | None],
+    lost_after_s: int,
+    schedule: Schedule | None = None,
 ) -> Iterator[str]:
     """Register each named deployment of `file` with its pool and automation; yield what was done, line by line.
 
@@ -42,6 +50,8 @@ def deploy(
     Args:
         placeholders: values of the `{{ $NAME }}` in the file.
         lost_after_s: seconds without a heartbeat after which a run is given to another worker.
+        schedule: turn schedules off, or on with runs that queue or are skipped while another one runs; None leaves
+            them on or off as they are, and all else as the file has it.
     Raises:
         DeploymentError: no server answers, the file holds no such deployment, or Prefect refuses it.
     """
@@ -49,29 +59,49 @@ def deploy(
     definition = _read(path)
     pools = (definition.get("definitions") or {}).get("work_pools") or {}
     chosen = [_find(definition, path, name, placeholders) for name in names or [DEFAULT]]
+    if schedule is not None:
+        _require_schedule(chosen, path)
     with _client() as client:
         for entry in chosen:
             pool = entry["work_pool"]["name"]
             yield _ensure_pool(client, path, pool, pools.get(pool))
-            full_name = _register(entry, path, {key: value for key, value in placeholders.items() if value})
-            yield f"deployment {full_name}: registered with pool {pool}"
+            full_name = _name_of(entry)
+            schedules = active_schedules(client, full_name)
+            _register(entry, path, {key: value for key, value in placeholders.items() if value}, schedule)
+            yield f"deployment {full_name}: registered with pool {pool}; {_overlap_of(client, full_name)}"
+            wanted = None if schedule is None else schedule != "off"
+            yield from settle_schedules(client, full_name, schedules, wanted)
             yield _ensure_automation(client, full_name, lost_after_s)
         yield from _advice(client, [entry["work_pool"]["name"] for entry in chosen], full_name)
 
 
-def _register(entry: Mapping[str, Any], path: Path, placeholders: Mapping[str, str]) -> str:
-    """Let Prefect's own command create or update the deployment, and return its full name."""
-    full_name = f"{load_flow_from_entrypoint(entry['entrypoint']).name}/{entry['name']}"
+def _name_of(entry: Mapping[str, Any]) -> str:
+    return f"{load_flow_from_entrypoint(entry['entrypoint']).name}/{entry['name']}"
+
+
+def _register(
+    entry: Mapping[str, Any], path: Path, placeholders: Mapping[str, str], schedule: Schedule | None
+) -> None:
+    """Let Prefect's own command create or update the deployment."""
     arguments = ["--no-prompt", "deploy", "--prefect-file", str(path), "--name", entry["name"]]
+    if schedule in _STRATEGIES and entry.get("schedules"):
+        arguments += ["--concurrency-limit", "1", "--collision-strategy", _STRATEGIES[schedule]]
     code, output = run_prefect(arguments, placeholders)
     if code != 0:
         raise DeploymentError(
-            f"deployment {full_name}",
+            f"deployment {entry['name']}",
             got=output[-2000:],
             wanted="that `prefect deploy` accepts it",
             fix=f"mend {path}",
         )
-    return full_name
+
+
+def _overlap_of(client: SyncPrefectClient, full_name: str) -> str:
+    """Say what becomes of a run that is due while another one of the deployment runs."""
+    options = client.read_deployment_by_name(full_name).concurrency_options
+    if options is None:
+        return "runs that overlap run side by side"
+    return f"runs that overlap {'queue' if options.collision_strategy == _STRATEGIES['queue'] else 'are skipped'}"
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -123,6 +153,16 @@ def _find(
                 fix=f"set {key}, or see `msft deploy --help`",
             )
     return entries[name]
+
+
+def _require_schedule(chosen: Sequence[Mapping[str, Any]], path: Path) -> None:
+    if not any(entry.get("schedules") for entry in chosen):
+        raise DeploymentError(
+            "--schedule",
+            got=f"{', '.join(entry['name'] for entry in chosen)} of {path}: no schedule",
+            wanted="a deployment with schedules",
+            fix="name one that has them, such as search-nightly, or leave --schedule out",
+        )
 
 
 @contextmanager
@@ -227,6 +267,8 @@ def _advice(client: SyncPrefectClient, pools: Sequence[str], full_name: str) -> 
     for pool in dict.fromkeys(pools):
         # A shell starts its background jobs with SIGINT ignored, and the worker would not end on SIGTERM then.
         kind = client.read_work_pool(pool).type
-        yield f"  env --default-signal=SIGINT prefect worker start --pool {pool} --type {kind}"
-    yield "start a search from Prefect's page, or with:"
+        # Deployments limit themselves only; searches of two of them would meet on the machine's GPU.
+        limit = " --limit 1" if kind == "process" else ""
+        yield f"  env --default-signal=SIGINT prefect worker start --pool {pool} --type {kind}{limit}"
+    yield "start a run from Prefect's page, or with:"
     yield f"  prefect deployment run {full_name} --param config=data/quickstart.yaml"

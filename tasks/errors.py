@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from tasks.redaction import without_password, without_password_of
@@ -232,10 +233,13 @@ class TrackingError(MsftError):
     """MLflow cannot be reached, or refuses."""
 
     def __init__(self, uri: str, cause: str) -> None:
+        is_stranger = re.search(r"error code 401|[Pp]ermission denied", cause)
+        fix = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to a user who may write there"
         super().__init__(
             f"MLflow at {without_password(uri)}: {without_password_of(uri, cause)}\n"
             "  wanted: a tracking store that answers and holds this search\n"
-            "  do:     start it (or set tracking.uri) and run the same command again; nothing that was finished is lost"
+            f"  do:     {fix if is_stranger else 'start it (or set tracking.uri)'} and run the same command again; "
+            "nothing that was finished is lost"
         )
 
 

@@ -1,160 +1,99 @@
-"""A deployed search survives preemption, a lost machine and cancellation, against a real Prefect server and worker."""
+"""A deployed search survives preemption, a lost machine and cancellation, against real servers and workers."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-import uuid
-from collections.abc import Callable, Iterator, Sequence
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from uuid import UUID
 
 import httpx
-import psutil
 import pytest
 import yaml
 from mlflow import MlflowClient
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, StateType
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
 from tasks.algorithm.state import fold
-from tests.faults.processes import MARK, directory_of, events_of, members_of
+from tests.faults.prefect_pool import LOST_AFTER_S, ROOT, Machine, Pool, wait_until
+from tests.faults.processes import directory_of, events_of, members_of
+from tests.faults.team_servers import Postgres, Team, has_postgres, mlflow_with_users, postgres
+from tests.faults.tracking_server import free_port
 
-ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "tests/faults/chaos.yaml"
 # Two rounds of five seconds or more, with a checkpoint every quarter of a second or so.
 LONG = ("search.compute_budget_epochs=24", "search.max_epochs=48")
 NAME = "msft-search-file/search-process"
-# As short as the automation may wait: Prefect's heartbeat comes every 30 s at most often.
-LOST_AFTER_S = 45
-PATIENCE_S = 300.0  # for a step of seconds, on a machine that others use
+NIGHTLY = "msft-search-file/search-nightly"
+BOTH = ("--file", "prefect.yaml", "search-process", "search-nightly")
+# Where PostgreSQL is not installed, the same is tested on SQLite.
+STORE = "PostgreSQL" if has_postgres() else "SQLite"
 
 
-def wait_until(
-    claim: Callable[[], object], account: Callable[[], str], timeout_s: float = PATIENCE_S
-) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not claim():
-        assert time.monotonic() < deadline, f"not in {timeout_s} s:\n{account()}"
-        time.sleep(0.1)
-
-
-class Machine:
-    """A computer of the pool: every process that it starts carries its mark; all of them share one storage."""
-
-    def __init__(self, storage: Path, api_url: str) -> None:
-        self.mark = uuid.uuid4().hex
-        self.storage = storage
-        self.log = storage / f"machine-{self.mark}.log"
-        self.environment = {
-            **os.environ,
-            MARK: self.mark,
-            "PREFECT_HOME": str(storage / "prefect"),
-            "PREFECT_API_URL": api_url,
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "PREFECT_WORKER_QUERY_SECONDS": "2",
-            "DO_NOT_TRACK": "1",
-            "PYTHONPATH": str(ROOT),
-            "HF_HUB_OFFLINE": "1",
-            "HF_DATASETS_CACHE": str(storage / "datasets"),
-        }
-
-    def start(self, *arguments: str, **extra: str) -> subprocess.Popen[bytes]:
-        # A shell starts its background jobs with SIGINT ignored, and a worker would not end on SIGTERM then.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        with self.log.open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", *arguments],
-                cwd=self.storage,
-                env={**self.environment, **extra},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-
-    def start_worker(self) -> subprocess.Popen[bytes]:
-        return self.start("prefect", "worker", "start", "--pool", "msft-process", "--type", "process")
-
-    def text(self) -> str:
-        return self.log.read_text(errors="replace")[-20_000:] if self.log.exists() else ""
-
-    def processes(self) -> set[psutil.Process]:
-        return {member.process for member in members_of(self.mark)}
-
-    def lose(self) -> None:
-        """End every process at once, so that none sees another one die."""
-        processes = self.processes()
-        for action in (psutil.Process.suspend, psutil.Process.kill):
-            for process in processes:
-                if process.is_running():
-                    action(process)
-        psutil.wait_procs(processes, timeout=10)
-
-
-class Pool:
-    """The server's side: a deployment, its runs and their states."""
-
-    def __init__(self, client: SyncPrefectClient, storage: Path, api_url: str) -> None:
-        self.client = client
-        self.storage = storage
-        self.api_url = api_url
-
-    def deploy(self) -> str:
-        command = (
-            "flows.cli",
-            "deploy",
-            "--directory",
-            str(self.storage),
-            "--lost-after-s",
-            str(LOST_AFTER_S),
-        )
-        machine = Machine(self.storage, self.api_url)
-        assert machine.start(*command).wait(PATIENCE_S) == 0, machine.text()
-        return machine.text()
-
-    def create_run(self, output_root: str, overrides: Sequence[str] = LONG) -> UUID:
-        deployment = self.client.read_deployment_by_name(NAME)
-        parameters = {"config": str(CONFIG), "overrides": [f"output_root={output_root}", *overrides]}
-        return self.client.create_flow_run_from_deployment(deployment.id, parameters=parameters).id
-
-    def state(self, run: UUID) -> str:
-        state = self.client.read_flow_run(run).state
-        assert state is not None
-        return str(state.name)
-
-    def states(self, run: UUID) -> list[str]:
-        return [str(state.name) for state in self.client.read_flow_run_states(run)]
+def nightly_each_moment(storage: Path, overrides: list[str]) -> Path:
+    """Write the repository's deployments with the nightly search due every 15 s, on the test's configuration."""
+    definition = yaml.safe_load((ROOT / "deployments/prefect.yaml").read_text())
+    nightly = next(entry for entry in definition["deployments"] if entry["name"] == "search-nightly")
+    nightly["parameters"] = {"config": str(CONFIG), "overrides": overrides}
+    (schedule,) = nightly["schedules"]
+    del schedule["cron"]
+    schedule["interval"] = 15
+    path = storage / "prefect.yaml"
+    path.write_text(yaml.safe_dump(definition))
+    return path
 
 
 @pytest.fixture(scope="module")
-def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
-    """A Prefect server with the deployment of a process pool."""
-    storage = tmp_path_factory.mktemp("storage")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    api_url = f"http://127.0.0.1:{port}/api"
-    host = Machine(storage, api_url)
-    host.start("prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("storage")
+
+
+@pytest.fixture(scope="module")
+def database() -> Iterator[Postgres | None]:
+    with ExitStack() as stack:
+        yield stack.enter_context(postgres()) if has_postgres() else None
+
+
+@pytest.fixture(scope="module")
+def starting_team(storage: Path, database: Postgres | None) -> Iterator[Callable[[], Team]]:
+    """An MLflow server that starts while Prefect's does."""
+    with mlflow_with_users(storage / "mlflow-server", database) as ready:
+        yield ready
+
+
+@pytest.fixture(scope="module")
+def pool(storage: Path, database: Postgres | None, starting_team: Callable[[], Team]) -> Iterator[Pool]:
+    """A Prefect server that asks for a password, with the deployments of a process pool."""
+    port, password = free_port(), f"msft:{secrets.token_hex(12)}"
+    told = {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api", "PREFECT_API_AUTH_STRING": password}
+    secret = {
+        "PREFECT_SERVER_API_AUTH_STRING": password,
+        "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
+    }
+    if database is not None:
+        secret |= database.environment("prefect")
+        secret["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = "postgresql+asyncpg:///prefect"
+    host = Machine(storage, {"PREFECT_API_URL": told["PREFECT_API_URL"]})
+    host.start("prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui", **secret)
 
     def answers() -> bool:
         try:
-            return httpx.get(f"{api_url}/health", timeout=5).is_success
+            return httpx.get(f"{told['PREFECT_API_URL']}/health", timeout=5).is_success
         except httpx.HTTPError:
             return False
 
+    settings = {PREFECT_API_URL: told["PREFECT_API_URL"], PREFECT_API_AUTH_STRING: password}
     try:
         wait_until(answers, host.text)
-        with temporary_settings({PREFECT_API_URL: api_url}), get_client(sync_client=True) as client:
-            pool = Pool(client, storage, api_url)
-            pool.deploy()
+        with temporary_settings(settings), get_client(sync_client=True) as client:
+            team = starting_team()
+            pool = Pool(client, storage, {**told, **team.environment()}, team)
+            overrides = ["output_root=lost", f"tracking.uri={team.uri}", *LONG]
+            nightly_each_moment(storage, overrides)
+            pool.deploy(*BOTH)
             yield pool
     finally:
         host.lose()
@@ -165,7 +104,7 @@ def new_machine(pool: Pool) -> Iterator[Callable[[], Machine]]:
     machines: list[Machine] = []
 
     def new() -> Machine:
-        machines.append(Machine(pool.storage, pool.api_url))
+        machines.append(pool.new_machine())
         return machines[-1]
 
     yield new
@@ -223,21 +162,41 @@ def assert_ended_once(output_root: Path) -> None:
     assert (directory / "champion" / "model.safetensors").is_file()
 
 
-def test_deploying_again_changes_what_is_there_and_adds_nothing(pool: Pool) -> None:
-    def registered() -> list[tuple[str, UUID]]:
-        objects = [
-            *pool.client.read_work_pools(),
-            *pool.client.read_deployments(),
-            *pool.client.read_automations(),
-        ]
-        return sorted((str(thing.name), thing.id) for thing in objects)
+def registered(pool: Pool) -> list[tuple[str, UUID]]:
+    objects = [
+        *pool.client.read_work_pools(),
+        *pool.client.read_deployments(),
+        *pool.client.read_automations(),
+    ]
+    return sorted((str(thing.name), thing.id) for thing in objects)
 
-    before = registered()
-    assert len(before) == 3
-    said = pool.deploy()
-    assert registered() == before
+
+def test_deploying_again_adds_nothing_and_leaves_the_schedule_as_the_page_has_it(pool: Pool) -> None:
+    before = registered(pool)
+    assert len(before) == 5
+    assert not pool.is_on(NIGHTLY)
+    pool.switch(NIGHTLY, True)
+    said = pool.deploy(*BOTH)
+    assert pool.is_on(NIGHTLY)
+    pool.switch(NIGHTLY, False)
+    assert registered(pool) == before
     assert "created" not in said
     assert f"updated, after {LOST_AFTER_S} s" in said
+    assert "nightly of msft-search-file/search-nightly: interval 0:00:15 (Etc/UTC), on" in said
+
+
+def test_a_night_that_finds_the_last_search_running_is_skipped_and_other_searches_queue(pool: Pool) -> None:
+    def second_state(name: str) -> str:
+        runs = [pool.create_run(name, CONFIG, ()) for _ in range(2)]
+        for run in runs:
+            pool.client.set_flow_run_state(run, State(type=StateType.PENDING))  # as a worker does
+        state = pool.state(runs[1])
+        for run in runs:
+            pool.client.delete_flow_run(run)
+        return state
+
+    assert second_state(NIGHTLY) == "Cancelled"
+    assert second_state(NAME) == "AwaitingConcurrencySlot"
 
 
 def test_sigterm_saves_and_reschedules_and_another_machine_ends_the_same_run(
@@ -245,7 +204,7 @@ def test_sigterm_saves_and_reschedules_and_another_machine_ends_the_same_run(
 ) -> None:
     taken, other = new_machine(), new_machine()
     output_root = pool.storage / "preempted"
-    run = pool.create_run("preempted")
+    run = pool.create_run(NAME, CONFIG, ("output_root=preempted", *LONG))
     deployments = yaml.safe_load((ROOT / "deployments/prefect.yaml").read_text())["deployments"]
     promised = next(d for d in deployments if d["name"] == "search-docker")["work_pool"]["job_variables"][
         "env"
@@ -267,31 +226,67 @@ def test_sigterm_saves_and_reschedules_and_another_machine_ends_the_same_run(
     assert_ended_once(output_root)
 
 
-def test_a_cancelled_run_leaves_no_process_and_a_lost_machines_run_goes_on_elsewhere(
-    pool: Pool, new_machine: Callable[[], Machine]
+def assert_registered(team: Team, output_root: Path) -> None:
+    """The champion is in the registry of the team's MLflow with its files, and no run of the search is open."""
+    client = MlflowClient(team.uri)
+    version = client.get_model_version_by_alias("msft-chaos", "champion")
+    directory = directory_of(output_root)
+    assert directory is not None
+    assert version.tags["msft.search_id"] == directory.name.removeprefix("chaos-")
+    files = {file.path for file in client.list_logged_model_artifacts(version.model_id)}
+    assert "model.safetensors" in files
+    assert statuses(team) == {"FINISHED"}
+
+
+def statuses(team: Team) -> set[str]:
+    """Return the states of all runs in the team's MLflow."""
+    client = MlflowClient(team.uri)
+    runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    return {run.info.status for run in runs}
+
+
+def assert_nothing_shows(words: tuple[str, ...], pool: Pool, run: UUID) -> None:
+    """No word is in a file that servers, workers and searches left, nor in what Prefect's pages show of the run."""
+    shown = [log.message for log in pool.client.read_logs()]
+    shown += [pool.client.read_flow_run(run).model_dump_json()]
+    shown += [pool.client.read_deployment_by_name(NIGHTLY).model_dump_json()]
+    files = [path for path in pool.storage.rglob("*") if path.is_file()]
+    for word in words:
+        assert word not in "".join(shown)
+        assert [path for path in files if word.encode() in path.read_bytes()] == []
+
+
+def test_a_cancelled_scheduled_search_leaves_no_process_and_a_lost_machines_goes_on_elsewhere(
+    pool: Pool, new_machine: Callable[[], Machine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for key, value in pool.team.environment().items():
+        monkeypatch.setenv(key, value)
     output_root = pool.storage / "lost"
     lost, other = new_machine(), new_machine()
     lost.start_worker()
     wait_until(lambda: "started!" in lost.text(), lost.text)
     idle = lost.processes()
 
-    run = pool.create_run("lost")
+    pool.switch(NIGHTLY, True)
     wait_until(lambda: is_training(lost, output_root, 0), lost.text)
+    pool.switch(NIGHTLY, False)
+    (run,) = pool.runs(NIGHTLY, "Running")
     pool.client.set_flow_run_state(run, State(type=StateType.CANCELLING))  # as the page does
     wait_until(lambda: pool.state(run) == "Cancelled" and lost.processes() <= idle, lost.text, timeout_s=90)
-    tracking = MlflowClient(f"sqlite:///{output_root / 'mlflow.db'}")
-    runs = tracking.search_runs([e.experiment_id for e in tracking.search_experiments()])
-    assert {run.info.status for run in runs} == {"KILLED"}
+    assert statuses(pool.team) == {"KILLED"}
 
-    # The next run of the deployment goes on from there, until its machine is gone.
+    # The next scheduled run goes on from there, until its machine is gone.
     kept = published(output_root, 0)
-    run = pool.create_run("lost")
+    pool.switch(NIGHTLY, True)
     wait_until(lambda: len(published(output_root, 0)) > len(kept), lost.text)
+    pool.switch(NIGHTLY, False)
     assert kept.items() <= published(output_root, 0).items()
+    (run,) = pool.runs(NIGHTLY, "Running")
     lost.lose()
     assert pool.state(run) == "Running"
     other.start_worker()
     wait_until(lambda: "AwaitingRetry" in pool.states(run), other.text)
     assert_completes(pool, run, other)
     assert_ended_once(output_root)
+    assert_registered(pool.team, output_root)
+    assert_nothing_shows(pool.team.secrets(), pool, run)

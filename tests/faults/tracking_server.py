@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,18 +21,26 @@ START_S = 180.0
 
 
 class TrackingServer:
-    """`mlflow server` on an SQLite store; it may be killed and started again on the same port."""
+    """`mlflow server`, on an SQLite store of its own or another; it may be killed and started again on its port."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        store: str | None = None,
+        arguments: Sequence[str] = (),
+        extra: Mapping[str, str] | None = None,
+    ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
+        self.store = store or f"sqlite:///{directory / 'mlflow.db'}"
+        self.arguments, self.extra = arguments, extra or {}
         self.port = free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it; `wait` until it answers."""
-        arguments = ["--backend-store-uri", f"sqlite:///{self.directory / 'mlflow.db'}"]
+        arguments = [*self.arguments, "--backend-store-uri", self.store]
         arguments += ["--artifacts-destination", str(self.directory / "artifacts")]
         arguments += ["--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
         environment = {
@@ -40,6 +48,7 @@ class TrackingServer:
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "OMP_NUM_THREADS": "1",
+            **self.extra,
         }
         with (self.directory / "server.log").open("ab") as log:
             self.process = subprocess.Popen(

@@ -12,36 +12,65 @@ import yaml
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.flows import load_flow_from_entrypoint
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.utilities.callables import parameter_schema
+from prefect.utilities.schema_tools.validation import validate
 
 from tasks.config_file import load_config
 from tasks.deployment import DEFAULT, deploy
 from tasks.errors import DeploymentError
 from tasks.ownership import own_directory
+from tasks.schedules import fill_in_run_number
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "deployments" / "prefect.yaml"
 TEXT = FILE.read_text()
 YAML = yaml.safe_load(TEXT)
 DEPLOYMENTS: dict[str, dict[str, Any]] = {entry["name"]: entry for entry in YAML["deployments"]}
+RUN_ID = "0698fb76-ea9a-7be7-8000-75f2a5a8d2b3"
 each_deployment = pytest.mark.parametrize("entry", DEPLOYMENTS.values(), ids=DEPLOYMENTS)
 
 
 @each_deployment
-def test_the_flow_accepts_the_parameters(entry: dict[str, Any]) -> None:
+def test_the_flow_and_the_form_of_prefects_page_accept_the_parameters(
+    entry: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(entry["entrypoint"].rpartition(".")[0])
+    monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__ID", RUN_ID)
     flow = load_flow_from_entrypoint(entry["entrypoint"])
     accepted = flow.validate_parameters(entry["parameters"])
-    load_config(str(ROOT / accepted["config"]), accepted["overrides"])
+    load_config(str(ROOT / accepted["config"]), fill_in_run_number(accepted["overrides"]))
+    form = parameter_schema(
+        flow
+    ).model_dump_for_openapi()  # what the server stores, and checks each run against
+    validate(entry["parameters"], form, raise_on_error=True)
+    assert set(entry["parameters"]) <= set(form["properties"])
+
+
+def test_a_run_that_goes_on_elsewhere_has_the_same_number_and_another_run_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    numbers = []
+    for run_id in (RUN_ID, RUN_ID, "0698fb76-ea9a-7be7-8000-75f2a5a8d2b4"):
+        monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__ID", run_id)
+        seed, kept = fill_in_run_number(["seed={run}", "search.max_rounds=2"])
+        numbers.append(int(seed.removeprefix("seed=")))
+        assert kept == "search.max_rounds=2"
+    assert numbers[0] == numbers[1] != numbers[2]
+    assert all(0 <= number < 2**31 for number in numbers)
 
 
 @each_deployment
-def test_schedules_are_valid(entry: dict[str, Any]) -> None:
+def test_schedules_are_valid_and_off_until_asked_for(entry: dict[str, Any]) -> None:
     for schedule in entry.get("schedules", []):
         CronSchedule(cron=schedule["cron"], timezone=schedule["timezone"])
+        assert schedule["active"] is False
+        assert schedule["slug"]  # by which `msft deploy` knows it again
 
 
 @each_deployment
-def test_one_search_at_a_time_and_a_heartbeat_that_the_automation_can_wait_for(entry: dict[str, Any]) -> None:
-    assert entry["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
+def test_one_run_at_a_time_and_a_heartbeat_that_the_automation_can_wait_for(entry: dict[str, Any]) -> None:
+    overlap = "CANCEL_NEW" if "schedules" in entry else "ENQUEUE"
+    assert entry["concurrency_limit"] == {"limit": 1, "collision_strategy": overlap}
     assert entry["work_pool"]["job_variables"]["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30"
 
 
@@ -79,7 +108,7 @@ def test_no_path_of_a_machine_and_no_registry_is_named() -> None:
 @pytest.mark.parametrize(
     ("names", "file", "message"),
     [
-        (["search-proces"], None, "one of search-process, search-docker, search-kubernetes"),
+        (["search-proces"], None, "one of search-process, search-nightly, compare-process, search-docker"),
         (["search-docker"], None, "no value for MSFT_IMAGE"),
         ([], "nowhere/prefect.yaml", "no such file"),
     ],
@@ -89,6 +118,11 @@ def test_what_cannot_be_deployed_is_named_before_a_server_is_asked(
 ) -> None:
     with pytest.raises(DeploymentError, match=re.escape(message)):
         list(deploy(names, file, {"MSFT_HOME": str(ROOT), "MSFT_IMAGE": None}, 90))
+
+
+def test_turning_on_a_schedule_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(DeploymentError, match=r"search-process of .*: no schedule(.|\n)*search-nightly"):
+        list(deploy([], None, {"MSFT_HOME": str(ROOT)}, 90, "skip"))
 
 
 def test_a_server_that_is_not_named_or_does_not_answer_is_asked_for() -> None:

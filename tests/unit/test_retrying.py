@@ -115,3 +115,18 @@ def test_the_first_ranks_account_is_kept(spec: Path) -> None:
 def test_a_task_is_repeated_only_where_its_failure_may_pass(error: Exception, is_repeated: bool) -> None:
     state = Failed(data=error)
     assert may_succeed_again(None, None, state) is is_repeated  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("cause", "advice"),
+    [
+        (
+            "API request failed with error code 401 != 200. 'You are not authenticated.'",
+            "MLFLOW_TRACKING_PASSWORD",
+        ),
+        ("API request failed with error code 403 != 200. 'Permission denied'", "MLFLOW_TRACKING_PASSWORD"),
+        ("Connection refused", "start it"),
+    ],
+)
+def test_a_stranger_to_mlflow_is_told_to_say_who_he_is(cause: str, advice: str) -> None:
+    assert advice in str(TrackingError("http://mlflow:5000", cause)).partition("do:")[2]
