@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from flows import cli_compare
 from flows.cli_report import report
 from tasks.errors import ConfigError, MsftError
 
@@ -89,6 +90,9 @@ def _quieten() -> None:
     }
     for key, value in defaults.items():
         os.environ.setdefault(key, value)
+
+
+cli_compare.add_commands(app, _quieten)
 
 
 class _EndOnSignal:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
 
 from rich.console import Console
 from rich.markup import escape
@@ -19,7 +22,29 @@ from tasks.algorithm.strategies import Decision, RoundReport
 from tasks.config import SearchConfig
 from tasks.contracts import ChampionResult, CheckpointScores, Mixture, SearchRef, SubDatasetScore
 
-console = Console(highlight=False, soft_wrap=True)
+_TERMINAL = Console(highlight=False, soft_wrap=True)
+_LOG: ContextVar[Console | None] = ContextVar("log", default=None)
+
+
+class _Current:
+    """The console of whoever prints: the terminal, or the log of one of several searches side by side."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(_LOG.get() or _TERMINAL, name)
+
+
+console = cast(Console, _Current())
+
+
+@contextmanager
+def printing_to(path: Path) -> Iterator[None]:
+    """Append to a file what the block, and this thread alone, prints."""
+    with path.open("a", encoding="utf-8") as file:
+        token = _LOG.set(Console(file=file, highlight=False, soft_wrap=True, width=120))
+        try:
+            yield
+        finally:
+            _LOG.reset(token)
 
 
 @dataclass(frozen=True)
@@ -36,6 +61,11 @@ class Progress:
 def note(text: str) -> None:
     """Print a remark."""
     console.print(f"[dim]{escape(text)}[/dim]")
+
+
+def headline(text: str) -> None:
+    """Print what begins now."""
+    console.print(f"[bold]{escape(text)}[/bold]")
 
 
 def warn(text: str) -> None:
