@@ -1,4 +1,4 @@
-"""The command `msft compare`."""
+"""The commands `msft compare` and `msft sweep`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ from tasks.errors import ConfigError
 
 
 def add_commands(app: typer.Typer, quieten: Callable[[], None]) -> None:
-    """Add the command to `app`; `quieten` is called before Prefect is imported."""
+    """Add the commands to `app`; `quieten` is called before Prefect is imported."""
+    _add_compare(app, quieten)
+    _add_sweep(app, quieten)
 
+
+def _add_compare(app: typer.Typer, quieten: Callable[[], None]) -> None:
     @app.command()
     def compare(
         config: Annotated[str, typer.Argument(help="The YAML file that all methods share.")],
@@ -38,6 +42,41 @@ def add_commands(app: typer.Typer, quieten: Callable[[], None]) -> None:
         from tasks.prefect_server import run_flow
 
         run_flow(lambda: compare_methods(loaded, chosen, numbers, control, parallel), loaded.output_root)
+
+
+def _add_sweep(app: typer.Typer, quieten: Callable[[], None]) -> None:
+    @app.command()
+    def sweep(
+        config: Annotated[str, typer.Argument(help="The YAML file that all searches share.")],
+        over: Annotated[
+            list[str],
+            typer.Option(
+                help="An axis: search.compute_budget_epochs=1,2,3 or any other value of the configuration; "
+                "num_sub_datasets=5,10 (the first k); rows=900,1800 (the most of each sub-dataset to train on); "
+                "split=none,NAME:COLUMN (a sub-dataset for each category of one)."
+            ),
+        ],
+        methods: Annotated[str, typer.Option(help="Names, such as sft,msft.")] = "sft,msft",
+        seeds: Annotated[str, typer.Option(help="Such as 1,2,3; default: the file's.")] = "",
+        parallel: Annotated[
+            int | None, typer.Option(min=1, help="Searches at a time; default: one a GPU, one on a CPU.")
+        ] = None,
+        overrides: Annotated[
+            list[str] | None, typer.Option("--set", help="Override one value: a.b=c.")
+        ] = None,
+    ) -> None:
+        """Search over a grid of settings; plots show peaks, their shift after an exclusion, accuracy and FLOPs."""
+        from tasks.config_file import load_config
+        from tasks.sweep import read_axis
+
+        loaded = load_config(config, overrides or [])
+        axes = tuple(read_axis(text) for text in over)
+        chosen, numbers = split_list(methods), seeds_of(seeds)
+        quieten()
+        from flows.sweep import sweep_grid
+        from tasks.prefect_server import run_flow
+
+        run_flow(lambda: sweep_grid(loaded, axes, chosen, numbers, parallel), loaded.output_root)
 
 
 def split_list(text: str) -> tuple[str, ...]:

@@ -199,10 +199,10 @@ def show_comparison(config: SearchConfig, frames: Mapping[str, pd.DataFrame], co
     summary = frames["summary"]
     headings = ["method", "seeds", "test accuracy", f"difference to {title_of(control)} [95 %]"]
     headings += ["train tokens", "discarded", "evaluation", "FLOPs", "seconds"]
-    table = _table(headings)
+    table = new_table(headings)
     for row in summary.to_dict("records"):
         tokens = [f"{row[name]:,.0f}" for name in COSTS[:3]]
-        cells = [row["title"], str(row["num_seeds"]), _spread(row), _interval(row)]
+        cells = [row["title"], str(row["num_seeds"]), shown_spread(row), shown_interval(row)]
         is_clear = pd.notna(row["low"]) and (row["low"] > 0 or row["high"] < 0)
         cells += [*tokens, f"{row['flops']:.3g}", f"{row['seconds']:,.0f}"]
         table.add_row(*cells, style="bold" if is_clear else "")
@@ -217,14 +217,15 @@ def show_comparison(config: SearchConfig, frames: Mapping[str, pd.DataFrame], co
     )
     by_sub_dataset = frames["sub_datasets"]
     titles = dict(zip(summary["method"], summary["title"], strict=True))
-    table = _table(["sub-dataset", *titles.values()])
+    table = new_table(["sub-dataset", *titles.values()])
     for name, rows in by_sub_dataset.groupby("sub_dataset", sort=False):
-        cells_of = {row["method"]: _spread(row) for row in rows.to_dict("records")}
+        cells_of = {row["method"]: shown_spread(row) for row in rows.to_dict("records")}
         table.add_row(escape(str(name)), *(cells_of.get(method, "none") for method in titles))
     terminal.console.print(table)
 
 
-def _table(headings: Sequence[str]) -> Table:
+def new_table(headings: Sequence[str]) -> Table:
+    """Return an empty table: the first column is text, the others are numbers."""
     table = Table(box=None, pad_edge=False)
     table.add_column(headings[0])
     for heading in headings[1:]:
@@ -232,12 +233,14 @@ def _table(headings: Sequence[str]) -> Table:
     return table
 
 
-def _spread(row: Mapping[Any, Any]) -> str:
+def shown_spread(row: Mapping[Any, Any]) -> str:
+    """Return a summary row's accuracy in points, ± its standard deviation where there is one."""
     spread = f" ± {100 * row['std']:.1f}" if pd.notna(row["std"]) else ""
     return f"{100 * row['mean']:.1f}{spread}"
 
 
-def _interval(row: Mapping[Any, Any]) -> str:
+def shown_interval(row: Mapping[Any, Any]) -> str:
+    """Return a summary row's difference to the control in points, with its interval."""
     if pd.isna(row["difference"]):
         return "–"
     low, high = 100 * row["low"], 100 * row["high"]

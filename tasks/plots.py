@@ -56,8 +56,13 @@ def plot_comparison(summary: pd.DataFrame, control: str) -> Figure:
 def _axes(x_label: str, y_label: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
+    bare_axes(axes, x_label, y_label)
+    return figure, axes
+
+
+def bare_axes(axes: Axes, x_label: str, y_label: str) -> None:
+    """Give axes their labels and no more ink than a reader needs."""
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
