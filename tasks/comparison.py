@@ -210,7 +210,7 @@ def refuse_failures(outcomes: Sequence[Outcome]) -> None:
     Raises:
         IncompleteComparisonError: names them and why.
     """
-    failures = [f"{outcome.arm.label}: {outcome.error}" for outcome in outcomes if outcome.error]
+    failures = [f"{o.arm.label}: {o.error.splitlines()[0]}" for o in outcomes if o.error]
     if failures:
         raise IncompleteComparisonError(failures, len(outcomes))
 

@@ -190,22 +190,21 @@ def comparison_metrics(summary: pd.DataFrame) -> dict[str, float]:
 
 
 def show_comparison(config: SearchConfig, frames: Mapping[str, pd.DataFrame], control: str) -> None:
-    """Print the methods with their costs, then the sub-datasets; accuracies in points."""
+    """Print the methods, their costs, then the sub-datasets; accuracies in points, bold where clear of zero."""
     budget, protocol = config.search.max_epochs, config.search.protocol
     selected = " (protocol: paper, selected on the test splits)" if protocol == "paper" else ""
     terminal.console.rule(
         f"comparison {config.name}: {budget:g} full-mixture epochs each{selected}", align="left"
     )
     summary = frames["summary"]
-    headings = ["method", "seeds", "test accuracy", f"difference to {title_of(control)} [95 %]"]
-    headings += ["train tokens", "discarded", "evaluation", "FLOPs", "seconds"]
-    table = new_table(headings)
+    table = new_table(["method", "seeds", "test accuracy", f"difference to {title_of(control)} [95 %]"])
+    costs = new_table(["method", "train tokens", "discarded", "evaluation", "FLOPs", "seconds"])
     for row in summary.to_dict("records"):
-        tokens = [f"{row[name]:,.0f}" for name in COSTS[:3]]
-        cells = [row["title"], str(row["num_seeds"]), shown_spread(row), shown_interval(row)]
         is_clear = pd.notna(row["low"]) and (row["low"] > 0 or row["high"] < 0)
-        cells += [*tokens, f"{row['flops']:.3g}", f"{row['seconds']:,.0f}"]
-        table.add_row(*cells, style="bold" if is_clear else "")
+        cells = (str(row["num_seeds"]), shown_spread(row), shown_interval(row))
+        table.add_row(row["title"], *cells, style="bold" if is_clear else "")
+        tokens = (f"{row[name]:,.0f}" for name in COSTS[:3])
+        costs.add_row(row["title"], *tokens, f"{row['flops']:.3g}", f"{row['seconds']:,.0f}")
     terminal.console.print(table)
     num_seeds = int(summary["num_seeds"].min())
     over = (
@@ -215,7 +214,14 @@ def show_comparison(config: SearchConfig, frames: Mapping[str, pd.DataFrame], co
         "test accuracy: mean over sub-datasets ± standard deviation over seeds; "
         f"intervals: paired bootstrap over {over}"
     )
-    by_sub_dataset = frames["sub_datasets"]
+    terminal.console.print(costs)
+    terminal.note(
+        "tokens, FLOPs and seconds of one search, mean over seeds; training, discarded work and evaluation"
+    )
+    _show_sub_datasets(summary, frames["sub_datasets"])
+
+
+def _show_sub_datasets(summary: pd.DataFrame, by_sub_dataset: pd.DataFrame) -> None:
     titles = dict(zip(summary["method"], summary["title"], strict=True))
     table = new_table(["sub-dataset", *titles.values()])
     for name, rows in by_sub_dataset.groupby("sub_dataset", sort=False):

@@ -16,6 +16,7 @@ from pydantic import Field
 from tasks import terminal
 from tasks.config import SearchConfig
 from tasks.contracts import Value
+from tasks.errors import MsftError
 from tasks.launch import Lane, in_lane, visible_gpus
 
 # A Prefect server that is away is started again, and the flow with it (tasks/prefect_server.py).
@@ -110,9 +111,9 @@ def _attempt(arm: Arm, search: Callable[[Arm], Any], logs: Path | None) -> Outco
     except _NOT_THE_SEARCHS_FAULT:
         raise
     except Exception as error:  # whatever one search fails by, hours of the others must not be lost
-        text = f"{type(error).__name__}: {error}"
+        text = str(error) if isinstance(error, MsftError) else f"{type(error).__name__}: {error}"
         terminal.fail(f"{arm.label}: {text}")
-        return Outcome(arm=arm, error=text)
+        return Outcome(arm=arm, error=text or type(error).__name__)
     if logs is not None:
         terminal.note(f"{arm.label}: done")
     return Outcome(arm=arm)
