@@ -66,13 +66,13 @@ def _add_sweep(app: typer.Typer, quieten: Callable[[], None]) -> None:
         ] = None,
     ) -> None:
         """Search over a grid of settings; plots show peaks, their shift after an exclusion, accuracy and FLOPs."""
+        quieten()
         from tasks.config_file import load_config
         from tasks.sweep import read_axis
 
         loaded = load_config(config, overrides or [])
         axes = tuple(read_axis(text) for text in over)
         chosen, numbers = split_list(methods), seeds_of(seeds)
-        quieten()
         from flows.sweep import sweep_grid
         from tasks.prefect_server import run_flow
 
