@@ -10,7 +10,7 @@ from tasks.config import SearchConfig
 from tasks.config_file import load_config
 from tasks.contracts import ChampionResult, Inputs
 from tasks.lifecycle import crown_champion, open_search, true_status
-from tasks.ownership import HANDOVER_S, own_directory, own_gpus
+from tasks.ownership import HANDOVER_S, own_cache, own_directory, own_gpus
 from tasks.prefect_pages import search_run_name
 from tasks.preparation import prepare_sub_datasets
 from tasks.reporting import report_round, write_report
@@ -48,8 +48,9 @@ def _search(
     config: SearchConfig, accept_changes: bool, wait_s: float = 0.0, parent_run_id: str = ""
 ) -> ChampionResult:
     with own_directory(config, wait_s) as directory, own_gpus(config, wait_s):
-        model = prepare_base_model(config)
-        inputs = Inputs(model=model, sub_datasets=prepare_sub_datasets(config, model))
+        with own_cache(config):
+            model = prepare_base_model(config)
+            inputs = Inputs(model=model, sub_datasets=prepare_sub_datasets(config, model))
         search, state = open_search(config, directory, inputs, accept_changes, parent_run_id)
         with true_status(search):
             report_round(search, state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import tempfile
 import time
@@ -43,6 +44,18 @@ def own_directory(config: SearchConfig, wait_s: float = 0.0) -> Iterator[str]:
     (directory / "rounds").mkdir(parents=True, exist_ok=True)
     with _locked(directory / _LOCK, f"search directory {directory}", wait_s):
         yield str(directory)
+
+
+@contextmanager
+def own_cache(config: SearchConfig) -> Iterator[None]:
+    """Let one search at a time fill the cache of `output_root`: the others then find in it what they would build too.
+
+    Of searches side by side in one process, only one may load transformers' lazy modules.
+    """
+    cache = Path(config.output_root, "cache")
+    cache.mkdir(parents=True, exist_ok=True)
+    with _locked(cache / _LOCK, f"cache {cache}", math.inf):
+        yield
 
 
 @contextmanager
