@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from tasks.algorithm.methods import takes
 from tasks.config import SearchConfig
 from tasks.config_file import change_config
 from tasks.errors import ConfigError
@@ -13,27 +14,41 @@ from tasks.errors import ConfigError
 CONTROL = "sft"
 
 
+_SHARED = ("rule", "min_delta", "exclude_per_round", "optimizer_on_rollback")
+_EMA = 0.99  # the pilot's, over which forward search won (search.md)
+
+
 @dataclass(frozen=True)
 class Method:
-    """One method.
+    """One method of a comparison.
 
     Attributes:
         title: as tables and plots name it.
-        settings: values at dotted paths of the configuration; None puts a default back.
+        method: what `search.method` says.
+        settings: further values at dotted paths of the configuration; None puts a default back.
     """
 
     title: str
-    settings: Mapping[str, Any]
+    method: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 METHODS: Mapping[str, Method] = {
-    # No drop is as large as this, so nothing is ever excluded: the whole mixture, epoch after epoch.
-    "sft": Method("SFT", {"search.rule": None, "search.min_delta": 1e9}),
-    "msft": Method("mSFT", {}),
+    "sft": Method("SFT", "sft"),
+    "sft_ema": Method("SFT + EMA", "sft", {"training.ema": _EMA}),
+    "msft": Method("mSFT", "msft"),
     "msft_paper": Method(
         "mSFT, paper mode",
+        "msft",
         {"search.rule": "paper", "search.min_delta": None, "search.optimizer_on_rollback": "reset"},
     ),
+    "continual_sft": Method("Continual SFT", "continual_sft"),
+    "dynamix_sft": Method("DynamixSFT", "dynamix_sft"),
+    "ies": Method("IES", "ies"),
+    "sro_sft": Method("SRO SFT", "sro_sft"),
+    "soft_sro_sft": Method("Soft SRO SFT", "soft_sro_sft"),
+    "forward": Method("Forward search", "forward"),
+    "forward_ema": Method("Forward search + EMA", "forward", {"training.ema": _EMA}),
 }
 
 
@@ -64,5 +79,11 @@ def configure(
     Raises:
         ConfigError: these settings do not go together.
     """
-    settings = {**changes, **METHODS[method].settings, "seed": seed, "name": name}
+    chosen = METHODS[method]
+    # What the file sets for its own method alone would be refused in another.
+    unused = {f"search.{setting}": None for setting in _SHARED if not takes(chosen.method, setting)}
+    if chosen.method != config.search.method:
+        unused["search.options"] = None
+    settings = {**changes, **unused, "search.method": chosen.method, **chosen.settings}
+    settings |= {"seed": seed, "name": name}
     return change_config(config, settings, where=f"{method}, seed {seed}")

@@ -42,7 +42,7 @@ def test_a_method_changes_its_own_settings_and_the_seed_and_nothing_else() -> No
     arms, control = plan_comparison(config, ("msft", "sft"), (7,), "")
     assert control == "sft"
     assert arms[0].config == config.model_copy(update={"seed": 7, "name": "tiny-msft"})
-    assert arms[1].config.search.min_delta > 1e6
+    assert (arms[1].config.search.method, arms[1].config.search.min_delta) == ("sft", 0.05)
     assert arms[1].config.tracking.uri == "postgresql://u:secret@h/db"
 
 
@@ -55,7 +55,7 @@ def test_the_control_is_sft_or_the_first_method_or_what_is_asked_for() -> None:
 
 
 def test_an_unknown_method_is_refused_with_those_there_are() -> None:
-    with pytest.raises(ConfigError, match="no method 'mstf'; there are sft, msft"):
+    with pytest.raises(ConfigError, match="no method 'mstf'; there are sft, sft_ema, msft"):
         plan_comparison(config_of(), ("sft", "mstf"), (), "")
 
 
