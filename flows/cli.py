@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from flows import cli_compare
 from flows.cli_doctor import doctor
 from flows.cli_export import export
 from flows.cli_init import init
@@ -59,7 +60,7 @@ def search(
 ) -> None:
     """Search for the champion of a mixture; run again after an interruption, it goes on where it was."""
     from tasks.config_file import explain_config, load_config
-    from tasks.terminal import output
+    from tasks.console import output
 
     output.choose(quiet=quiet, as_json=as_json)
     loaded = load_config(config, overrides or [])
@@ -125,6 +126,9 @@ def _quieten() -> None:
     }
     for key, value in defaults.items():
         os.environ.setdefault(key, value)
+
+
+cli_compare.add_commands(app, _quieten)
 
 
 class _EndOnSignal:

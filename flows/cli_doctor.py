@@ -24,7 +24,7 @@ def doctor(
 
     Ends with 1 where something fails; a warning hinders nothing.
     """
-    from tasks.terminal import output
+    from tasks.console import output
 
     output.choose(quiet=False, as_json=as_json)
     from tasks.config_file import load_config

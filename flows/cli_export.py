@@ -21,7 +21,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Export the champion of a finished search: an ordinary model directory, or its adapters."""
-    from tasks.terminal import output
+    from tasks.console import output
 
     output.choose(quiet=False, as_json=as_json)
     from tasks.export import export_champion

@@ -23,7 +23,7 @@ def init(
 
     One sub-dataset for each file, for each group NAME_train, NAME_validation, NAME_test, or for each sub-folder.
     """
-    from tasks.terminal import output
+    from tasks.console import output
 
     output.choose(quiet=False, as_json=as_json)
     from tasks.config_draft import DEFAULT_MODEL, write_draft

@@ -27,7 +27,7 @@ def plan(
     What the search will decide is not known, so each quantity is given at its least, as expected with one exclusion a
     round, and at its most. The data is read and tokenised for it, as the search does first and then finds it done.
     """
-    from tasks.terminal import output
+    from tasks.console import output
 
     output.choose(quiet=quiet, as_json=as_json)
     from tasks.config_file import load_config

@@ -15,7 +15,7 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Say where searches stand: running (and by whom), resumable or finished; round, exclusions, champion, budget."""
-    from tasks.terminal import output
+    from tasks.console import output
 
     output.choose(quiet=False, as_json=as_json)
     from tasks.search_status import find_search, list_searches, status_of
@@ -42,7 +42,7 @@ def resume(
     as_json: Json = False,
 ) -> None:
     """Go on with a search from what its directory holds; no configuration file is needed."""
-    from tasks.terminal import output
+    from tasks.console import output
 
     output.choose(quiet=quiet, as_json=as_json)
     from flows.search import msft_search

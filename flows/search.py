@@ -10,7 +10,7 @@ from tasks.config import SearchConfig
 from tasks.config_file import load_config
 from tasks.contracts import ChampionResult, Inputs
 from tasks.lifecycle import crown_champion, open_search, true_status
-from tasks.ownership import HANDOVER_S, own_directory, own_gpus
+from tasks.ownership import HANDOVER_S, own_cache, own_directory, own_gpus
 from tasks.prefect_pages import search_run_name
 from tasks.preparation import prepare_sub_datasets
 from tasks.reporting import report_round, write_report
@@ -19,13 +19,16 @@ from tasks.schedules import fill_in_run_number
 
 
 @flow(name="msft-search", flow_run_name=search_run_name, persist_result=False)
-def msft_search(config: SearchConfig, accept_changes: bool = False) -> ChampionResult:
+def msft_search(
+    config: SearchConfig, accept_changes: bool = False, parent_run_id: str = ""
+) -> ChampionResult:
     """Search for the model that no sub-dataset over-fitted away, and return it.
 
     Run again after any interruption, it goes on from the last decision on record and the last checkpoint;
-    `accept_changes` lets it do so on other packages or processes than it began with.
+    `accept_changes` lets it do so on other packages or processes than it began with. `parent_run_id` is the MLflow
+    run of the comparison that it is part of.
     """
-    return _search(config, accept_changes)
+    return _search(config, accept_changes, parent_run_id=parent_run_id)
 
 
 @flow(name="msft-search-file", flow_run_name=search_run_name, persist_result=False)
@@ -42,11 +45,14 @@ def search_file(config: str, overrides: tuple[str, ...] = (), accept_changes: bo
     return _search(load_config(config, fill_in_run_number(overrides)), accept_changes, HANDOVER_S)
 
 
-def _search(config: SearchConfig, accept_changes: bool, wait_s: float = 0.0) -> ChampionResult:
+def _search(
+    config: SearchConfig, accept_changes: bool, wait_s: float = 0.0, parent_run_id: str = ""
+) -> ChampionResult:
     with own_directory(config, wait_s) as directory, own_gpus(config, wait_s):
-        model = prepare_base_model(config)
-        inputs = Inputs(model=model, sub_datasets=prepare_sub_datasets(config, model))
-        search, state = open_search(config, directory, inputs, accept_changes)
+        with own_cache(config):
+            model = prepare_base_model(config)
+            inputs = Inputs(model=model, sub_datasets=prepare_sub_datasets(config, model))
+        search, state = open_search(config, directory, inputs, accept_changes, parent_run_id)
         with true_status(search):
             report_round(search, state)
             checkpoint = None if state.is_finished else roll_back(search, state)

@@ -69,6 +69,23 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> SearchConfig:
     return config
 
 
+def change_config(config: SearchConfig, changes: Mapping[str, Any], where: str) -> SearchConfig:
+    """Return `config` with the values of `changes` at dotted paths; None puts a default back.
+
+    Raises:
+        ConfigError: the result is refused; `where` is named in it.
+    """
+    raw = config.model_dump(mode="json")
+    raw["tracking"]["uri"] = config.tracking.uri  # a dump hides its password
+    for path, value in changes.items():
+        node, leaf = _place_of(raw, path, where)
+        if value is None:
+            node.pop(leaf, None)
+        else:
+            node[leaf] = value
+    return parse_config(raw, where)
+
+
 def parse_config(raw: Mapping[str, Any], where: str) -> SearchConfig:
     """Return the validated configuration; `where` is named in the error."""
     try:
@@ -136,27 +153,33 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
         value = read_yaml(text)
     except ValueError:
         raise ConfigError(f"--set {override}", [f"the value {text!r} is not YAML"]) from None
-    *parents, leaf = key.split(".")
+    node, leaf = _place_of(raw, key, f"--set {override}")
+    node[leaf] = value
+
+
+def _place_of(raw: dict[str, Any], path: str, where: str) -> tuple[Any, Any]:
+    """Return the section or list that holds what a dotted path names, and its key or index there."""
+    *parents, leaf = path.split(".")
     node: Any = raw
     for parent in parents:
         if isinstance(node, list):
-            node = node[_index_of(node, parent, override)]
+            node = node[_index_of(node, parent, where)]
         else:
             if node.get(parent) is None:
                 node[parent] = {}
             node = node[parent]
         if not isinstance(node, dict | list):
-            raise ConfigError(f"--set {override}", [f"{parent} holds a value, not a section"])
-    node[_index_of(node, leaf, override) if isinstance(node, list) else leaf] = value
+            raise ConfigError(where, [f"{parent} holds a value, not a section"])
+    return node, _index_of(node, leaf, where) if isinstance(node, list) else leaf
 
 
-def _index_of(items: list[Any], key: str, override: str) -> int:
+def _index_of(items: list[Any], key: str, where: str) -> int:
     """Return the index of the item with the number, or the `name`, that `key` gives."""
     for index, item in enumerate(items):
         if key == str(index) or (isinstance(item, dict) and item.get("name") == key):
             return index
     names = [str(item.get("name", index)) for index, item in enumerate(items) if isinstance(item, dict)]
-    raise ConfigError(f"--set {override}", [f"no item {key!r}; there are {', '.join(names) or len(items)}"])
+    raise ConfigError(where, [f"no item {key!r}; there are {', '.join(names) or len(items)}"])
 
 
 def _problems(error: ValidationError, raw: Mapping[str, Any]) -> list[str]:

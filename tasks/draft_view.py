@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tasks.config_draft import Draft, DraftPart
-from tasks.terminal import console, print_table
+from tasks.console import console, print_table
 
 
 def show_draft(draft: Draft) -> None:

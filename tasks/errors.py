@@ -198,6 +198,28 @@ class ChangedWorldError(MsftError):
         )
 
 
+class DifferentDataError(MsftError):
+    """Searches that are to be compared were not made on the same data, or from the same base model."""
+
+    def __init__(self, seed: int, first: str, second: str, differences: Sequence[str]) -> None:
+        super().__init__(
+            f"seed {seed}: {first} (was) and {second} (is) cannot be compared:\n{_listed(differences)}\n"
+            "  wanted: the same rows and base model for all methods of a seed\n"
+            "  do:     restore what changed, or compare under another name (--set name=…)"
+        )
+
+
+class IncompleteComparisonError(MsftError):
+    """Some searches of a comparison or sweep failed; the others are whole, and in its report."""
+
+    def __init__(self, failures: Sequence[str], num_searches: int) -> None:
+        super().__init__(
+            f"{len(failures)} of {num_searches} searches failed:\n{_listed(failures)}\n"
+            "  wanted: all of them; those that ended are in the report above\n"
+            "  do:     mend the causes and run the same command again; what has ended is taken as it is"
+        )
+
+
 def _listed(lines: Sequence[str]) -> str:
     return "\n".join(f"  - {line}" for line in lines)
 

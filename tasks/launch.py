@@ -10,6 +10,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 
 from tasks import terminal
@@ -25,6 +27,32 @@ _RESTART_S = 1.0
 _LOG_TAIL = 15
 # Runs a module that is not ours, and ends it when this process is gone.
 _TIED = (sys.executable, "-m", "tasks.workers.lifeline")
+
+
+@dataclass(frozen=True)
+class Lane:
+    """Where one of several searches that run side by side in this process runs, and what ends it.
+
+    Attributes:
+        gpus: CUDA_VISIBLE_DEVICES of its workers; None: as this process has it.
+        is_over: set to end its workers and the search itself, which a signal does to the main thread only.
+    """
+
+    gpus: str | None
+    is_over: threading.Event
+
+
+_LANE: ContextVar[Lane | None] = ContextVar("lane", default=None)
+
+
+@contextmanager
+def in_lane(lane: Lane) -> Iterator[None]:
+    """Start the workers of the block's search in a lane."""
+    token = _LANE.set(lane)
+    try:
+        yield
+    finally:
+        _LANE.reset(token)
 
 
 def run_module(
@@ -74,8 +102,10 @@ def failure_path_of(spec: Path) -> Path:
 
 def _environment(threads: int | None) -> dict[str, str]:
     count = str(threads or os.cpu_count() or 1)
+    lane = _LANE.get()
     return {
         **os.environ,
+        **({"CUDA_VISIBLE_DEVICES": lane.gpus} if lane is not None and lane.gpus is not None else {}),
         "OMP_NUM_THREADS": count,
         "MKL_NUM_THREADS": count,
         # Two spinning threads ran 4-11 times slower than one on a shared machine (facts.md, 8).
@@ -97,7 +127,8 @@ def has_accelerator() -> bool:
 def visible_gpus(devices: Path) -> tuple[str, ...]:
     """Return the names of the NVIDIA GPUs under `devices` that CUDA_VISIBLE_DEVICES lets a worker see."""
     found = sorted((path.name.removeprefix("nvidia") for path in devices.glob("nvidia[0-9]*")), key=int)
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    lane = _LANE.get()
+    chosen = lane.gpus if lane is not None and lane.gpus else os.environ.get("CUDA_VISIBLE_DEVICES")
     if not found or chosen is None:
         return tuple(found)
     return tuple(name.strip() for name in chosen.split(",") if name.strip() not in ("", "-1"))
@@ -186,7 +217,10 @@ def _run(
 
 
 def _wait(process: subprocess.Popen[bytes], on_poll: Callable[[], None] | None) -> None:
+    lane = _LANE.get()
     while process.poll() is None:
+        if lane is not None and lane.is_over.is_set():
+            raise KeyboardInterrupt
         if on_poll is not None:
             on_poll()
         time.sleep(_POLL_S)

@@ -31,9 +31,16 @@ from tasks.world import differences, world_of
 
 @task(name="open search", task_run_name="open search", cache_policy=NO_CACHE)
 def open_search(
-    config: SearchConfig, directory: str, inputs: Inputs, accept_changes: bool
+    config: SearchConfig, directory: str, inputs: Inputs, accept_changes: bool, parent_run_id: str
 ) -> tuple[SearchRef, SearchState]:
     """Return the search and where it stands; a new one is put on record with all it depends on.
+
+    Args:
+        config: the search's configuration.
+        directory: where it keeps its files, owned by this process.
+        inputs: base model and sub-datasets.
+        accept_changes: whether it may go on with other packages or processes than it began with.
+        parent_run_id: MLflow run of the comparison that it is part of; empty where it runs alone.
 
     Raises:
         ChangedWorldError: the data or the base model is not what the search began with; or how it is computed,
@@ -41,19 +48,15 @@ def open_search(
         TrackingError: MLflow does not answer.
     """
     events = read_events(directory)
-    search = SearchRef(
-        search_id=search_id_of(config),
-        name=config.name,
-        directory=directory,
-        tracking_uri=config.tracking.uri or f"sqlite:///{Path(config.output_root, 'mlflow.db').resolve()}",
-        outage_s=60 * config.tracking.outage_minutes,
-        experiment_id="",
-        run_id="",
-    )
+    search = reference_to(config, directory)
     if events:  # before MLflow hears of it: a search that is refused keeps the status it has there
         _meet_changes(config, search, events, _content(inputs), accept_changes)
     search = tracking.open_search_run(
-        search, config.tracking.experiment, _params(config, inputs), is_new=not events
+        search,
+        config.tracking.experiment,
+        _params(config, inputs),
+        is_new=not events,
+        parent_run_id=parent_run_id,
     )
     if not events:
         _begin(config, search, inputs)
@@ -62,6 +65,19 @@ def open_search(
     state = read_state(directory)
     terminal.show_search(search, state, is_resumed=bool(events))
     return search, state
+
+
+def reference_to(config: SearchConfig, directory: str) -> SearchRef:
+    """Return a search as its tasks know it, before MLflow has been asked for its run."""
+    return SearchRef(
+        search_id=search_id_of(config),
+        name=config.name,
+        directory=directory,
+        tracking_uri=config.tracking.uri or f"sqlite:///{Path(config.output_root, 'mlflow.db').resolve()}",
+        outage_s=60 * config.tracking.outage_minutes,
+        experiment_id="",
+        run_id="",
+    )
 
 
 def _begin(config: SearchConfig, search: SearchRef, inputs: Inputs) -> None:

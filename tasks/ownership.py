@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import tempfile
 import time
@@ -25,6 +26,11 @@ _LOCK = "lock"
 _POLL_S = 0.2
 
 
+def directory_of(config: SearchConfig) -> Path:
+    """Return where a search keeps its files."""
+    return Path(config.output_root, f"{config.name}-{search_id_of(config)}")
+
+
 @contextmanager
 def own_directory(config: SearchConfig, wait_s: float = 0.0) -> Iterator[str]:
     """Give the search's directory to this process alone, after at most `wait_s` seconds.
@@ -33,11 +39,23 @@ def own_directory(config: SearchConfig, wait_s: float = 0.0) -> Iterator[str]:
         BusyError: another process owns it.
         OtherSearchError: an unfinished search of this name and seed has another configuration.
     """
-    directory = Path(config.output_root, f"{config.name}-{search_id_of(config)}")
+    directory = directory_of(config)
     _refuse_unfinished(config, directory)
     (directory / "rounds").mkdir(parents=True, exist_ok=True)
     with _locked(directory / _LOCK, f"search directory {directory}", wait_s):
         yield str(directory)
+
+
+@contextmanager
+def own_cache(config: SearchConfig) -> Iterator[None]:
+    """Let one search at a time fill the cache of `output_root`: the others then find in it what they would build too.
+
+    Of searches side by side in one process, only one may load transformers' lazy modules.
+    """
+    cache = Path(config.output_root, "cache")
+    cache.mkdir(parents=True, exist_ok=True)
+    with _locked(cache / _LOCK, f"cache {cache}", math.inf):
+        yield
 
 
 @contextmanager

@@ -8,9 +8,9 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from tasks.console import console, print_table
 from tasks.planning import Comparison, Plan
 from tasks.pricing import COURSES, Price, Speed
-from tasks.terminal import console, print_table
 
 _QUANTITIES = {
     "num_rounds": "rounds",

@@ -71,17 +71,7 @@ def fingerprint(examples: Iterable[Example]) -> str:
 
 
 def _read_named(config: SearchConfig, sub_dataset: SubDatasetConfig, split: str, name: str) -> list[Example]:
-    if sub_dataset.synthetic is not None:
-        from tasks.synthetic import synthetic_rows
-
-        rows: Iterable[Mapping[str, Any]] = synthetic_rows(sub_dataset.synthetic, split, config.seed)
-        where = f"{split} (synthetic {sub_dataset.synthetic.skill})"
-    elif sub_dataset.hub is not None:
-        rows, where = _load_hub(sub_dataset, name), f"{sub_dataset.hub} split {name}"
-    else:
-        assert sub_dataset.path is not None
-        file = _split_file(sub_dataset, config.resolve(sub_dataset.path), split, name)
-        rows, where = open_file(sub_dataset.name, file), str(file)
+    rows, where = read_columns(config, sub_dataset, split, name)
     examples = [to_example(sub_dataset, row, f"{where} row {index}") for index, row in enumerate(rows)]
     if not examples:
         raise DataError(
@@ -92,6 +82,22 @@ def _read_named(config: SearchConfig, sub_dataset: SubDatasetConfig, split: str,
             fix="fill the file, name another split under splits, or leave the sub-dataset out",
         )
     return examples
+
+
+def read_columns(
+    config: SearchConfig, sub_dataset: SubDatasetConfig, split: str, name: str
+) -> tuple[Iterable[Mapping[str, Any]], str]:
+    """Return the rows of a named split as they stand, and where they lie."""
+    if sub_dataset.synthetic is not None:
+        from tasks.synthetic import synthetic_rows
+
+        rows = synthetic_rows(sub_dataset.synthetic, split, config.seed)
+        return rows, f"{split} (synthetic {sub_dataset.synthetic.skill})"
+    if sub_dataset.hub is not None:
+        return _load_hub(sub_dataset, name), f"{sub_dataset.hub} split {name}"
+    assert sub_dataset.path is not None
+    file = _split_file(sub_dataset, config.resolve(sub_dataset.path), split, name)
+    return open_file(sub_dataset.name, file), str(file)
 
 
 def _split_file(sub_dataset: SubDatasetConfig, path: Path, split: str, name: str) -> Path:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from rich.markup import escape
 from rich.table import Table
 
+from tasks.console import console, print_table
 from tasks.diagnosis import Check
 from tasks.search_status import SearchStatus, command_for
-from tasks.terminal import console, print_table, warn
+from tasks.terminal import warn
 
 
 def show_statuses(statuses: Sequence[SearchStatus], output_root: str) -> None:

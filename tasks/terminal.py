@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
@@ -20,36 +16,8 @@ from tasks.algorithm.ledger import LedgerLine
 from tasks.algorithm.state import CheckpointKey, SearchState
 from tasks.algorithm.strategies import Decision, RoundReport
 from tasks.config import SearchConfig
+from tasks.console import console, output, problems
 from tasks.contracts import ChampionResult, CheckpointScores, Mixture, SearchRef, SubDatasetScore
-
-console = Console(highlight=False, soft_wrap=True)
-_problems = Console(highlight=False, soft_wrap=True, stderr=True)
-
-
-# Rich takes a pipe for a terminal of 80 columns.
-_PIPE_WIDTH = 160
-
-
-class Output:
-    """What a command prints: all, or with --quiet only warnings and errors; with --json the result alone on stdout."""
-
-    def __init__(self) -> None:
-        self.is_json = False
-
-    def choose(self, *, quiet: bool, as_json: bool) -> None:
-        """Take up the command's options."""
-        self.is_json = as_json
-        console.quiet = quiet
-        if as_json:
-            console.file = sys.stderr
-
-    def give(self, result: Any) -> None:
-        """Print a result for machines, where they asked for it."""
-        if self.is_json:
-            print(json.dumps(result, ensure_ascii=False, indent=1), flush=True)
-
-
-output = Output()
 
 
 @dataclass(frozen=True)
@@ -63,15 +31,6 @@ class Progress:
     seconds_left: float
 
 
-def print_table(table: Table) -> None:
-    """Print a table; into a pipe or file, each of its rows is one line."""
-    width = console.width
-    if not console.is_terminal:
-        console.width = max(width, _PIPE_WIDTH)
-    console.print(table)
-    console.width = width
-
-
 def say(text: str) -> None:
     """Print a plain line."""
     console.print(escape(text))
@@ -82,16 +41,21 @@ def note(text: str) -> None:
     console.print(f"[dim]{escape(text)}[/dim]")
 
 
+def headline(text: str) -> None:
+    """Print what begins now."""
+    console.print(f"[bold]{escape(text)}[/bold]")
+
+
 def warn(text: str) -> None:
     """Print a warning."""
-    place = _problems if console.quiet else console
+    place = problems if console.quiet else console
     place.print(f"[yellow]warning:[/yellow] {escape(text)}")
 
 
 def fail(text: str) -> None:
     """Print an error on its own."""
     output.give({"error": text})
-    place = _problems if console.quiet else console
+    place = problems if console.quiet else console
     place.print(f"[bold red]error:[/bold red] {escape(text)}")
 
 

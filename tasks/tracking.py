@@ -1,4 +1,4 @@
-"""MLflow's runs: one for a search, a child for each of its rounds."""
+"""MLflow's runs: one for a search, a child for each of its rounds; and one above searches that are compared."""
 
 from __future__ import annotations
 
@@ -26,24 +26,63 @@ _KIND = {"mlflow.experimentKind": "custom_model_development"}
 
 
 def open_search_run(
-    search: SearchRef, experiment: str, params: Mapping[str, Any], *, is_new: bool
+    search: SearchRef, experiment: str, params: Mapping[str, Any], *, is_new: bool, parent_run_id: str = ""
 ) -> SearchRef:
-    """Return the search with the ids of its MLflow parent run: its own where there is one, else a new one.
+    """Return the search with the ids of its MLflow run: its own where there is one, else a new one.
+
+    Args:
+        search: which one; its `run_id` is not known yet.
+        experiment: name of the MLflow experiment.
+        params: logged with the run.
+        is_new: whether the search has not begun.
+        parent_run_id: the run of the comparison that the search is part of; empty where it runs alone.
 
     Raises:
         TrackingError: MLflow does not answer, or does not hold a search that has begun.
     """
+
+    def open_it() -> SearchRef:
+        opened = _open_run(search, experiment, params, "search", is_new)
+        if parent_run_id:
+            client_of(search.tracking_uri).set_tag(opened.run_id, "mlflow.parentRunId", parent_run_id)
+        return opened
+
+    return patiently(search.tracking_uri, _START_PATIENCE_S, open_it)
+
+
+def open_comparison_run(
+    comparison: SearchRef, experiment: str, params: Mapping[str, Any], kind: str
+) -> SearchRef:
+    """Return a comparison, or sweep, with the ids of its MLflow run, under which its searches come to stand.
+
+    Raises:
+        TrackingError: MLflow does not answer.
+    """
     return patiently(
-        search.tracking_uri, _START_PATIENCE_S, lambda: _open_search_run(search, experiment, params, is_new)
+        comparison.tracking_uri,
+        _START_PATIENCE_S,
+        lambda: _open_run(comparison, experiment, params, kind, True),
     )
 
 
-def _open_search_run(
-    search: SearchRef, experiment: str, params: Mapping[str, Any], is_new: bool
-) -> SearchRef:
+@bridges_outages
+def adopt_finished_run(search: SearchRef, experiment: str, parent_run_id: str) -> bool:
+    """Put a search's run under that of a comparison if it is FINISHED, and say whether it is."""
     client = client_of(search.tracking_uri)
     search = search.model_copy(update={"experiment_id": _experiment(client, search, experiment)})
     run_id = _find_run(client, search, "search")
+    if run_id is None or client.get_run(run_id).info.status != "FINISHED":
+        return False
+    client.set_tag(run_id, "mlflow.parentRunId", parent_run_id)
+    return True
+
+
+def _open_run(
+    search: SearchRef, experiment: str, params: Mapping[str, Any], kind: str, is_new: bool
+) -> SearchRef:
+    client = client_of(search.tracking_uri)
+    search = search.model_copy(update={"experiment_id": _experiment(client, search, experiment)})
+    run_id = _find_run(client, search, kind)
     if run_id is None and not is_new:
         raise TrackingError(
             search.tracking_uri,
@@ -52,7 +91,7 @@ def _open_search_run(
         )
     if run_id is None:
         title = search_title(search.name, search.search_id)
-        tags = {"msft.search_id": search.search_id, "msft.kind": "search", "mlflow.runName": title}
+        tags = {"msft.search_id": search.search_id, "msft.kind": kind, "mlflow.runName": title}
         run_id = client.create_run(search.experiment_id, tags=tags).info.run_id
     else:
         client.update_run(run_id, status="RUNNING")

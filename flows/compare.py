@@ -1,0 +1,54 @@
+"""Several methods and seeds on the machinery of the search, under one run of MLflow."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.search import msft_search
+from tasks.comparison import open_comparison, plan_comparison, refuse_failures, run_searches
+from tasks.comparison_report import report_comparison
+from tasks.config import SearchConfig
+from tasks.config_file import load_config
+from tasks.contracts import ChampionResult, SearchRef
+from tasks.lifecycle import true_status
+from tasks.side_by_side import Arm
+
+
+@flow(name="msft-compare", flow_run_name="compare-{config.name}", persist_result=False)
+def compare_methods(
+    config: SearchConfig,
+    methods: tuple[str, ...] = (),
+    seeds: tuple[int, ...] = (),
+    control: str = "",
+    parallel: int | None = None,
+) -> None:
+    """Search with each method and seed at one budget, `search.max_epochs`, and report their test scores and costs.
+
+    Run again, it takes searches that have ended as they are, and goes on with the others.
+    """
+    arms, control = plan_comparison(config, methods, seeds, control)
+    comparison = open_comparison(config, arms, control)
+    with true_status(comparison):
+        outcomes = run_searches(config, comparison, arms, lambda arm: search_arm(arm, comparison), parallel)
+        report_comparison(config, comparison, control, outcomes)
+        refuse_failures(outcomes)
+
+
+@flow(name="msft-compare-file", flow_run_name="compare-{config}", persist_result=False)
+def compare_file(
+    config: str, methods: tuple[str, ...] = (), seeds: tuple[int, ...] = (), overrides: tuple[str, ...] = ()
+) -> None:
+    """Compare with the configuration of a YAML file, as a deployment does.
+
+    Args:
+        config: the YAML file, as seen from the working directory of the run.
+        methods: by their names; none: SFT and mSFT.
+        seeds: none: that of the file.
+        overrides: values of the form a.b=c, which replace those of the file.
+    """
+    compare_methods(load_config(config, overrides), methods, seeds)
+
+
+def search_arm(arm: Arm, comparison: SearchRef) -> ChampionResult:
+    """Run the search of one method and seed as a part of the comparison."""
+    return msft_search(arm.config, parent_run_id=comparison.run_id)

@@ -1,0 +1,32 @@
+"""A grid of settings on the machinery of the search, under one run of MLflow."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.compare import search_arm
+from tasks.comparison import open_comparison, refuse_failures, run_searches
+from tasks.config import SearchConfig
+from tasks.lifecycle import true_status
+from tasks.sweep import Axis, plan_sweep
+from tasks.sweep_report import report_sweep
+
+
+@flow(name="msft-sweep", flow_run_name="sweep-{config.name}", persist_result=False)
+def sweep_grid(
+    config: SearchConfig,
+    axes: tuple[Axis, ...],
+    methods: tuple[str, ...] = (),
+    seeds: tuple[int, ...] = (),
+    parallel: int | None = None,
+) -> None:
+    """Search at each point of a grid with each method and seed, and report peaks, their shifts, scores and costs.
+
+    Run again, it takes searches that have ended as they are, and goes on with the others.
+    """
+    arms, control = plan_sweep(config, axes, methods, seeds)
+    comparison = open_comparison(config, arms, control, "sweep")
+    with true_status(comparison):
+        outcomes = run_searches(config, comparison, arms, lambda arm: search_arm(arm, comparison), parallel)
+        report_sweep(comparison, axes, control, outcomes)
+        refuse_failures(outcomes)
