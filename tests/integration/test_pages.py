@@ -10,17 +10,12 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from prefect import flow, task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, FlowRunFilter, FlowRunFilterName
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tasks.config import SearchConfig
-from tasks.contracts import SearchRef
 from tasks.journal import read_events
-from tasks.prefect_pages import ProgressBar
 from tasks.story import rounds_of, spaced
-from tests.faults.tracking_server import free_port
 
 
 class Store:
@@ -127,28 +122,3 @@ def test_prefect_names_the_rounds_by_what_they_train_on_and_shows_their_decision
     assert set(artifacts) == {"mlflow", "decision", "rounds", "summary", *rounds}
     assert {float(artifacts[name].data) for name in rounds} == {100.0}
     assert store.parent.info.run_id in str(artifacts["mlflow"].data)
-
-
-def test_a_prefect_server_that_is_away_ends_no_task_over_an_artifact(prefect_server: None) -> None:
-    search = SearchRef(
-        search_id="0a1b2c3d",
-        name="away",
-        directory="",
-        tracking_uri="",
-        outage_s=0,
-        experiment_id="",
-        run_id="",
-    )
-
-    @task
-    def shows_progress() -> bool:
-        with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{free_port()}/api"}):
-            bar = ProgressBar(search, 0)
-            bar.show(50, "half")
-        return bar.is_lost
-
-    @flow
-    def trains() -> bool:
-        return shows_progress()
-
-    assert trains()
