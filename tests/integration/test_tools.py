@@ -34,7 +34,7 @@ def test_an_export_is_the_champion_and_overwrites_nothing(searched: Any, tmp_pat
     assert not list(Path(directory_of(config)).glob(".export-*"))
     with pytest.raises(ExportError, match="there already"):
         export_champion(directory_of(config), str(tmp_path / "out" / "model"), merge_lora=True)
-    with pytest.raises(ExportError, match="without model.lora"):
+    with pytest.raises(ExportError, match=r"without model\.lora"):
         export_champion(directory_of(config), str(tmp_path / "other"), merge_lora=False)
 
 
