@@ -183,9 +183,14 @@ def _write_spec(spec: ScoreSpec) -> Path:
 def _run_scoring(spec: ScoreSpec, record: Callable[[CheckpointScores], None], name: str) -> None:
     """Run the scoring worker and hand each checkpoint's scores to `record` as soon as they appear."""
     spec_path = _write_spec(spec)
-    run_module(
-        "tasks.workers.score", spec_path, name=name, threads=spec.threads, on_poll=_reader(spec, record)
-    )
+    with terminal.stage_progress("scoring", len(spec.requests)) as advance:
+
+        def count(scores: CheckpointScores) -> None:
+            record(scores)
+            advance()
+
+        poll = _reader(spec, count)
+        run_module("tasks.workers.score", spec_path, name=name, threads=spec.threads, on_poll=poll)
 
 
 def _reader(spec: ScoreSpec, record: Callable[[CheckpointScores], None]) -> Callable[[], None]:

@@ -36,14 +36,18 @@ def prepare_sub_datasets(config: SearchConfig, model: BaseModelRef) -> tuple[Sub
     encoder = _encoder(config, model)
     splits = {s.name: _splits_by_role(config, s) for s in config.mixture.sub_datasets}
     _check_overlap(config, splits)
-    refs = tuple(_prepare(config, s, splits[s.name], encoder) for s in config.mixture.sub_datasets)
+    refs = []
+    with terminal.stage_progress("preparing", len(splits)) as advance:
+        for sub_dataset in config.mixture.sub_datasets:
+            refs.append(_prepare(config, sub_dataset, splits[sub_dataset.name], encoder))
+            advance()
     for ref in refs:
         if ref.validation.num_rows < MIN_VALIDATION_ROWS:
             terminal.warn(
                 f"{ref.name}: {ref.validation.num_rows} validation rows; below {MIN_VALIDATION_ROWS} "
                 "a decision repeats only about half of the time between two halves of the data"
             )
-    return refs
+    return tuple(refs)
 
 
 def open_test_splits(

@@ -19,7 +19,8 @@ def show_statuses(statuses: Sequence[SearchStatus], output_root: str) -> None:
         console.print(f"no search in {escape(output_root)}; start one with: msft search CONFIG")
         return
     table = Table(box=None, pad_edge=False)
-    for heading in ("search", "is", "round", "active", "excluded", "champion so far", "epochs", "last event"):
+    table.add_column("search", min_width=max(len(one.search) for one in statuses))  # whole, to be copied
+    for heading in ("is", "round", "active", "excluded", "champion so far", "epochs", "last event"):
         table.add_column(heading)
     for one in statuses:
         table.add_row(

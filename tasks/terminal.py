@@ -100,6 +100,18 @@ def rollout_progress(mixture: Mixture) -> Iterator[Callable[[Progress], None]]:
     console.print(f"trained {mixture.num_steps} steps")
 
 
+@contextmanager
+def stage_progress(what: str, count: int) -> Iterator[Callable[[], None]]:
+    """Give a function that counts one part of a stage as done: a bar on a terminal, nothing elsewhere."""
+    if not console.is_terminal:
+        yield lambda: None
+        return
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn())
+    with Bar(*columns, console=console, transient=True) as bar:
+        task_id = bar.add_task("", total=count)
+        yield lambda: bar.advance(task_id)
+
+
 def _line_writer(mixture: Mixture) -> Callable[[Progress], None]:
     shown = [-1]
 

@@ -1,0 +1,101 @@
+"""Resume and export on a finished search; adapters as peft loads them; what the tools say to machines."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from flows.search import msft_search
+from tasks.config import LoraConfig
+from tasks.contracts import BaseModelRef, RolloutSpec
+from tasks.errors import ExportError
+from tasks.export import export_champion
+from tasks.manifest import checkpoint_directory
+from tasks.planning import read_plan
+from tasks.search_status import resumed_config, status_of
+from tasks.search_summary import directory_of, summary_of
+from tasks.workers.export_adapter import export_adapter
+from tasks.workers.model import load_base, load_weights
+from tasks.workers.train import train
+
+
+def test_an_export_is_the_champion_and_overwrites_nothing(searched: Any, tmp_path: Path) -> None:
+    config, result = searched
+    done = export_champion(directory_of(config), str(tmp_path / "out" / "model"), merge_lora=True)
+    here, there = (AutoModelForCausalLM.from_pretrained(d).state_dict() for d in (result.directory, done.to))
+    assert all(torch.equal(here[name], there[name]) for name in here)
+    assert not list(Path(directory_of(config)).glob(".export-*"))
+    with pytest.raises(ExportError, match="there already"):
+        export_champion(directory_of(config), str(tmp_path / "out" / "model"), merge_lora=True)
+    with pytest.raises(ExportError, match=r"without model\.lora"):
+        export_champion(directory_of(config), str(tmp_path / "other"), merge_lora=False)
+
+
+def test_a_search_that_has_not_ended_has_nothing_to_export(searched: Any, tmp_path: Path) -> None:
+    directory = tmp_path / "unfinished"
+    directory.mkdir()
+    lines = Path(directory_of(searched[0]), "journal.jsonl").read_text().splitlines(keepends=True)
+    (directory / "journal.jsonl").write_text("".join(lines[:-1]))
+    with pytest.raises(ExportError, match="msft resume"):
+        export_champion(str(directory), str(tmp_path / "out"), merge_lora=True)
+
+
+def test_adapters_on_the_base_model_are_the_checkpoint(
+    tiny_base: BaseModelRef, make_rollout: Callable[..., Path], tmp_path: Path
+) -> None:
+    from peft import PeftModel
+
+    spec_path = make_rollout("lora")
+    base = tiny_base.model_copy(update={"lora": LoraConfig(r=2, alpha=4)})
+    spec = RolloutSpec.model_validate_json(spec_path.read_text()).model_copy(update={"model": base})
+    spec_path.write_text(spec.model_dump_json())
+    train(spec_path)
+    checkpoint = checkpoint_directory(spec_path.parent, 9)
+    wanted = {"model": base.model_dump(mode="json"), "base": base.directory, "checkpoint": str(checkpoint)}
+    export_path = tmp_path / "export_spec.json"
+    export_path.write_text(json.dumps(wanted | {"directory": str(tmp_path / "adapters")}))
+    export_adapter(export_path)
+    assert not (tmp_path / "adapters" / "model.safetensors").exists()
+    plain = AutoModelForCausalLM.from_pretrained(base.directory)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    before = plain(ids).logits
+    loaded = PeftModel.from_pretrained(plain, tmp_path / "adapters")
+    trained = load_base(base)
+    load_weights(trained, checkpoint)
+    with torch.no_grad():
+        assert torch.equal(loaded(ids).logits, trained(ids).logits)
+        assert not torch.equal(loaded(ids).logits, before)
+
+
+def test_a_moved_search_goes_on_from_its_directory_alone(searched: Any, tmp_path: Path) -> None:
+    config, result = searched
+    root = shutil.copytree(config.output_root, tmp_path / "moved")
+    directory = root / Path(directory_of(config)).name
+    resumed = resumed_config(str(directory), [])
+    again = msft_search(resumed)
+    assert again.key == result.key
+    assert again.validation == result.validation
+    assert status_of(str(directory)).condition == "finished"
+
+
+def test_a_search_is_held_to_the_plan_that_it_began_with(searched: Any) -> None:
+    """Nothing is excluded in it, so it spends its budget: the training is that of the plan's costliest course."""
+    directory = directory_of(searched[0])
+    plan, summary = read_plan(directory), summary_of(directory)
+    assert plan is not None
+    rows = {row["quantity"]: row for row in summary["plan"]}
+    assert rows["training_tokens"]["actual"] == pytest.approx(plan.most.training_tokens, rel=0.01)
+    assert rows["training_flops"]["actual"] == pytest.approx(plan.most.training_flops, rel=0.02)
+    for row in rows.values():
+        if row["quantity"] != "bytes_written":
+            assert row["least"] * 0.99 <= row["actual"] <= row["most"] * 1.01, row
+    # Files have headers, which matter in a model of two layers.
+    assert rows["bytes_written"]["actual"] == pytest.approx(plan.expected.bytes_written, rel=0.1)
+    assert summary["ledger"]["restart"]["num_tokens"] == 0
