@@ -12,10 +12,10 @@ from tasks.config_file import change_config
 from tasks.errors import ConfigError
 
 CONTROL = "sft"
-
-
 _SHARED = ("rule", "min_delta", "exclude_per_round", "optimizer_on_rollback")
 _EMA = 0.99  # the pilot's, over which forward search won (search.md)
+# Nothing is discarded, so a decision may come often; each costs the start of a worker, and no FLOPs.
+_OFTEN = {"search.compute_budget_epochs": 0.5}
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,16 @@ METHODS: Mapping[str, Method] = {
     "ies": Method("IES", "ies"),
     "sro_sft": Method("SRO SFT", "sro_sft"),
     "soft_sro_sft": Method("Soft SRO SFT", "soft_sro_sft"),
-    "forward": Method("Forward search", "forward"),
-    "forward_ema": Method("Forward search + EMA", "forward", {"training.ema": _EMA}),
+    "forward": Method("Forward search", "forward", _OFTEN),
+    "forward_ema": Method("Forward search + EMA", "forward", {**_OFTEN, "training.ema": _EMA}),
+    "forward_random": Method(
+        "Forward search + EMA, by lot",
+        "forward",
+        {**_OFTEN, "training.ema": _EMA, "search.options": {"random_seed": 1}},
+    ),
+    "msft_rehearsal": Method(
+        "mSFT + rehearsal + EMA", "msft", {"training.ema": _EMA, "search.options": {"rehearsal": 0.1}}
+    ),
 }
 
 
