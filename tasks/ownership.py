@@ -54,7 +54,7 @@ def own_cache(config: SearchConfig) -> Iterator[None]:
     """
     cache = Path(config.output_root, "cache")
     cache.mkdir(parents=True, exist_ok=True)
-    with _locked(cache / _LOCK, f"cache {cache}", math.inf):
+    with _locked(cache / f".{_LOCK}", f"cache {cache}", math.inf):  # a search has its own by the other name
         yield
 
 
