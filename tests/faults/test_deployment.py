@@ -262,6 +262,15 @@ def assert_nothing_shows(words: tuple[str, ...], pool: Pool, run: UUID) -> None:
         assert [path for path, content in files.items() if word.encode() in content] == []
 
 
+def scheduled_run(pool: Pool, machine: Machine) -> UUID:
+    """Return a run that the schedule has started on the machine; no other follows it."""
+    pool.switch(NIGHTLY, True)
+    wait_until(lambda: pool.runs(NIGHTLY, "Running") != [], machine.text)
+    pool.switch(NIGHTLY, False)
+    (run,) = pool.runs(NIGHTLY, "Running")
+    return run
+
+
 def test_a_cancelled_scheduled_search_leaves_no_process_and_a_lost_machines_goes_on_elsewhere(
     pool: Pool, new_machine: Callable[[], Machine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,22 +282,18 @@ def test_a_cancelled_scheduled_search_leaves_no_process_and_a_lost_machines_goes
     wait_until(lambda: "started!" in lost.text(), lost.text)
     idle = lost.processes()
 
-    pool.switch(NIGHTLY, True)
+    run = scheduled_run(pool, lost)
     wait_until(lambda: is_training(lost, output_root, 0), lost.text)
-    pool.switch(NIGHTLY, False)
-    (run,) = pool.runs(NIGHTLY, "Running")
     pool.client.set_flow_run_state(run, State(type=StateType.CANCELLING))  # as the page does
     wait_until(lambda: pool.state(run) == "Cancelled" and lost.processes() <= idle, lost.text, timeout_s=90)
     assert statuses(pool.team) == {"KILLED"}
 
     # The next scheduled run goes on from there, until its machine is gone.
     kept = published(output_root, 0)
-    pool.switch(NIGHTLY, True)
+    run = scheduled_run(pool, lost)
     wait_until(lambda: len(published(output_root, 0)) > len(kept), lost.text)
-    pool.switch(NIGHTLY, False)
-    assert kept.items() <= published(output_root, 0).items()
-    (run,) = pool.runs(NIGHTLY, "Running")
     lost.lose()
+    assert kept.items() <= published(output_root, 0).items()
     assert pool.state(run) == "Running"
     other.start_worker()
     wait_until(lambda: "AwaitingRetry" in pool.states(run), other.text)
