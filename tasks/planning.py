@@ -9,7 +9,7 @@ from operator import add
 from pathlib import Path
 from typing import Any
 
-from tasks.algorithm.ledger import ledger_lines, total_by_kind
+from tasks.algorithm.ledger import RowCost, ledger_lines, total_by_kind
 from tasks.algorithm.state import SearchState
 from tasks.base_model import prepare_base_model
 from tasks.config import SearchConfig
@@ -19,7 +19,7 @@ from tasks.mixing import plan_mixture
 from tasks.model_shape import ModelSize, measure_model
 from tasks.preparation import prepare_sub_datasets
 from tasks.pruning import stop_reason_of
-from tasks.row_costs import NOTHING, RowCost, scoring_cost, training_cost
+from tasks.row_costs import NOTHING, scoring_cost, training_cost
 
 FILE = "plan.json"
 # AdamW keeps two moments a weight; all in float32.

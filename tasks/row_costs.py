@@ -9,39 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
-from tasks.algorithm.ledger import ModelShape
+from tasks.algorithm.ledger import RowCost
 from tasks.contracts import Metric, SplitRef
 
 Ints = npt.NDArray[np.int64]
 # Of the rows that have to be generated in full where a model is wrong; measured nowhere, half is a guess.
 _SHARE_GENERATED = {"numeric": 0.5}
-
-
-@dataclass(frozen=True)
-class RowCost:
-    """Sums over rows, as `ModelShape` takes them; a float, since a plan also has parts of rows."""
-
-    num_tokens: float
-    num_pairs: float
-    num_head_positions: float
-
-    def __add__(self, other: RowCost) -> RowCost:
-        return RowCost(
-            self.num_tokens + other.num_tokens,
-            self.num_pairs + other.num_pairs,
-            self.num_head_positions + other.num_head_positions,
-        )
-
-    def __mul__(self, factor: float) -> RowCost:
-        return RowCost(self.num_tokens * factor, self.num_pairs * factor, self.num_head_positions * factor)
-
-    def training_flops(self, shape: ModelShape) -> float:
-        """Return the FLOPs of training on these rows."""
-        return shape.training_flops(self.num_tokens, self.num_pairs, self.num_head_positions)
-
-    def forward_flops(self, shape: ModelShape) -> float:
-        """Return the FLOPs of one forward pass over these rows."""
-        return shape.forward_flops(self.num_tokens, self.num_pairs, self.num_head_positions)
 
 
 @dataclass(frozen=True)

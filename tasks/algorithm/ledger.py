@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -42,6 +42,38 @@ class ModelShape:
         forward = self.forward_flops(num_tokens, num_pairs, num_head_positions)
         attention = 4.0 * self.attention_width * num_pairs
         return forward * 2 + (forward - attention) * self.trainable_share + attention
+
+
+@dataclass(frozen=True)
+class RowCost:
+    """Sums over rows, as `ModelShape` takes them; floats, since a plan also has parts of rows."""
+
+    num_tokens: float
+    num_pairs: float
+    num_head_positions: float
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], supervised: Sequence[int]) -> RowCost:
+        """Return the sums over rows of these lengths and numbers of supervised tokens."""
+        return cls(sum(lengths), sum(length * length for length in lengths), sum(supervised))
+
+    def __add__(self, other: RowCost) -> RowCost:
+        return RowCost(
+            self.num_tokens + other.num_tokens,
+            self.num_pairs + other.num_pairs,
+            self.num_head_positions + other.num_head_positions,
+        )
+
+    def __mul__(self, factor: float) -> RowCost:
+        return RowCost(self.num_tokens * factor, self.num_pairs * factor, self.num_head_positions * factor)
+
+    def training_flops(self, shape: ModelShape) -> float:
+        """Return the FLOPs of training on these rows."""
+        return shape.training_flops(self.num_tokens, self.num_pairs, self.num_head_positions)
+
+    def forward_flops(self, shape: ModelShape) -> float:
+        """Return the FLOPs of one forward pass over these rows."""
+        return shape.forward_flops(self.num_tokens, self.num_pairs, self.num_head_positions)
 
 
 @dataclass(frozen=True)

@@ -8,32 +8,10 @@ from typing import Any
 
 import torch
 
-from tasks.algorithm.ledger import ModelShape
+from tasks.algorithm.ledger import RowCost
 from tasks.algorithm.state import CheckpointKey
 from tasks.contracts import IntervalStats
 from tasks.workers.batches import Draw
-
-
-@dataclass(frozen=True)
-class Work:
-    """Tokens that met the model: all, those of their pairs that attention forms, and the supervised ones."""
-
-    num_tokens: int
-    num_pairs: int
-    num_supervised: int
-
-    @classmethod
-    def of(cls, lengths: Sequence[int], supervised: Sequence[int]) -> Work:
-        """Return the work on rows of these lengths and numbers of supervised tokens."""
-        return cls(sum(lengths), sum(length * length for length in lengths), sum(supervised))
-
-    def training_flops(self, shape: ModelShape) -> float:
-        """Return the FLOPs of forward and backward."""
-        return shape.training_flops(self.num_tokens, self.num_pairs, self.num_supervised)
-
-    def forward_flops(self, shape: ModelShape) -> float:
-        """Return the FLOPs of forward alone."""
-        return shape.forward_flops(self.num_tokens, self.num_pairs, self.num_supervised)
 
 
 @dataclass(frozen=True)
@@ -45,9 +23,9 @@ class Step:
     lengths: list[int]
     counts: list[int]
 
-    def work(self, positions: Sequence[int]) -> Work:
+    def cost(self, positions: Sequence[int]) -> RowCost:
         """Return the work on the rows at these positions."""
-        return Work.of([self.lengths[i] for i in positions], [self.counts[i] for i in positions])
+        return RowCost.of([self.lengths[i] for i in positions], [self.counts[i] for i in positions])
 
 
 class IntervalAccount:

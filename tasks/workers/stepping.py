@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
+from tasks.algorithm.ledger import RowCost
 from tasks.contracts import RolloutSpec
 from tasks.errors import NonFiniteLossError
-from tasks.workers.accounting import Step, Work
+from tasks.workers.accounting import Step
 from tasks.workers.batches import Draw, RowStore, micro_batches
 from tasks.workers.forward import collate, supports_logit_positions, token_logits, token_losses
 from tasks.workers.optimisation import learning_rate_at, undone
@@ -98,13 +99,13 @@ class Stepper:
             losses.index_add_(0, position.flatten(), each.detach().flatten().double())
         return each.sum()
 
-    def look_ahead(self, rows: Sequence[Draw], number: int) -> tuple[float, float, Work]:
+    def look_ahead(self, rows: Sequence[Draw], number: int) -> tuple[float, float, RowCost]:
         """Take a step on `rows` and take it back; return their mean loss a token before and after, and the work."""
         step, everything = self.measure(rows, number), list(range(len(rows)))
         before, after = self.no_losses(step), self.no_losses(step)
         with undone(self.model, self.optimizer.optimizer):
             self.descend(step, everything, before)
             self.watch(step, everything, after)
-        work = step.work(everything)
+        work = step.cost(everything)
         sums = self.accelerator.reduce(torch.stack([before, after]), reduction="sum").sum(dim=1).tolist()
-        return sums[0] / max(1, work.num_supervised), sums[1] / max(1, work.num_supervised), work
+        return sums[0] / max(1, work.num_head_positions), sums[1] / max(1, work.num_head_positions), work

@@ -120,8 +120,8 @@ class Trainer:
         losses = self.stepper.no_losses(step)
         left_out = [i for i, draw in enumerate(rows) if self.policy.is_left_out(draw)]
         trained = sorted(set(range(len(rows))) - set(left_out))
-        self.flops = step.work(trained).training_flops(self.shape)
-        self.flops += step.work(left_out).forward_flops(self.shape)
+        self.flops = step.cost(trained).training_flops(self.shape)
+        self.flops += step.cost(left_out).forward_flops(self.shape)
         if left_out:
             self.stepper.watch(step, left_out, losses)
         if trained:
