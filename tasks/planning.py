@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
 from operator import add
 from pathlib import Path
 from typing import Any
 
 from tasks.algorithm.ledger import RowCost, ledger_lines, total_by_kind
-from tasks.algorithm.state import SearchState
 from tasks.base_model import prepare_base_model
 from tasks.config import SearchConfig
 from tasks.contracts import Inputs, Mixture, SubDatasetRef, Value
+from tasks.course import imagined_rounds
 from tasks.manifest import write_json
-from tasks.mixing import plan_mixture
-from tasks.model_shape import ModelSize, measure_model
+from tasks.model_shape import measure_model
 from tasks.preparation import prepare_sub_datasets
-from tasks.pruning import stop_reason_of
 from tasks.row_costs import NOTHING, scoring_cost, training_cost
 
 FILE = "plan.json"
@@ -83,12 +80,14 @@ def make_plan(config: SearchConfig, inputs: Inputs) -> Plan:
     the budget is then spent with the most evaluations.
     """
     sizes = _orders(inputs)
-    expected = list(_walk(config, inputs, sizes[0], lambda active: active[(len(active) - 1) // 2]))
-    walks = [expected, list(_walk(config, inputs, sizes[0], lambda active: None))]
+    expected = list(imagined_rounds(config, inputs, sizes[0], lambda active: active[(len(active) - 1) // 2]))
+    walks = [expected, list(imagined_rounds(config, inputs, sizes[0], lambda active: None))]
     for order in sizes:
-        walks.append(list(_walk(config, inputs, order, lambda active: active[0])))
-        walks.append(list(_walk(config, inputs, order, lambda active: active[0] if active[1:] else None)))
-    cost = _Cost(inputs)
+        walks.append(list(imagined_rounds(config, inputs, order, lambda active: active[0])))
+        walks.append(
+            list(imagined_rounds(config, inputs, order, lambda active: active[0] if active[1:] else None))
+        )
+    cost = _Cost(inputs, copies=2 if config.training.ema is not None else 1)
     return Plan(
         num_sub_datasets=len(inputs.names),
         num_parameters=cost.size.num_parameters,
@@ -110,38 +109,12 @@ def _orders(inputs: Inputs) -> list[list[str]]:
     return [*ascending, *(order[::-1] for order in ascending)]
 
 
-def _walk(
-    config: SearchConfig,
-    inputs: Inputs,
-    order: Sequence[str],
-    leaving: Callable[[Sequence[str]], str | None],
-) -> Iterator[Mixture]:
-    """Yield the mixtures of a search in which `leaving` names who leaves, given the active ones in `order`."""
-    state = SearchState(active=inputs.names)
-    while not state.is_finished:
-        mixture = plan_mixture(config, inputs, state, None)
-        yield mixture
-        left: list[str] = []
-        for _ in range(config.search.exclude_per_round):
-            active = [name for name in order if name in state.active and name not in left]
-            if active and (name := leaving(active)) is not None:
-                left.append(name)
-        decision = {"exclude": left, "include": (), "stop": False}
-        event = {"decision": decision, "examples": mixture.num_rows}
-        state = replace(
-            state,
-            round=state.round + 1,
-            active=tuple(name for name in state.active if name not in left),
-            spent_examples=state.spent_examples + mixture.num_rows,
-            stop_reason=stop_reason_of(config, mixture, state, event),
-        )
-
-
 class _Cost:
     """What rounds cost on these inputs; every split is counted once."""
 
-    def __init__(self, inputs: Inputs) -> None:
+    def __init__(self, inputs: Inputs, copies: int) -> None:
         parts = inputs.sub_datasets
+        self._copies = copies
         self.size = measure_model(inputs.model)
         self._parts = parts
         self._num_rows = sum(part.train.num_rows for part in parts)
@@ -174,25 +147,23 @@ class _Cost:
             evaluation_tokens=evaluation.num_tokens,
             evaluation_flops=evaluation.forward_flops(self.size.shape),
             test_flops=reduce(add, tested, NOTHING).forward_flops(self.size.shape),
-            bytes_written=_bytes_of(self.size, num_checkpoints - 1, num_untrained=1),
-            disk_bytes=_disk_bytes(self.size, walk),
+            bytes_written=self._bytes_of(num_checkpoints - 1, num_untrained=1),
+            disk_bytes=self._disk_bytes(walk),
         )
 
+    def _bytes_of(self, num_checkpoints: int, num_untrained: int = 0) -> int:
+        """Return the bytes of checkpoints: weights, their moving average, moments; the base model has no moments."""
+        weights = self._copies * _WEIGHT_BYTES
+        return (num_checkpoints * (weights + _MOMENT_BYTES) + num_untrained * weights) * self.size.num_trained
 
-def _bytes_of(size: ModelSize, num_checkpoints: int, num_untrained: int = 0) -> int:
-    """Return the bytes of checkpoints; one of the base model has no moments yet."""
-    trained = num_checkpoints * (_WEIGHT_BYTES + _MOMENT_BYTES) + num_untrained * _WEIGHT_BYTES
-    return trained * size.num_trained
-
-
-def _disk_bytes(size: ModelSize, walk: Sequence[Mixture]) -> int:
-    """Return the most that lies on the disk: a round's checkpoints with its start and the champion, or the end."""
-    peaks = [
-        _bytes_of(size, len(mixture.evaluation_offsets) + (2 if index else 0), 0 if index else 1)
-        for index, mixture in enumerate(walk)
-    ]
-    exported = 2 * _WEIGHT_BYTES * size.num_parameters
-    return max(*peaks, peaks[-1] + exported)
+    def _disk_bytes(self, walk: Sequence[Mixture]) -> int:
+        """Return the most that lies on the disk: a round's checkpoints with its start and the champion, or the end."""
+        peaks = [
+            self._bytes_of(len(mixture.evaluation_offsets) + (2 if index else 0), 0 if index else 1)
+            for index, mixture in enumerate(walk)
+        ]
+        exported = 2 * _WEIGHT_BYTES * self.size.num_parameters
+        return max(*peaks, peaks[-1] + exported)
 
 
 def _extreme(choose: Callable[[Iterable[float]], float], works: Iterable[Work]) -> Work:

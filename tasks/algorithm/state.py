@@ -88,11 +88,12 @@ def fold(events: Iterable[Mapping[str, Any]]) -> SearchState | None:
         elif event["event"] == "round_decided":
             if state is None or event["round"] != state.round:
                 raise ValueError(f"decision of round {event['round']} out of order")
-            state = _advance(state, event)
+            state = advance(state, event)
     return state
 
 
-def _advance(state: SearchState, event: Mapping[str, Any]) -> SearchState:
+def advance(state: SearchState, event: Mapping[str, Any]) -> SearchState:
+    """Return the state after one `round_decided` event."""
     decision = event["decision"]
     target = CheckpointKey(**decision["roll_back_to"])
     kept = (set(state.active) - set(decision["exclude"])) | set(decision["include"])
