@@ -16,14 +16,13 @@ from tasks.config import SearchConfig
 from tasks.contracts import Inputs, Mixture, SubDatasetRef, Value
 from tasks.manifest import write_json
 from tasks.mixing import plan_mixture
-from tasks.model_shape import ModelSize, measure_model
+from tasks.model_shape import measure_model
 from tasks.preparation import prepare_sub_datasets
 from tasks.pruning import stop_reason_of
 from tasks.row_costs import NOTHING, RowCost, scoring_cost, training_cost
 
 FILE = "plan.json"
-# AdamW keeps two moments a weight; all in float32.
-_WEIGHT_BYTES, _MOMENT_BYTES = 4, 8
+_FLOAT_BYTES = 4
 
 
 class Work(Value):
@@ -80,15 +79,19 @@ def make_plan(config: SearchConfig, inputs: Inputs) -> Plan:
     Which sub-dataset leaves when is what a search finds out. Expected is that in each round the one of middle size
     does: with equal sizes that costs C·(N+1)/2 epochs. The extremes are over courses in which none ever leaves, or
     the one of most or fewest rows, tokens or tokens a row does, to the last, or until one stays, on which the rest of
-    the budget is then spent with the most evaluations.
+    the budget is then spent with the most evaluations. Methods other than mSFT spend the budget in any case, and are
+    priced as if all sub-datasets stayed; what a forward pass of theirs beside the training costs is not in it.
     """
     sizes = _orders(inputs)
     expected = list(_walk(config, inputs, sizes[0], lambda active: active[(len(active) - 1) // 2]))
     walks = [expected, list(_walk(config, inputs, sizes[0], lambda active: None))]
+    if config.search.method != "msft":  # the others train on until their budget is spent
+        expected, sizes = walks[1], []
+        walks = [expected]
     for order in sizes:
         walks.append(list(_walk(config, inputs, order, lambda active: active[0])))
         walks.append(list(_walk(config, inputs, order, lambda active: active[0] if active[1:] else None)))
-    cost = _Cost(inputs)
+    cost = _Cost(inputs, has_average=config.training.ema is not None)
     return Plan(
         num_sub_datasets=len(inputs.names),
         num_parameters=cost.size.num_parameters,
@@ -140,10 +143,12 @@ def _walk(
 class _Cost:
     """What rounds cost on these inputs; every split is counted once."""
 
-    def __init__(self, inputs: Inputs) -> None:
+    def __init__(self, inputs: Inputs, *, has_average: bool) -> None:
         parts = inputs.sub_datasets
         self.size = measure_model(inputs.model)
         self._parts = parts
+        # AdamW keeps two moments a weight, and an average is as large as the weights; all in float32.
+        self._bytes_each = self.size.num_trained * _FLOAT_BYTES * (4 if has_average else 3)
         self._num_rows = sum(part.train.num_rows for part in parts)
         self._per_row = {p.name: training_cost(p.train) * (1 / p.train.num_rows) for p in parts}
         self._scoring = {p.name: scoring_cost(p.validation, p.metric, p.max_new_tokens) for p in parts}
@@ -174,25 +179,19 @@ class _Cost:
             evaluation_tokens=evaluation.num_tokens,
             evaluation_flops=evaluation.forward_flops(self.size.shape),
             test_flops=reduce(add, tested, NOTHING).forward_flops(self.size.shape),
-            bytes_written=_bytes_of(self.size, num_checkpoints - 1, num_untrained=1),
-            disk_bytes=_disk_bytes(self.size, walk),
+            bytes_written=(num_checkpoints - 1) * self._bytes_each + self.size.num_trained * _FLOAT_BYTES,
+            disk_bytes=self._disk_bytes(walk),
         )
 
-
-def _bytes_of(size: ModelSize, num_checkpoints: int, num_untrained: int = 0) -> int:
-    """Return the bytes of checkpoints; one of the base model has no moments yet."""
-    trained = num_checkpoints * (_WEIGHT_BYTES + _MOMENT_BYTES) + num_untrained * _WEIGHT_BYTES
-    return trained * size.num_trained
-
-
-def _disk_bytes(size: ModelSize, walk: Sequence[Mixture]) -> int:
-    """Return the most that lies on the disk: a round's checkpoints with its start and the champion, or the end."""
-    peaks = [
-        _bytes_of(size, len(mixture.evaluation_offsets) + (2 if index else 0), 0 if index else 1)
-        for index, mixture in enumerate(walk)
-    ]
-    exported = 2 * _WEIGHT_BYTES * size.num_parameters
-    return max(*peaks, peaks[-1] + exported)
+    def _disk_bytes(self, walk: Sequence[Mixture]) -> int:
+        """Return the most that lies on the disk: a round's checkpoints, its start and the champion, or the end."""
+        peaks = [
+            self._bytes_each * (len(mixture.evaluation_offsets) + (2 if index else 0))
+            for index, mixture in enumerate(walk)
+        ]
+        peaks[0] += self.size.num_trained * _FLOAT_BYTES  # the base model's own, without moments
+        exported = 2 * _FLOAT_BYTES * self.size.num_parameters
+        return max(*peaks, peaks[-1] + exported)
 
 
 def _extreme(choose: Callable[[Iterable[float]], float], works: Iterable[Work]) -> Work:

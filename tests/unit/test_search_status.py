@@ -51,7 +51,8 @@ def begin(root: Path, config: SearchConfig) -> Path:
 def decide(directory: Path, stop_reason: str = "") -> None:
     """Put its first round on record: `a` was excluded at step 4."""
     key = {"round": 0, "step": 4}
-    decision = {"exclude": ["a"], "include": [], "roll_back_to": key, "optimizer": "restore", "weights": None}
+    decision = {"exclude": ["a"], "include": [], "roll_back_to": key, "optimizer": "restore"}
+    decision |= {"weights": None, "rollout_epochs": None}
     event = {"event": "round_decided", "round": 0, "sub_datasets": ["a", "b"], "decision": decision}
     event |= {"scores_at_target": {"a": 0.5, "b": 0.25}, "examples": 40, "stop_reason": stop_reason}
     append_event(str(directory), event | {"champion": {"checkpoint": key, "score": 0.375}})
