@@ -223,3 +223,15 @@ def test_the_speed_is_that_of_the_newest_search_of_this_model(tmp_path: Path) ->
     assert speed is not None
     assert (speed.training_flops_per_s, speed.evaluation_flops_per_s) == (1e9, 3e9)
     assert speed.source.endswith("one")
+
+
+def test_sft_is_priced_at_its_whole_budget_and_an_average_as_a_copy_of_the_weights(
+    inputs: Inputs,
+) -> None:
+    plan = make_plan(config_of(max_epochs=6, method="sft"), inputs)
+    assert plan.least.num_epochs == plan.expected.num_epochs == plan.most.num_epochs == 6
+    config = config_of(max_epochs=6, method="sft")
+    averaged = config.model_copy(update={"training": config.training.model_copy(update={"ema": 0.9})})
+    num_weights = BODY + HEAD
+    more = make_plan(averaged, inputs).least.bytes_written - plan.least.bytes_written
+    assert more == num_weights * 4 * plan.least.num_checkpoints

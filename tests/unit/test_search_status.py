@@ -51,7 +51,8 @@ def begin(root: Path, config: SearchConfig) -> Path:
 def decide(directory: Path, stop_reason: str = "") -> None:
     """Put its first round on record: `a` was excluded at step 4."""
     key = {"round": 0, "step": 4}
-    decision = {"exclude": ["a"], "include": [], "roll_back_to": key, "optimizer": "restore", "weights": None}
+    decision = {"exclude": ["a"], "include": [], "roll_back_to": key, "optimizer": "restore"}
+    decision |= {"weights": None, "rollout_epochs": None}
     event = {"event": "round_decided", "round": 0, "sub_datasets": ["a", "b"], "decision": decision}
     event |= {"scores_at_target": {"a": 0.5, "b": 0.25}, "examples": 40, "stop_reason": stop_reason}
     append_event(str(directory), event | {"champion": {"checkpoint": key, "score": 0.375}})
@@ -141,11 +142,12 @@ def test_a_left_search_is_named_with_the_command_that_goes_on(
 
 
 def test_a_worker_without_its_search_is_named_with_the_command_that_ends_it() -> None:
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
+    gone = (
+        2**22 + 1
+    )  # above every number that Linux gives; that of a process that has ended is soon another's
     sleeper = "import sys; sys.stdin.read()"
     command = [sys.executable, "-c", sleeper, "tasks.workers.train"]
-    for owner, is_left in ((gone.pid, True), (psutil.Process().pid, False)):
+    for owner, is_left in ((gone, True), (psutil.Process().pid, False)):
         with subprocess.Popen(command, stdin=subprocess.PIPE, env={"MSFT_OWNER_PID": str(owner)}) as worker:
             (check,) = check_workers([psutil.Process(worker.pid)])
             assert worker.stdin is not None
