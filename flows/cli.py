@@ -11,11 +11,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from flows import cli_compare
+from flows.cli_compare import compare, sweep
 from flows.cli_doctor import doctor
 from flows.cli_export import export
 from flows.cli_init import init
-from flows.cli_options import Json, Overrides, Quiet
+from flows.cli_options import AcceptChanges, Json, Overrides, Quiet
 from flows.cli_plan import plan
 from flows.cli_report import report
 from flows.cli_status import resume, status
@@ -52,9 +52,7 @@ def search(
     print_config: Annotated[
         bool, typer.Option(help="Print every value and whether it is a default; run nothing.")
     ] = False,
-    accept_changes: Annotated[
-        bool, typer.Option(help="Go on with other packages or processes than the search began with.")
-    ] = False,
+    accept_changes: AcceptChanges = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -106,6 +104,8 @@ def deploy(
         print(line)
 
 
+app.command()(compare)
+app.command()(sweep)
 app.command()(report)
 app.command()(status)
 app.command()(resume)
@@ -126,9 +126,6 @@ def _quieten() -> None:
     }
     for key, value in defaults.items():
         os.environ.setdefault(key, value)
-
-
-cli_compare.add_commands(app, _quieten)
 
 
 class _EndOnSignal:

@@ -11,6 +11,14 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and e
 Json = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON on stdout; all else goes to stderr.")
 ]
+AcceptChanges = Annotated[
+    bool, typer.Option(help="Go on with other packages or processes than the search began with.")
+]
+Methods = Annotated[str, typer.Option(help="Names, such as sft,msft,msft_paper.")]
+Seeds = Annotated[str, typer.Option(help="Such as 1,2,3; default: the file's.")]
+Parallel = Annotated[
+    int | None, typer.Option(min=1, help="Searches at a time; default: one a GPU, one on a CPU.")
+]
 OutputRoot = Annotated[str, typer.Option("--output-root", help="Where the searches lie.")]
 Search = Annotated[
     str, typer.Argument(help="A search: its directory, its name with its id, or the beginning of that.")

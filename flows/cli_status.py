@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli_options import Json, OutputRoot, Overrides, Quiet, Search
+from flows.cli_options import AcceptChanges, Json, OutputRoot, Overrides, Quiet, Search
 
 
 def status(
@@ -35,9 +35,7 @@ def resume(
     search: Search,
     output_root: OutputRoot = "searches",
     overrides: Overrides = None,
-    accept_changes: Annotated[
-        bool, typer.Option(help="Go on with other packages or processes than the search began with.")
-    ] = False,
+    accept_changes: AcceptChanges = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:

@@ -6,13 +6,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tasks.algorithm.methods import takes
+from tasks.algorithm.methods import RULES, takes
 from tasks.config import SearchConfig
 from tasks.config_file import change_config
 from tasks.errors import ConfigError
 
 CONTROL = "sft"
-_SHARED = ("rule", "min_delta", "exclude_per_round", "optimizer_on_rollback")
 _EMA = 0.99  # the pilot's, over which forward search won (search.md)
 # Nothing is discarded, so a decision may come often; each costs the start of a worker, and no FLOPs.
 _OFTEN = {"search.compute_budget_epochs": 0.5}
@@ -89,7 +88,7 @@ def configure(
     """
     chosen = METHODS[method]
     # What the file sets for its own method alone would be refused in another.
-    unused = {f"search.{setting}": None for setting in _SHARED if not takes(chosen.method, setting)}
+    unused = {f"search.{setting}": None for setting in RULES if not takes(chosen.method, setting)}
     if chosen.method != config.search.method:
         unused["search.options"] = None
     settings = {**changes, **unused, "search.method": chosen.method, **chosen.settings}

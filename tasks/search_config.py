@@ -8,7 +8,7 @@ from typing import Any, Literal, get_type_hints
 from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from tasks.algorithm.exclusion import ExclusionRule
-from tasks.algorithm.methods import METHODS, options_of, policy_of, strategy_of, takes
+from tasks.algorithm.methods import METHODS, RULES, options_of, policy_of, strategy_of, takes
 from tasks.algorithm.strategies import Strategy
 from tasks.settings import Settings, is_changed
 
@@ -52,7 +52,7 @@ class StrategyConfig(Settings):
 
     @model_validator(mode="after")
     def _options_take_effect(self) -> StrategyConfig:
-        for setting in ("rule", "min_delta", "exclude_per_round", "optimizer_on_rollback"):
+        for setting in RULES:
             if is_changed(self, setting) and not takes(self.method, setting):
                 raise ValueError(f"{setting} takes no effect with method={self.method}; leave it out")
         if self.rule == "paper" and is_changed(self, "min_delta"):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tasks.algorithm.exclusion import Verdict
 from tasks.algorithm.peaks import Curve, MetricPoint
-from tasks.algorithm.strategies import Decision, Opening, RoundReport
+from tasks.algorithm.strategies import Decision, Opening, RoundReport, rehearsed
 
 _DIGITS = 12  # as in peaks.py
 
@@ -60,13 +60,12 @@ class Forward:
             if name not in report.active and self._is_forgotten(report, spell)
         )
         active = (set(report.active) - set(leaving)) | set(returning)
-        resting = [name for name in spells if name not in active]
         return Decision(
             report.last,
             self._reason(spells, leaving, returning),
             exclude=leaving,
             include=returning,
-            weights=dict.fromkeys(resting, self.rehearsal) if resting and self.rehearsal else None,
+            weights=rehearsed(report, active, self.rehearsal),
             verdicts=tuple(self._verdict(spell, report, leaving, returning) for spell in spells.values()),
         )
 

@@ -37,6 +37,8 @@ METHODS = {
     "dynamix_sft": Method(Sft, Dynamix),
     "ies": Method(Sft, Ies),
 }
+# What the search's settings say of exclusions, and only some methods take.
+RULES = ("rule", "min_delta", "exclude_per_round", "optimizer_on_rollback")
 # Settings of every search that a strategy may go by; the rest of its fields are the method's own options.
 SHARED = ("max_epochs", "min_delta", "exclude_per_round", "optimizer_on_rollback")
 
@@ -49,7 +51,7 @@ def options_of(method: str) -> tuple[type[Any], list[str]]:
 
 
 def takes(method: str, setting: str) -> bool:
-    """Say whether a setting of `SHARED` takes effect in the method."""
+    """Say whether a setting of `RULES` takes effect in the method."""
     names = {field.name for field in fields(METHODS[method].strategy)}
     return setting in names or ("rule" in names and setting in ("rule", "min_delta"))
 

@@ -44,7 +44,7 @@ class Msft:
             return Decision(
                 report.last,
                 self._reason_to_advance(active),
-                weights=rehearsed(report, (), self.rehearsal),
+                weights=rehearsed(report, report.active, self.rehearsal),
                 verdicts=verdicts,
             )
         target = leaving[0].peak.checkpoint
@@ -52,7 +52,7 @@ class Msft:
             roll_back_to=target,
             exclude=names,
             optimizer=self.optimizer_on_rollback,
-            weights=rehearsed(report, names, self.rehearsal),
+            weights=rehearsed(report, set(report.active) - set(names), self.rehearsal),
             reason=self._reason_to_exclude(leaving, active, report),
             verdicts=verdicts,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -94,9 +94,8 @@ class Strategy(Protocol):
         ...
 
 
-def rehearsed(report: RoundReport, gone: tuple[str, ...], factor: float) -> dict[str, float] | None:
-    """Return the weights that keep everything excluded, once `gone` is, at `factor` of its share."""
-    active = set(report.active) - set(gone)
+def rehearsed(report: RoundReport, active: Collection[str], factor: float) -> dict[str, float] | None:
+    """Return the weights that keep everything but the next round's `active` at `factor` of its share."""
     names = [curve.sub_dataset for curve in report.curves if curve.sub_dataset not in active]
     return dict.fromkeys(names, factor) if names and factor > 0 else None
 
