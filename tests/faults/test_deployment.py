@@ -26,6 +26,8 @@ from tests.faults.tracking_server import free_port
 CONFIG = ROOT / "tests/faults/chaos.yaml"
 # Two rounds of five seconds or more, with a checkpoint every quarter of a second or so.
 LONG = ("search.compute_budget_epochs=24", "search.max_epochs=48")
+# The page's cancellation reaches a worker after ten seconds or more, and finds rounds left to train.
+LONGER = ("search.compute_budget_epochs=48", "search.max_epochs=96")
 NAME = "msft-search-file/search-process"
 NIGHTLY = "msft-search-file/search-nightly"
 BOTH = ("--file", "prefect.yaml", "search-process", "search-nightly")
@@ -91,7 +93,7 @@ def pool(storage: Path, database: Postgres | None, starting_team: Callable[[], T
         with temporary_settings(settings), get_client(sync_client=True) as client:
             team = starting_team()
             pool = Pool(client, storage, {**told, **team.environment()}, team)
-            overrides = ["output_root=lost", f"tracking.uri={team.uri}", *LONG]
+            overrides = ["output_root=lost", f"tracking.uri={team.uri}", *LONGER]
             nightly_each_moment(storage, overrides)
             pool.deploy(*BOTH)
             yield pool
@@ -112,9 +114,10 @@ def new_machine(pool: Pool) -> Iterator[Callable[[], Machine]]:
         machine.lose()
 
 
-def published(output_root: Path, round_index: int) -> dict[Path, int]:
-    """Return the round's checkpoints, each with the time when its weights were written."""
-    pattern = f"chaos-*/rounds/{round_index:03}/checkpoints/step-*/model.safetensors"
+def published(output_root: Path, round_index: int | None = None) -> dict[Path, int]:
+    """Return the round's checkpoints, or all rounds', each with the time when its weights were written."""
+    which = "*" if round_index is None else f"{round_index:03}"
+    pattern = f"chaos-*/rounds/{which}/checkpoints/step-*/model.safetensors"
     return {path: path.stat().st_mtime_ns for path in output_root.glob(pattern)}
 
 
@@ -286,14 +289,15 @@ def test_a_cancelled_scheduled_search_leaves_no_process_and_a_lost_machines_goes
     wait_until(lambda: is_training(lost, output_root, 0), lost.text)
     pool.client.set_flow_run_state(run, State(type=StateType.CANCELLING))  # as the page does
     wait_until(lambda: pool.state(run) == "Cancelled" and lost.processes() <= idle, lost.text, timeout_s=90)
-    assert statuses(pool.team) == {"KILLED"}
+    # A fast machine may have ended a round before the cancellation came.
+    assert {"KILLED"} <= statuses(pool.team) <= {"KILLED", "FINISHED"}
 
     # The next scheduled run goes on from there, until its machine is gone.
-    kept = published(output_root, 0)
+    kept = published(output_root)
     run = scheduled_run(pool, lost)
-    wait_until(lambda: len(published(output_root, 0)) > len(kept), lost.text)
+    wait_until(lambda: len(published(output_root)) > len(kept), lost.text)
     lost.lose()
-    assert kept.items() <= published(output_root, 0).items()
+    assert kept.items() <= published(output_root).items()
     assert pool.state(run) == "Running"
     other.start_worker()
     wait_until(lambda: "AwaitingRetry" in pool.states(run), other.text)

@@ -145,10 +145,13 @@ def test_a_worker_without_its_search_is_named_with_the_command_that_ends_it() ->
     gone = (
         2**22 + 1
     )  # above every number that Linux gives; that of a process that has ended is soon another's
-    sleeper = "import sys; sys.stdin.read()"
+    sleeper = "import sys; print(flush=True); sys.stdin.read()"
     command = [sys.executable, "-c", sleeper, "tasks.workers.train"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     for owner, is_left in ((gone, True), (psutil.Process().pid, False)):
-        with subprocess.Popen(command, stdin=subprocess.PIPE, env={"MSFT_OWNER_PID": str(owner)}) as worker:
+        with subprocess.Popen(command, env={"MSFT_OWNER_PID": str(owner)}, **pipes) as worker:
+            assert worker.stdout is not None
+            worker.stdout.readline()  # Linux shows a process's arguments a moment after its start
             (check,) = check_workers([psutil.Process(worker.pid)])
             assert worker.stdin is not None
             worker.stdin.close()
