@@ -25,10 +25,15 @@ class _Current:
     """The console of whoever prints: the terminal, or the log of one of several searches side by side."""
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(_LOG.get() or _TERMINAL, name)
+        return getattr(current_console(), name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        setattr(_LOG.get() or _TERMINAL, name, value)
+        setattr(current_console(), name, value)
+
+
+def current_console() -> Console:
+    """Return the console itself, for what draws in a thread of its own and uses it in a `with` statement."""
+    return _LOG.get() or _TERMINAL
 
 
 console = cast(Console, _Current())

@@ -16,7 +16,7 @@ from tasks.algorithm.ledger import LedgerLine
 from tasks.algorithm.state import CheckpointKey, SearchState
 from tasks.algorithm.strategies import Decision, RoundReport
 from tasks.config import SearchConfig
-from tasks.console import console, output, problems
+from tasks.console import console, current_console, output, problems
 from tasks.contracts import ChampionResult, CheckpointScores, Mixture, SearchRef, SubDatasetScore
 
 
@@ -94,7 +94,7 @@ def rollout_progress(mixture: Mixture) -> Iterator[Callable[[Progress], None]]:
         yield _line_writer(mixture)
         return
     columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[detail]}"))
-    with Bar(*columns, console=console, transient=True) as bar:
+    with Bar(*columns, console=current_console(), transient=True) as bar:
         task_id = bar.add_task("", total=mixture.num_steps, detail="starting")
         yield lambda progress: bar.update(task_id, completed=progress.step, detail=_detail(progress))
     console.print(f"trained {mixture.num_steps} steps")
@@ -107,7 +107,7 @@ def stage_progress(what: str, count: int) -> Iterator[Callable[[], None]]:
         yield lambda: None
         return
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn())
-    with Bar(*columns, console=console, transient=True) as bar:
+    with Bar(*columns, console=current_console(), transient=True) as bar:
         task_id = bar.add_task("", total=count)
         yield lambda: bar.advance(task_id)
 
@@ -247,9 +247,9 @@ def _number(value: float | None, digits: int = 3) -> str:
 
 def show_pages(search: SearchRef, champion: ChampionResult, prefect_page: str) -> None:
     """Print where the search's files and pages are; `prefect_page` is where Prefect shows this run."""
-    console.print(
-        f"frames:  {escape(search.directory)}/report/*.csv and *.parquet (curves, decisions, ledger, scores)"
-    )
+    report = f"{escape(search.directory)}/report"
+    console.print(f"report:  {report}/report.html, and report.md")
+    console.print(f"frames:  {report}/*.csv and *.parquet (curves, decisions, ledger, scores)")
     console.print(f"model:   msft-{search.name} version {champion.model_version}, alias champion")
     command = mlflow_command(search)
     first = f"{command}, then " if command else ""
