@@ -82,7 +82,7 @@ def _body(
     by_loss = is_by_loss(events)
     directory = Path(search.directory, "champion").resolve()
     each = [
-        f"{e['sub_dataset']} after round {e['round']}, rolled back to step {e['step']}"
+        f"{e['sub_dataset']} after round {e['round']}, which the search left at step {e['step']}"
         for e in _exclusions(events)
     ]
     load = (

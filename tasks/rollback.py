@@ -7,6 +7,7 @@ from pathlib import Path
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.runtime import task_run
 
 from tasks import registry, terminal
 from tasks.algorithm.state import SearchState
@@ -15,7 +16,11 @@ from tasks.errors import CheckpointDamagedError
 from tasks.manifest import MANIFEST, hash_file, verify
 
 
-@task(name="roll back", task_run_name="roll back to {state.checkpoint}", cache_policy=NO_CACHE)
+def _run_name() -> str:
+    return f"roll back to {task_run.parameters['state'].checkpoint or 'the base model'}"
+
+
+@task(name="roll back", task_run_name=_run_name, cache_policy=NO_CACHE)
 def roll_back(search: SearchRef, state: SearchState) -> CheckpointRef | None:
     """Return the checkpoint that the next roll-out starts from; None is the base model.
 

@@ -77,7 +77,8 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 def spaced(markdown: str) -> str:
     """Return the same text with wider cells, for MLflow's pages, which leave no space between columns."""
-    return markdown.replace(" | ", "&emsp; | ")
+    lines = markdown.split("\n")
+    return "\n".join(line if line.startswith("| ---") else line.replace(" | ", "&emsp; | ") for line in lines)
 
 
 def champion_rows(champion: Mapping[str, Any], state: SearchState, *, by_loss: bool) -> Iterator[list[str]]:

@@ -3,12 +3,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from markdown_it import MarkdownIt
 from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
 
 from tasks.addresses import mlflow_address, mlflow_command, round_title
 from tasks.contracts import SearchRef
 from tasks.prefect_pages import LOCAL_PAGES, page_of_this_run
-from tasks.story import round_rows, tell_round, tell_search
+from tasks.story import round_rows, spaced, table, tell_round, tell_search
 
 
 def reference(uri: str) -> SearchRef:
@@ -37,6 +38,12 @@ def test_a_file_store_is_shown_by_a_command_and_a_server_by_its_own_address() ->
     server = reference("https://me:secret@mlflow.example:8443/team/")
     assert mlflow_command(server) == ""
     assert mlflow_address(server).startswith("https://mlflow.example:8443/team/#/experiments/7/runs/beef")
+
+
+def test_a_table_with_wider_cells_is_still_a_table() -> None:
+    drawn = MarkdownIt().enable("table").render(spaced(table(["sub-dataset", "score"], [["boolq", 0.5]])))
+    assert "<td>boolq\u2003</td>" in drawn
+    assert "<td>0.5</td>" in drawn
 
 
 def decided(number: int, reason: str, exclude: list[str], target: tuple[int, int]) -> dict[str, Any]:
