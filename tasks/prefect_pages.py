@@ -17,6 +17,7 @@ from prefect.artifacts import (
 )
 from prefect.context import TaskRunContext
 from prefect.exceptions import PrefectException
+from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, PREFECT_UI_URL, temporary_settings
 from prefect.utilities.urls import url_for
@@ -65,8 +66,11 @@ def show_link(search: SearchRef) -> None:
 
 
 def show_round(search: SearchRef, events: Events) -> None:
-    """Show the newest decision in words, and the table of all rounds."""
-    text = tell_round(rounds_of(events)[-1], by_loss=is_by_loss(events))
+    """Show the newest decision in words, in the run's log too, and the table of all rounds."""
+    newest = rounds_of(events)[-1]
+    reason = newest["decision"]["reason"]
+    _show(lambda: get_run_logger().info("decision of round %d: %s", newest["round"], reason))
+    text = tell_round(newest, by_loss=is_by_loss(events))
     _show(lambda: create_markdown_artifact(text, key=_key(search, "decision")))
     rows = round_rows(events)
     _show(lambda: create_table_artifact(rows, key=_key(search, "rounds"), description="All rounds so far"))

@@ -251,9 +251,17 @@ def statuses(team: Team) -> set[str]:
     return {run.info.status for run in runs}
 
 
+def messages(pool: Pool) -> list[str]:
+    """Return what the logs of all runs say; the server gives them in pages."""
+    logs: list[str] = []
+    while page := pool.client.read_logs(offset=len(logs)):
+        logs += [log.message for log in page]
+    return logs
+
+
 def assert_nothing_shows(words: tuple[str, ...], pool: Pool, run: UUID) -> None:
     """No word is in a file that servers, workers and searches left, nor in what Prefect's pages show of the run."""
-    shown = [log.message for log in pool.client.read_logs()]
+    shown = messages(pool)
     shown += [pool.client.read_flow_run(run).model_dump_json()]
     shown += [pool.client.read_deployment_by_name(NIGHTLY).model_dump_json()]
     files = {}
@@ -305,4 +313,5 @@ def test_a_cancelled_scheduled_search_leaves_no_process_and_a_lost_machines_goes
     assert_completes(pool, run, other)
     assert_ended_once(output_root)
     assert_registered(pool.team, output_root)
+    assert any(message.startswith("decision of round 1: ") for message in messages(pool))
     assert_nothing_shows(pool.team.secrets(), pool, run)
