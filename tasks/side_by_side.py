@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 from pydantic import Field
+from tqdm import tqdm
 
 from tasks import terminal
 from tasks.config import SearchConfig
@@ -91,6 +92,9 @@ def run_side_by_side(
     if len(gpus) == 1:
         return tuple(run(arm) for arm in arms)
     logs.mkdir(parents=True, exist_ok=True)
+    # `datasets` reads files under a lock of tqdm's class, and takes it away again unless it was there before: two
+    # searches that begin together then fail with "'tqdm' has no attribute '_lock'".
+    tqdm.get_lock()
     with ThreadPoolExecutor(len(gpus)) as pool:
         futures = [pool.submit(copy_context().run, run, arm) for arm in arms]
         try:

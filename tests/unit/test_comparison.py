@@ -8,6 +8,8 @@ import threading
 from pathlib import Path
 
 import pytest
+from tqdm import tqdm
+from tqdm.contrib.concurrent import ensure_lock
 
 from tasks import launch, terminal
 from tasks.algorithm.state import CheckpointKey
@@ -208,6 +210,32 @@ def test_searches_side_by_side_have_a_gpu_and_a_log_each(tmp_path: Path) -> None
     assert os.environ.get("CUDA_VISIBLE_DEVICES") != "0,1"
     for arm in ARMS:
         assert (tmp_path / f"tiny-msft-seed-{arm.seed}.log").read_text() == f"search {arm.seed}\n"
+
+
+def test_one_search_does_not_take_the_lock_of_bars_away_from_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Bar(tqdm):  # type: ignore[misc]
+        """A class without a lock of its own, as that of `datasets` is at first."""
+
+    monkeypatch.delattr(tqdm, "_lock", raising=False)
+    first_began, second_began, first_ended = threading.Event(), threading.Event(), threading.Event()
+
+    def search(arm: Arm) -> None:
+        if arm.seed == 0:
+            with ensure_lock(Bar):  # as `datasets` reads files
+                first_began.set()
+                second_began.wait(30)
+            first_ended.set()
+        else:
+            first_began.wait(30)
+            with ensure_lock(Bar):
+                second_began.set()
+                first_ended.wait(30)
+                assert Bar._lock is not None
+
+    outcomes = run_side_by_side(ARMS[:2], search, (None, None), tmp_path)
+    assert [outcome.error for outcome in outcomes] == ["", ""]
 
 
 def test_a_signal_ends_all_workers_and_starts_no_other_search(tmp_path: Path) -> None:
