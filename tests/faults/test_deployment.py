@@ -103,6 +103,7 @@ def pool(storage: Path, database: Postgres | None, starting_team: Callable[[], T
 
 @pytest.fixture
 def new_machine(pool: Pool) -> Iterator[Callable[[], Machine]]:
+    pool.forget_due(NIGHTLY)  # a worker of the next test would begin it
     machines: list[Machine] = []
 
     def new() -> Machine:
@@ -137,10 +138,13 @@ def was_preempted(output_root: Path, round_index: int) -> bool:
 
 
 def assert_completes(pool: Pool, run: UUID, machine: Machine) -> None:
-    """The run's second attempt, on this machine, is its last."""
+    """The run's second attempt, on this machine, is its last.
+
+    Or its third: a busy machine may send a heartbeat later than the 15 s that the shortest automation leaves it.
+    """
     wait_until(lambda: pool.state(run) in ("Completed", "Failed", "Crashed"), machine.text)
     assert pool.state(run) == "Completed", machine.text()
-    assert pool.client.read_flow_run(run).run_count == 2
+    assert pool.client.read_flow_run(run).run_count in (2, 3)
     assert "is in use" not in machine.text()
 
 
