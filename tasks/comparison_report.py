@@ -15,7 +15,7 @@ from rich.table import Table
 from tasks import terminal, tracking
 from tasks.comparison import Finding, find_all, title_of
 from tasks.config import SearchConfig
-from tasks.console import console
+from tasks.console import console, print_table
 from tasks.contracts import SearchRef
 from tasks.paired_bootstrap import Difference, paired_difference
 from tasks.plots import plot_comparison, save_figure
@@ -204,7 +204,7 @@ def show_comparison(config: SearchConfig, frames: Mapping[str, pd.DataFrame], co
         table.add_row(row["title"], *cells, style="bold" if is_clear else "")
         tokens = (f"{row[name]:,.0f}" for name in COSTS[:3])
         costs.add_row(row["title"], *tokens, f"{row['flops']:.3g}", f"{row['seconds']:,.0f}")
-    console.print(table)
+    print_table(table)
     num_seeds = int(summary["num_seeds"].min())
     over = (
         "test rows alone, as seeds cannot be resampled with one" if num_seeds == 1 else "seeds and test rows"
@@ -213,7 +213,7 @@ def show_comparison(config: SearchConfig, frames: Mapping[str, pd.DataFrame], co
         "test accuracy: mean over sub-datasets ± standard deviation over seeds; "
         f"intervals: paired bootstrap over {over}"
     )
-    console.print(costs)
+    print_table(costs)
     terminal.note(
         "tokens, FLOPs and seconds of one search, mean over seeds; training, discarded work and evaluation"
     )
@@ -226,7 +226,7 @@ def _show_sub_datasets(summary: pd.DataFrame, by_sub_dataset: pd.DataFrame) -> N
     for name, rows in by_sub_dataset.groupby("sub_dataset", sort=False):
         cells_of = {row["method"]: shown_spread(row) for row in rows.to_dict("records")}
         table.add_row(escape(str(name)), *(cells_of.get(method, "none") for method in titles))
-    console.print(table)
+    print_table(table)
 
 
 def new_table(headings: Sequence[str]) -> Table:

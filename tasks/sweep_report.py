@@ -23,7 +23,7 @@ from tasks.comparison_report import (
     summary_frame,
     write_frames,
 )
-from tasks.console import console
+from tasks.console import print_table
 from tasks.contracts import SearchRef
 from tasks.journal import read_events
 from tasks.peak_shifts import peak_epochs, peak_shifts
@@ -97,4 +97,4 @@ def _show(summary: pd.DataFrame, names: Sequence[str]) -> None:
     for row in summary.to_dict("records"):
         cells = [*(str(row[name]) for name in names), row["title"], str(row["num_seeds"])]
         table.add_row(*cells, shown_spread(row), shown_interval(row), f"{row['flops']:.3g}")
-    console.print(table)
+    print_table(table)
