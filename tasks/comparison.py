@@ -13,13 +13,13 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks import terminal, tracking
 from tasks.algorithm.ledger import ledger_lines
+from tasks.compared_methods import CONTROL, METHODS, check_methods, configure
 from tasks.config import SearchConfig
 from tasks.config_file import dump_config
 from tasks.contracts import ChampionResult, SearchRef, SubDatasetScore, Value
 from tasks.errors import ConfigError, DifferentDataError, IncompleteComparisonError
 from tasks.journal import read_events
 from tasks.lifecycle import reference_to
-from tasks.methods import CONTROL, METHODS, check_methods, configure
 from tasks.ownership import directory_of
 from tasks.side_by_side import Arm, Outcome, lanes, run_side_by_side
 from tasks.world import differences, identity_of

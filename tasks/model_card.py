@@ -14,7 +14,15 @@ from tasks.addresses import search_title
 from tasks.algorithm.state import CheckpointKey, fold
 from tasks.config import SearchConfig
 from tasks.contracts import CheckpointScores, SearchRef
-from tasks.story import Events, champion_headings, champion_rows, is_by_loss, rounds_of, table
+from tasks.story import (
+    Events,
+    champion_headings,
+    champion_rows,
+    exclusions_line,
+    is_by_loss,
+    rounds_of,
+    table,
+)
 
 FILE = "README.md"
 
@@ -81,10 +89,6 @@ def _body(
     assert state is not None
     by_loss = is_by_loss(events)
     directory = Path(search.directory, "champion").resolve()
-    each = [
-        f"{e['sub_dataset']} after round {e['round']}, which the search left at step {e['step']}"
-        for e in _exclusions(events)
-    ]
     load = (
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         f'model = AutoModelForCausalLM.from_pretrained("{directory}")\n'
@@ -95,7 +99,7 @@ def _body(
         f"# msft-{search.name}",
         f"Champion of search `{search_title(search.name, search.search_id)}`: {key}, fine-tuned from `{base}` on "
         f"{', '.join(events[0]['sub_datasets'])}.",
-        f"Excluded on the way, in order: {'; '.join(each) or 'none'}.",
+        exclusions_line(state, by_loss=by_loss),
         table(champion_headings(by_loss=by_loss), rows),
         "Validation chose this checkpoint among all that were scored; the test rows were scored once, afterwards.",
         f"```python\n{load}\n```",

@@ -19,7 +19,7 @@ def tell_search(events: Events) -> str:
     state = fold(events)
     assert state is not None
     by_loss = is_by_loss(events)
-    parts = [_standing(state), _champion_line(state, by_loss), _exclusions(state, by_loss)]
+    parts = [_standing(state), _champion_line(state, by_loss), exclusions_line(state, by_loss=by_loss)]
     parts += [_reasons(events), _scores(events, state, by_loss), _costs(events)]
     return "\n\n".join(part for part in parts if part)
 
@@ -125,9 +125,11 @@ def _champion_line(state: SearchState, by_loss: bool) -> str:
     return f"**Champion{far}:** {state.champion.checkpoint}, {value} over all sub-datasets."
 
 
-def _exclusions(state: SearchState, by_loss: bool) -> str:
+def exclusions_line(state: SearchState, *, by_loss: bool) -> str:
+    """Return what was excluded, in order: when, from where the search went on, and its score there."""
+    unit = _unit(by_loss)
     each = [
-        f"{e.sub_dataset} (round {e.round}, rolled back to {e.checkpoint}, {_unit(by_loss)} {abs(e.score):.3f})"
+        f"{e.sub_dataset} (round {e.round}, the search went on from {e.checkpoint}, {unit} {abs(e.score):.3f})"
         for e in state.excluded
     ]
     return f"**Excluded, in order:** {'; '.join(each) or 'none'}."

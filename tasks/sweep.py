@@ -8,13 +8,13 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from tasks.compared_methods import CONTROL, check_methods, configure
 from tasks.comparison import refuse_untested
 from tasks.config import SearchConfig
 from tasks.config_file import change_config
 from tasks.contracts import Value
 from tasks.errors import ConfigError
 from tasks.granularity import split_by_column
-from tasks.methods import CONTROL, check_methods, configure
 from tasks.side_by_side import Arm
 from tasks.strict_yaml import read_yaml
 

@@ -21,8 +21,8 @@ from tests.faults.processes import MARK, members_of
 from tests.faults.team_servers import Team
 
 ROOT = Path(__file__).resolve().parents[2]
-# As short as the automation may wait: Prefect's heartbeat comes every 30 s at most often.
-LOST_AFTER_S = 45
+# Prefect's heartbeat comes every 30 s at most often; a busy machine, which sends one late, is not lost.
+LOST_AFTER_S = 75
 PATIENCE_S = 600.0  # for a step of seconds, on a machine that others use
 
 

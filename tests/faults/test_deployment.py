@@ -122,6 +122,11 @@ def published(output_root: Path, round_index: int | None = None) -> dict[Path, i
     return {path: path.stat().st_mtime_ns for path in output_root.glob(pattern)}
 
 
+def round_of(checkpoint: Path) -> int:
+    """Return the index of the round that published the file."""
+    return int(checkpoint.parents[2].name)
+
+
 def is_training(machine: Machine, output_root: Path, round_index: int) -> bool:
     """Say whether the round's worker has made a step, has published a checkpoint, and still runs."""
     return (
@@ -138,13 +143,10 @@ def was_preempted(output_root: Path, round_index: int) -> bool:
 
 
 def assert_completes(pool: Pool, run: UUID, machine: Machine) -> None:
-    """The run's second attempt, on this machine, is its last.
-
-    Or its third: a busy machine may send a heartbeat later than the 15 s that the shortest automation leaves it.
-    """
+    """The run's second attempt, on this machine, is its last."""
     wait_until(lambda: pool.state(run) in ("Completed", "Failed", "Crashed"), machine.text)
     assert pool.state(run) == "Completed", machine.text()
-    assert pool.client.read_flow_run(run).run_count in (2, 3)
+    assert pool.client.read_flow_run(run).run_count == 2
     assert "is in use" not in machine.text()
 
 
@@ -248,10 +250,11 @@ def assert_registered(team: Team, output_root: Path) -> None:
     assert statuses(team) == {"FINISHED"}
 
 
-def statuses(team: Team) -> set[str]:
-    """Return the states of all runs in the team's MLflow."""
+def statuses(team: Team, kind: str = "") -> set[str]:
+    """Return the states of all runs in the team's MLflow, or of those of one kind."""
     client = MlflowClient(team.uri)
-    runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    chosen = f"tags.`msft.kind` = '{kind}'" if kind else ""
+    runs = client.search_runs([e.experiment_id for e in client.search_experiments()], chosen)
     return {run.info.status for run in runs}
 
 
@@ -301,16 +304,21 @@ def test_a_cancelled_scheduled_search_leaves_no_process_and_a_lost_machines_goes
     wait_until(lambda: is_training(lost, output_root, 0), lost.text)
     pool.client.set_flow_run_state(run, State(type=StateType.CANCELLING))  # as the page does
     wait_until(lambda: pool.state(run) == "Cancelled" and lost.processes() <= idle, lost.text, timeout_s=90)
-    # A fast machine may have ended a round before the cancellation came.
-    assert {"KILLED"} <= statuses(pool.team) <= {"KILLED", "FINISHED"}
+    assert statuses(pool.team, "search") == {"KILLED"}
+    assert statuses(pool.team) <= {
+        "KILLED",
+        "FINISHED",
+    }  # a round may have ended before the cancellation came
 
     # The next scheduled run goes on from there, until its machine is gone.
     kept = published(output_root)
     run = scheduled_run(pool, lost)
     wait_until(lambda: published(output_root).keys() - kept.keys(), lost.text)
     lost.lose()
-    now = published(output_root)  # a decided round keeps only what is needed
-    assert {path: now[path] for path in kept if path in now}.items() <= kept.items()
+    now = published(output_root)
+    under_way = max(map(round_of, now))  # the rounds before it keep only what is needed
+    still = {path: time for path, time in kept.items() if path in now or round_of(path) == under_way}
+    assert still.items() <= now.items()
     assert pool.state(run) == "Running"
     other.start_worker()
     wait_until(lambda: "AwaitingRetry" in pool.states(run), other.text)

@@ -13,13 +13,13 @@ from tqdm.contrib.concurrent import ensure_lock
 
 from tasks import launch, terminal
 from tasks.algorithm.state import CheckpointKey
+from tasks.compared_methods import METHODS
 from tasks.comparison import find_all, plan_comparison, refuse_failures
 from tasks.comparison_report import runs_frame, scores_frame, sub_datasets_frame, summary_frame
 from tasks.config_file import change_config, search_id_of
 from tasks.contracts import ChampionResult, CheckpointScores, EvaluationCost, SubDatasetScore
 from tasks.errors import ConfigError, DifferentDataError, IncompleteComparisonError
 from tasks.journal import append_event
-from tasks.methods import METHODS
 from tasks.ownership import directory_of
 from tasks.plots import plot_comparison, save_figure
 from tasks.side_by_side import Arm, Outcome, lanes, run_side_by_side

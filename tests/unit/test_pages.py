@@ -76,7 +76,10 @@ def started() -> dict[str, Any]:
 def test_a_search_is_told_with_its_exclusions_their_reasons_and_its_cost() -> None:
     told = tell_search([started(), decided(0, "boolq peaked first: exclude", ["boolq"], (0, 300))])
     assert "**Under way:** round 1 on gsm8k." in told
-    assert "**Excluded, in order:** boolq (round 0, rolled back to round 0 step 300, accuracy 0.800)." in told
+    assert (
+        "**Excluded, in order:** boolq (round 0, the search went on from round 0 step 300, accuracy 0.800)."
+        in told
+    )
     assert "| 0 | gsm8k, boolq | boolq peaked first: exclude |" in told
     assert "| accepted | 1,000 | 10 | 2e+09 | 1.5 |" in told
 

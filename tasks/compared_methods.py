@@ -20,7 +20,7 @@ _OFTEN = {"search.compute_budget_epochs": 1, "search.evals_per_epoch": 3}
 
 
 @dataclass(frozen=True)
-class Method:
+class ComparedMethod:
     """One method of a comparison.
 
     Attributes:
@@ -34,28 +34,28 @@ class Method:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-METHODS: Mapping[str, Method] = {
-    "sft": Method("SFT", "sft"),
-    "sft_ema": Method("SFT + EMA", "sft", {"training.ema": _EMA}),
-    "msft": Method("mSFT", "msft"),
-    "msft_paper": Method(
+METHODS: Mapping[str, ComparedMethod] = {
+    "sft": ComparedMethod("SFT", "sft"),
+    "sft_ema": ComparedMethod("SFT + EMA", "sft", {"training.ema": _EMA}),
+    "msft": ComparedMethod("mSFT", "msft"),
+    "msft_paper": ComparedMethod(
         "mSFT, paper mode",
         "msft",
         {"search.rule": "paper", "search.min_delta": None, "search.optimizer_on_rollback": "reset"},
     ),
-    "continual_sft": Method("Continual SFT", "continual_sft"),
-    "dynamix_sft": Method("DynamixSFT", "dynamix_sft"),
-    "ies": Method("IES", "ies"),
-    "sro_sft": Method("SRO SFT", "sro_sft"),
-    "soft_sro_sft": Method("Soft SRO SFT", "soft_sro_sft"),
-    "forward": Method("Forward search", "forward", _OFTEN),
-    "forward_ema": Method("Forward search + EMA", "forward", {**_OFTEN, "training.ema": _EMA}),
-    "forward_random": Method(
+    "continual_sft": ComparedMethod("Continual SFT", "continual_sft"),
+    "dynamix_sft": ComparedMethod("DynamixSFT", "dynamix_sft"),
+    "ies": ComparedMethod("IES", "ies"),
+    "sro_sft": ComparedMethod("SRO SFT", "sro_sft"),
+    "soft_sro_sft": ComparedMethod("Soft SRO SFT", "soft_sro_sft"),
+    "forward": ComparedMethod("Forward search", "forward", _OFTEN),
+    "forward_ema": ComparedMethod("Forward search + EMA", "forward", {**_OFTEN, "training.ema": _EMA}),
+    "forward_random": ComparedMethod(
         "Forward search + EMA, by lot",
         "forward",
         {**_OFTEN, "training.ema": _EMA, "search.options": {"random_seed": 1}},
     ),
-    "msft_rehearsal": Method(
+    "msft_rehearsal": ComparedMethod(
         "mSFT + rehearsal + EMA", "msft", {"training.ema": _EMA, "search.options": {"rehearsal": 0.1}}
     ),
 }
