@@ -11,6 +11,7 @@ from tasks.config import SearchConfig
 from tasks.config_file import load_config
 from tasks.contracts import ChampionResult, SearchRef
 from tasks.lifecycle import true_status
+from tasks.run_events import tells_its_end
 from tasks.side_by_side import Arm
 
 
@@ -34,6 +35,7 @@ def compare_methods(
         refuse_failures(outcomes)
 
 
+@tells_its_end
 @flow(name="msft-compare-file", flow_run_name="compare-{config}", persist_result=False)
 def compare_file(
     config: str, methods: tuple[str, ...] = (), seeds: tuple[int, ...] = (), overrides: tuple[str, ...] = ()

@@ -15,6 +15,7 @@ from tasks.prefect_pages import search_run_name
 from tasks.preparation import prepare_sub_datasets
 from tasks.reporting import report_round, write_report
 from tasks.rollback import roll_back
+from tasks.run_events import tells_its_end
 from tasks.schedules import fill_in_run_number
 
 
@@ -31,6 +32,7 @@ def msft_search(
     return _search(config, accept_changes, parent_run_id=parent_run_id)
 
 
+@tells_its_end
 @flow(name="msft-search-file", flow_run_name=search_run_name, persist_result=False)
 def search_file(config: str, overrides: tuple[str, ...] = (), accept_changes: bool = False) -> ChampionResult:
     """Search with the configuration of a YAML file, as a deployment does.

@@ -24,6 +24,7 @@ from prefect.workers.utilities import get_default_base_job_template_for_infrastr
 
 from tasks.errors import DeploymentError
 from tasks.launch import run_prefect
+from tasks.run_events import HEARTBEAT, SIGNS
 from tasks.schedules import active_schedules, settle_schedules
 
 Schedule = Literal["off", "queue", "skip"]
@@ -31,9 +32,6 @@ _STRATEGIES = {"queue": "ENQUEUE", "skip": "CANCEL_NEW"}
 # Three heartbeats of 30 s missed: 87 s from the machine's loss to AwaitingRetry (facts.md, A4).
 LOST_AFTER_S = 90
 DEFAULT = "search-process"
-# After any of these a run is heard of: it lives, or has ended, or is waiting to start again already. One that is being
-# cancelled may take long to save and has no heartbeat then; nobody wants it to start again.
-_SIGNS = ("heartbeat", "Completed", "Failed", "Cancelling", "Cancelled", "Crashed", "AwaitingRetry")
 
 
 def deploy(
@@ -237,8 +235,8 @@ def _ensure_automation(client: SyncPrefectClient, full_name: str, lost_after_s: 
         name=f"msft: reschedule lost runs of {full_name}",
         description="A run whose heartbeat stopped is given to another worker; made by `msft deploy`.",
         trigger=EventTrigger(
-            after={"prefect.flow-run.heartbeat"},
-            expect={f"prefect.flow-run.{sign}" for sign in _SIGNS},
+            after={HEARTBEAT},
+            expect=set(SIGNS),
             match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
             match_related=ResourceSpecification(
                 {

@@ -12,6 +12,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
+from prefect.runtime import flow_run
+
 from tasks.config import SearchConfig
 from tasks.config_file import search_id_of
 from tasks.errors import BusyError, OtherSearchError
@@ -34,6 +36,8 @@ def directory_of(config: SearchConfig) -> Path:
 @contextmanager
 def own_directory(config: SearchConfig, wait_s: float = 0.0) -> Iterator[str]:
     """Give the search's directory to this process alone, after at most `wait_s` seconds.
+
+    An earlier attempt of the same flow run is waited for as long as it lives.
 
     Raises:
         BusyError: another process owns it.
@@ -88,14 +92,18 @@ def _gpus(config: SearchConfig, devices: Path) -> tuple[str, ...]:
 @contextmanager
 def _locked(path: Path, what: str, wait_s: float) -> Iterator[None]:
     deadline = time.monotonic() + wait_s
+    run = f", flow run {flow_run.id}" if flow_run.id else ""
     with _open_for_all(path) as lock:
         while not _try_lock(lock):
-            if time.monotonic() >= deadline:
-                lock.seek(0)
-                raise BusyError(what, lock.read().strip() or "unknown")
+            lock.seek(0)
+            owner = lock.read().strip() or "unknown"
+            # A machine that only seemed lost still works for the same run: its result is the run's.
+            is_own = bool(run) and owner.endswith(run)
+            if time.monotonic() >= deadline and not is_own:
+                raise BusyError(what, owner)
             time.sleep(_POLL_S)
         lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {os.uname().nodename}\n")
+        lock.write(f"process {os.getpid()} on {os.uname().nodename}{run}\n")
         lock.flush()
         yield
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+# Its thread takes a variable out of the environment while a request of another thread reads that: KeyError.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 from tasks.config import TrainingConfig
 from tasks.contracts import BaseModelRef, Mixture, RolloutSpec, ScoreSplit, SubDatasetDraws

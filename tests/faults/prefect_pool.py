@@ -123,6 +123,16 @@ class Pool:
     def states(self, run: UUID) -> list[str]:
         return [str(state.name) for state in self.client.read_flow_run_states(run)]
 
+    def history(self) -> str:
+        """Say when each run of the pool came to each of its states."""
+        runs = self.client.read_flow_runs(sort=FlowRunSort.EXPECTED_START_TIME_ASC)
+        return "\n".join(
+            f"{run.id}: "
+            + ", ".join(f"{s.timestamp:%H:%M:%S} {s.name}" for s in self.client.read_flow_run_states(run.id))
+            for run in runs
+            if run.deployment_id is not None
+        )
+
     def runs(self, name: str, *states: str) -> list[UUID]:
         """Return the deployment's runs that are in one of the states, in the order in which they were due."""
         runs = self.client.read_flow_runs(

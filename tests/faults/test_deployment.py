@@ -142,12 +142,14 @@ def was_preempted(output_root: Path, round_index: int) -> bool:
     return any(json.loads(account.read_text())["preempted"] for account in accounts)
 
 
-def assert_completes(pool: Pool, run: UUID, machine: Machine) -> None:
-    """The run's second attempt, on this machine, is its last."""
-    wait_until(lambda: pool.state(run) in ("Completed", "Failed", "Crashed"), machine.text)
-    assert pool.state(run) == "Completed", machine.text()
-    assert pool.client.read_flow_run(run).run_count == 2
-    assert "is in use" not in machine.text()
+def assert_completes(pool: Pool, run: UUID, machine: Machine, attempts: int | None = 2) -> None:
+    """The run ends on this machine, after so many attempts; None: two or more."""
+    wait_until(lambda: pool.state(run) in ("Completed", "Failed", "Crashed", "Cancelled"), machine.text)
+    account = f"{run}\n{pool.history()}\n{machine.text()}"
+    assert pool.state(run) == "Completed", account
+    count = pool.client.read_flow_run(run).run_count
+    assert count >= 2 if attempts is None else count == attempts, account
+    assert "is in use" not in machine.text(), account
 
 
 def assert_ended_once(output_root: Path) -> None:
@@ -300,10 +302,12 @@ def test_a_cancelled_scheduled_search_leaves_no_process_and_a_lost_machines_goes
     wait_until(lambda: "started!" in lost.text(), lost.text)
     idle = lost.processes()
 
-    run = scheduled_run(pool, lost)
+    cancelled = scheduled_run(pool, lost)
     wait_until(lambda: is_training(lost, output_root, 0), lost.text)
-    pool.client.set_flow_run_state(run, State(type=StateType.CANCELLING))  # as the page does
-    wait_until(lambda: pool.state(run) == "Cancelled" and lost.processes() <= idle, lost.text, timeout_s=90)
+    pool.client.set_flow_run_state(cancelled, State(type=StateType.CANCELLING))  # as the page does
+    wait_until(
+        lambda: pool.state(cancelled) == "Cancelled" and lost.processes() <= idle, lost.text, timeout_s=90
+    )
     assert statuses(pool.team, "search") == {"KILLED"}
     assert statuses(pool.team) <= {
         "KILLED",
@@ -322,8 +326,10 @@ def test_a_cancelled_scheduled_search_leaves_no_process_and_a_lost_machines_goes
     assert pool.state(run) == "Running"
     other.start_worker()
     wait_until(lambda: "AwaitingRetry" in pool.states(run), other.text)
-    assert_completes(pool, run, other)
+    # Prefect acts at least once: an attempt that it starts besides waits for the one before (tasks/ownership.py).
+    assert_completes(pool, run, other, attempts=None)
     assert_ended_once(output_root)
     assert_registered(pool.team, output_root)
+    assert "AwaitingRetry" not in pool.states(cancelled), pool.history()
     assert any(message.startswith("decision of round 1: ") for message in messages(pool))
     assert_nothing_shows(pool.team.secrets(), pool, run)

@@ -6,9 +6,11 @@ import re
 import threading
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import yaml
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.flows import load_flow_from_entrypoint
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -19,6 +21,7 @@ from tasks.config_file import load_config
 from tasks.deployment import DEFAULT, deploy
 from tasks.errors import DeploymentError
 from tasks.ownership import own_directory
+from tasks.run_events import SIGNS
 from tasks.schedules import fill_in_run_number
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,6 +68,27 @@ def test_schedules_are_valid_and_off_until_asked_for(entry: dict[str, Any]) -> N
         CronSchedule(cron=schedule["cron"], timezone=schedule["timezone"])
         assert schedule["active"] is False
         assert schedule["slug"]  # by which `msft deploy` knows it again
+
+
+@each_deployment
+def test_the_automation_hears_of_every_end_of_a_run_itself(
+    entry: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    flow = load_flow_from_entrypoint(entry["entrypoint"])
+    said: list[str] = []
+    monkeypatch.setattr("tasks.run_events.emit_event", lambda event, **_: said.append(event))
+    run = FlowRun(flow_id=uuid4(), deployment_id=uuid4())
+    for hooks in (
+        flow.on_completion_hooks,
+        flow.on_failure_hooks,
+        flow.on_cancellation_hooks,
+        flow.on_crashed_hooks,
+    ):
+        (hook,) = hooks
+        hook(flow, run, State(type=StateType.FAILED))
+    assert set(said) <= SIGNS
+    assert len(said) == 4
 
 
 @each_deployment

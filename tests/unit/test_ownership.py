@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,29 @@ def test_a_search_is_the_same_wherever_and_on_however_many_processes_it_runs(
     tmp_path: Path, changes: dict[str, Any], is_same: bool
 ) -> None:
     assert (search_id_of(config_of(tmp_path)) == search_id_of(config_of(tmp_path, **changes))) == is_same
+
+
+def test_another_attempt_of_the_same_flow_run_is_waited_for_and_that_of_another_run_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(tmp_path)
+    has_it = threading.Event()
+
+    def take() -> None:
+        with own_directory(config):
+            has_it.set()
+
+    successor = threading.Thread(target=take)
+    monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__ID", "the-run")
+    with own_directory(config):
+        successor.start()
+        assert not has_it.wait(0.5)
+        assert successor.is_alive()
+        monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__ID", "another-run")
+        with pytest.raises(BusyError, match="flow run the-run"), own_directory(config):
+            pass
+    successor.join(60)
+    assert has_it.is_set()
 
 
 def test_an_unfinished_search_of_the_same_name_is_not_left_by_accident(tmp_path: Path) -> None:
