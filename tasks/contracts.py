@@ -22,11 +22,7 @@ class Value(BaseModel):
 
 
 class BaseModelRef(Value):
-    """The base model as every worker loads it.
-
-    Attributes:
-        directory: a local transformers directory with safetensors weights and the tokenizer; `sha256` is over these.
-    """
+    """The base model as every worker loads it, in a transformers directory: safetensors and tokenizer (`sha256`)."""
 
     directory: str
     sha256: str
@@ -101,12 +97,14 @@ class SubDatasetDraws(Value):
         train: its tokenised rows.
         rows_per_epoch: rows drawn in one epoch of this mixture.
         cursor: rows drawn from it on the accepted path so far; the next draw's position in its stream.
+        is_rehearsed: it is excluded, and kept in the mixture so that it is not forgotten.
     """
 
     name: str
     train: SplitRef
     rows_per_epoch: int
     cursor: int
+    is_rehearsed: bool = False
 
 
 class Mixture(Value):
@@ -192,8 +190,7 @@ class IntervalStats(Value):
 class RolloutResult(Value):
     """What one roll-out published; `rollout_result.json`, written last.
 
-    `checkpoints` begins with the base model in the search's first roll-out, and is followed by one for each
-    evaluation offset; `intervals` has one entry for each checkpoint that training led to.
+    `checkpoints` begins with the base model in the search's first roll-out; `intervals` are those between them.
     """
 
     round: int

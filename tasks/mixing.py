@@ -37,7 +37,7 @@ def plan_mixture(
     drawn_tokens = {name: draws[name] * tokens[name] / rows[name] for name in rows}
     return Mixture(
         round=state.round,
-        draws=tuple(_draws(part, draws[part.name], start) for part in parts),
+        draws=tuple(_draws(part, draws[part.name], start, part.name not in state.active) for part in parts),
         epoch_rows=epoch_rows,
         full_epoch_rows=full_epoch_rows,
         epochs=epochs,
@@ -49,9 +49,17 @@ def plan_mixture(
     )
 
 
-def _draws(part: SubDatasetRef, rows_per_epoch: int, start: CheckpointRef | None) -> SubDatasetDraws:
+def _draws(
+    part: SubDatasetRef, rows_per_epoch: int, start: CheckpointRef | None, is_rehearsed: bool
+) -> SubDatasetDraws:
     cursor = start.cursors.get(part.name, 0) if start is not None else 0
-    return SubDatasetDraws(name=part.name, train=part.train, rows_per_epoch=rows_per_epoch, cursor=cursor)
+    return SubDatasetDraws(
+        name=part.name,
+        train=part.train,
+        rows_per_epoch=rows_per_epoch,
+        cursor=cursor,
+        is_rehearsed=is_rehearsed,
+    )
 
 
 @task(name="build mixture", task_run_name="build mixture of round {state.round}", cache_policy=NO_CACHE)

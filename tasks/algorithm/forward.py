@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tasks.algorithm.exclusion import Verdict
 from tasks.algorithm.peaks import Curve, MetricPoint
-from tasks.algorithm.strategies import Decision, Opening, RoundReport, rehearsed
+from tasks.algorithm.strategies import Decision, Opening, Rehearse, RoundReport, rehearsed
 
 _DIGITS = 12  # as in peaks.py
 
@@ -24,6 +24,7 @@ class Forward:
         loss_guard: and its validation loss must be this share above its least; a noisy accuracy alone excludes
             nothing (measured: +3.5 with the guard, +2.2 without, over SFT with averaged weights).
         rehearsal: factor on the share at which excluded sub-datasets stay in the mixture.
+        rehearse: which of their rows; "answered": those that the model answers as labelled when a round begins.
         readmit_drop: score below the one at its exclusion at which one comes back; None: never.
         random_seed: a control: as many leave and at the same times, but drawn by lot. None: those that overfit.
     """
@@ -32,6 +33,7 @@ class Forward:
     persist: int = 2
     loss_guard: float = 0.1
     rehearsal: float = 0.1
+    rehearse: Rehearse = "all"
     readmit_drop: float | None = None
     random_seed: int | None = None
 

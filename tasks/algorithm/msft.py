@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tasks.algorithm.exclusion import ExclusionRule, describe, rank_overfitting
 from tasks.algorithm.peaks import Curve
-from tasks.algorithm.strategies import Decision, Opening, OptimizerAction, RoundReport, rehearsed
+from tasks.algorithm.strategies import Decision, Opening, OptimizerAction, Rehearse, RoundReport, rehearsed
 
 
 @dataclass(frozen=True)
@@ -15,12 +15,14 @@ class Msft:
 
     Attributes:
         rehearsal: factor on the share at which excluded sub-datasets stay in the mixture (paper: 0).
+        rehearse: which of their rows; "answered": those that the checkpoint rolled back to answers as labelled.
     """
 
     rule: ExclusionRule
     exclude_per_round: int
     optimizer_on_rollback: OptimizerAction
     rehearsal: float = 0.0
+    rehearse: Rehearse = "all"
 
     def open(self, sub_datasets: tuple[str, ...]) -> Opening:
         """Begin with all of them."""

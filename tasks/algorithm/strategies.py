@@ -11,6 +11,7 @@ from tasks.algorithm.peaks import Curve, MetricPoint
 from tasks.algorithm.state import CheckpointKey
 
 OptimizerAction = Literal["restore", "reset"]
+Rehearse = Literal["all", "answered"]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from tasks.workers.batches import Draw, plan_steps, stream
 
 # Takes a step on some rows and takes it back; gives their mean loss a token before and after, in nats.
 LookAhead = Callable[[Sequence[Draw]], tuple[float, float]]
+# Says of each of some rows whether the model (its averaged weights, if it has them) gives the row's own answer.
+Answered = Callable[[Sequence[Draw]], Sequence[bool]]
 
 
 class ByPlan:
@@ -30,6 +32,9 @@ class ByPlan:
         if self._steps is None:
             self._steps = plan_steps(self.spec.mixture, self.spec.seed, self.spec.training.batch_size)
         return self._steps[index]
+
+    def begin(self, answered: Answered) -> None:
+        """Look at the rows once, with the weights that the roll-out starts from."""
 
     def is_left_out(self, draw: Draw) -> bool:
         """Say whether the row's loss is measured only."""
@@ -123,9 +128,45 @@ class InstanceMasking(ByPlan):
         self._losses = dict(state["losses"])
 
 
+class AnsweredRehearsal(ByPlan):
+    """Of excluded sub-datasets, only the rows that the model answers as they are labelled are rehearsed."""
+
+    def __init__(self, spec: RolloutSpec) -> None:
+        super().__init__(spec)
+        self._left_out: set[tuple[int, int]] = set()
+
+    def begin(self, answered: Answered) -> None:
+        """Find the rows that the checkpoint rolled back to does not answer."""
+        draws = [
+            Draw(index, row)
+            for index, part in enumerate(self.spec.mixture.draws)
+            if part.is_rehearsed
+            for row in range(part.train.num_rows)
+        ]
+        if draws:
+            is_right = answered(draws)
+            self._left_out = {
+                (draw.sub_dataset, draw.row) for draw, right in zip(draws, is_right, strict=True) if not right
+            }
+
+    def is_left_out(self, draw: Draw) -> bool:
+        """Say whether the row is one of them."""
+        return (draw.sub_dataset, draw.row) in self._left_out
+
+    def state(self) -> dict[str, Any]:
+        """Return these rows."""
+        return {"left_out": sorted(self._left_out)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from these."""
+        self._left_out = {(sub_dataset, row) for sub_dataset, row in state["left_out"]}
+
+
 def worker_policy(spec: RolloutSpec) -> ByPlan:
     """Return what the roll-out's method does inside the worker."""
     policy = policy_of(spec.method, spec.options)
     if isinstance(policy, Dynamix):
         return AdaptiveSampling(spec, policy)
-    return InstanceMasking(spec, policy) if isinstance(policy, Ies) else ByPlan(spec)
+    if isinstance(policy, Ies):
+        return InstanceMasking(spec, policy)
+    return AnsweredRehearsal(spec) if spec.options.get("rehearse") == "answered" else ByPlan(spec)

@@ -13,7 +13,7 @@ from tasks.contracts import RolloutSpec
 from tasks.errors import NonFiniteLossError
 from tasks.workers.accounting import Step
 from tasks.workers.batches import Draw, RowStore, micro_batches
-from tasks.workers.forward import collate, supports_logit_positions, token_logits, token_losses
+from tasks.workers.forward import Batch, collate, supports_logit_positions, token_logits, token_losses
 from tasks.workers.optimisation import learning_rate_at, undone
 
 
@@ -87,12 +87,27 @@ class Stepper:
             for part in self._parts(step, positions):
                 self._forward(step, part, losses)
 
-    def _forward(self, step: Step, part: Sequence[int], losses: torch.Tensor) -> torch.Tensor:
-        """Return the summed loss of some rows, and add each one's to `losses`."""
+    def answered(self, step: Step) -> list[bool]:
+        """Say for each row of the step whether the model's likeliest tokens are the row's supervised ones."""
+        wrong = self.no_losses(step)
+        with torch.no_grad():
+            for part in self._parts(step, range(len(step.rows))):
+                batch, logits = self._logits(step, part)
+                if part:
+                    missed = (logits.argmax(dim=-1) != batch.targets) & batch.is_supervised
+                    position = torch.tensor(part, device=missed.device)[batch.row_of]
+                    wrong.index_add_(0, position.flatten(), missed.flatten().double())
+        return [count == 0 for count in self.accelerator.reduce(wrong, reduction="sum").tolist()]
+
+    def _logits(self, step: Step, part: Sequence[int]) -> tuple[Batch, torch.Tensor]:
         rows = [self.stores[step.rows[i].sub_dataset].row(step.rows[i].row) for i in part]
         batch = collate(rows, self.accelerator.device, packed=self.spec.training.batching == "packed")
         with self.accelerator.autocast():
-            logits = token_logits(self.model, batch, at_positions=self.keeps_logits)
+            return batch, token_logits(self.model, batch, at_positions=self.keeps_logits)
+
+    def _forward(self, step: Step, part: Sequence[int], losses: torch.Tensor) -> torch.Tensor:
+        """Return the summed loss of some rows, and add each one's to `losses`."""
+        batch, logits = self._logits(step, part)
         each = token_losses(logits, batch)
         if part:
             position = torch.tensor(part, device=each.device)[batch.row_of]

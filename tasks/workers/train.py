@@ -6,6 +6,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ class Trainer:
         before = spec.start.cursors if spec.start is not None else {}
         self.cursors = {**before, **{part.name: part.cursor for part in spec.mixture.draws}}
         self.batch_hash = ""
+        self.flops_at_start = 0.0
         self.account = IntervalAccount([part.name for part in spec.mixture.draws], self.accelerator)
         self._load()
 
@@ -100,8 +102,10 @@ class Trainer:
             self.average.restore(start)
         if own is not None:
             self._restore(read_trainer(own))
-        elif spec.start is None:
-            self._publish()
+        else:
+            self.policy.begin(self._answered)
+            if spec.start is None:
+                self._publish()
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.step = state["step"]
@@ -120,7 +124,8 @@ class Trainer:
         losses = self.stepper.no_losses(step)
         left_out = [i for i, draw in enumerate(rows) if self.policy.is_left_out(draw)]
         trained = sorted(set(range(len(rows))) - set(left_out))
-        self.flops = step.cost(trained).training_flops(self.shape)
+        self.flops, self.flops_at_start = self.flops_at_start, 0.0
+        self.flops += step.cost(trained).training_flops(self.shape)
         self.flops += step.cost(left_out).forward_flops(self.shape)
         if left_out:
             self.stepper.watch(step, left_out, losses)
@@ -136,6 +141,13 @@ class Trainer:
         self.account.add_step(step, self.flops, time.monotonic() - began)
         if self.accelerator.is_main_process:
             self._report_progress()
+
+    def _answered(self, rows: Sequence[Draw]) -> Sequence[bool]:
+        """Say of each row whether it is answered as labelled; the work goes on the first step's account."""
+        step = self.stepper.measure(rows, self.step + 1)
+        self.flops_at_start = step.cost(range(len(rows))).forward_flops(self.shape)
+        with self.average.in_place() if self.average is not None else nullcontext():
+            return self.stepper.answered(step)
 
     def _look_ahead(self, rows: Sequence[Draw]) -> tuple[float, float]:
         """Return the loss of `rows` before and after a step on them; it costs FLOPs, but none of the budget."""
