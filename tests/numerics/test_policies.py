@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from tasks.contracts import Mixture, RolloutResult, RolloutSpec
 from tasks.manifest import checkpoint_directory
-from tasks.workers.batches import Draw, plan_steps
+from tasks.workers.batches import Draw, RowStore, plan_steps
 from tasks.workers.lifeline import Preempted
+from tasks.workers.stepping import Stepper
 from tasks.workers.train import Trainer, train
 
 MakeRollout = Callable[..., Path]
@@ -150,8 +152,6 @@ def test_ies_trains_no_row_that_is_mastered_and_charges_its_forward_pass(
     make_rollout: MakeRollout, long_mixture: Mixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With so wide a delta, each row is trained three times and then only watched."""
-    from tasks.workers.stepping import Stepper
-
     trained: Counter[Draw] = Counter()
     descend = Stepper.descend
 
@@ -172,3 +172,68 @@ def test_ies_trains_no_row_that_is_mastered_and_charges_its_forward_pass(
     flops = [sum(interval.flops for interval in _result(p).intervals) for p in (path, plain)]
     # Three of four passes at three units, the fourth at one.
     assert flops[0] == pytest.approx(flops[1] * 10 / 12, rel=0.03)
+
+
+def _answered_alone(spec: RolloutSpec, index: int, weights: dict[str, torch.Tensor]) -> set[int]:
+    """Return the rows of a sub-dataset whose own tokens these weights find likeliest, one row at a time."""
+    model = AutoModelForCausalLM.from_pretrained(spec.model.directory)
+    model.load_state_dict(weights, strict=False)
+    store = RowStore(spec.mixture.draws[index].train)
+    right = set()
+    for row in range(len(store)):
+        ids, flags = (torch.from_numpy(values.copy()).long() for values in store.row(row))
+        likeliest = model(input_ids=ids[None]).logits[0, :-1].argmax(dim=-1)
+        if (likeliest == ids[1:])[flags[1:].bool()].all():
+            right.add(row)
+    return right
+
+
+def test_of_an_excluded_sub_dataset_only_rows_that_the_averaged_weights_answer_are_trained(
+    make_rollout: MakeRollout, long_mixture: Mixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    longer = {"epochs": 40.0, "num_rows": 2880, "num_steps": 180, "evaluation_offsets": (180,)}
+    before = make_rollout("before", mixture=long_mixture.model_copy(update=longer), ema=0.5)
+    train(before)
+    draws = tuple(
+        part.model_copy(update={"is_rehearsed": part.name == "cmp", "cursor": 960})
+        for part in long_mixture.draws
+    )
+    start = {"start": _result(before).checkpoints[-1], "first_step": 180}
+    start["start_directory"] = str(checkpoint_directory(before.parent, 180))
+
+    def go_on(name: str) -> tuple[Path, RolloutSpec]:
+        path = make_rollout(name, ema=0.5, options={"rehearsal": 1.0, "rehearse": "answered"})
+        mixture = long_mixture.model_copy(update={"draws": draws, "round": 1})
+        spec = RolloutSpec.model_validate_json(path.read_text())
+        spec = spec.model_copy(update={"mixture": mixture, **start})
+        path.write_text(spec.model_dump_json())
+        return path, spec
+
+    trained: list[set[int]] = [set(), set(), set()]
+    descend = Stepper.descend
+
+    def counting(self: Stepper, step: Any, positions: Any, losses: Any) -> None:
+        for i in positions:
+            trained[step.rows[i].sub_dataset].add(step.rows[i].row)
+        descend(self, step, positions, losses)
+
+    straight, spec = go_on("straight")
+    with monkeypatch.context() as patch:
+        patch.setattr(Stepper, "descend", counting)
+        train(straight)
+    rehearsed = [part.name for part in draws].index("cmp")
+    answered = _answered_alone(spec, rehearsed, _files(before, 180)["average.safetensors"])
+    assert 0 < len(answered) < 24
+    assert trained[rehearsed] == answered
+    assert [len(rows) for i, rows in enumerate(trained) if i != rehearsed] == [24, 24]
+
+    broken, _ = go_on("broken")
+    asked = iter([False] * 10 + [True])
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_is_told_to_stop", lambda self: next(asked))
+        with pytest.raises(Preempted):
+            train(broken)
+    train(broken)
+    _assert_equal(_files(straight, 198), _files(broken, 198))
+    flops = [sum(interval.flops for interval in _result(path).intervals) for path in (straight, broken)]
+    assert flops[0] == flops[1]
