@@ -57,11 +57,6 @@ METHODS: Mapping[str, ComparedMethod] = {
         "forward",
         {**_OFTEN, "training.ema": _EMA, "search.options": {"random_seed": 1}},
     ),
-    "forward_answered": ComparedMethod(
-        "Forward search + answered rehearsal + EMA",
-        "forward",
-        {**_OFTEN, "training.ema": _EMA, "search.options": _ANSWERED},
-    ),
     "msft_rehearsal": ComparedMethod(
         "mSFT + rehearsal + EMA", "msft", {"training.ema": _EMA, "search.options": {"rehearsal": 0.1}}
     ),
@@ -69,6 +64,11 @@ METHODS: Mapping[str, ComparedMethod] = {
         "mSFT + answered rehearsal + EMA",
         "msft",
         {**_OFTEN, "training.ema": _EMA, "search.options": _ANSWERED},
+    ),
+    "msft_plus": ComparedMethod(
+        "mSFT+ (answered rehearsal, loss guard, EMA)",
+        "msft",
+        {**_OFTEN, "training.ema": _EMA, "search.options": {**_ANSWERED, "loss_guard": 0.05}},
     ),
 }
 

@@ -18,15 +18,29 @@ class ExclusionRule:
         min_delta: score that must be lost from peak to end; guards against a flat sub-dataset, whose earliest
             best point is the round's start, and against one noisy point (measured: 39 instead of 81 points
             without it). Ignored by the literal rule.
+        loss_guard: share above its least by which the validation loss must end; None: whatever the loss does. A
+            score that falls while the loss falls too is noise (measured: of 11 exclusions on five seeds the two of
+            clean sub-datasets ended at 1.00 times the least loss, the others at 1.09 to 1.62 times).
     """
 
     literal: bool
     min_delta: float
+    loss_guard: float | None = None
 
-    def overfits(self, curve: Curve) -> bool:
-        """Say whether the sub-dataset peaked before the end of the roll-out and has lost enough since."""
+    def has_fallen(self, curve: Curve) -> bool:
+        """Say whether the sub-dataset peaked before the end of the roll-out and has lost enough score since."""
         peaked_before_end = curve.peak.checkpoint < curve.end.checkpoint
         return peaked_before_end and (self.literal or curve.drop > self.min_delta)
+
+    def overfits(self, curve: Curve) -> bool:
+        """Say whether it has, and not by noise alone."""
+        return self.has_fallen(curve) and not self.is_noise(curve)
+
+    def is_noise(self, curve: Curve) -> bool:
+        """Say whether the loss guard keeps the sub-dataset: its loss has not risen."""
+        if self.loss_guard is None:
+            return False
+        return curve.end.loss < (1 + self.loss_guard) * min(point.loss for point in curve.points)
 
 
 @dataclass(frozen=True)
@@ -58,6 +72,8 @@ def describe(curve: Curve, rule: ExclusionRule, *, is_active: bool, is_excluded_
         word = "excluded now"
     elif rule.overfits(curve):
         word = "overfits, later peak"
+    elif rule.has_fallen(curve):
+        word = "drop, loss not risen"
     elif curve.peak.checkpoint < curve.end.checkpoint:
         word = f"drop within {rule.min_delta:g}"
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tasks.algorithm.exclusion import ExclusionRule, describe, rank_overfitting
 from tasks.algorithm.peaks import Curve
@@ -16,6 +16,7 @@ class Msft:
     Attributes:
         rehearsal: factor on the share at which excluded sub-datasets stay in the mixture (paper: 0).
         rehearse: which of their rows; "answered": those that the checkpoint rolled back to answers as labelled.
+        loss_guard: share above its least at which the loss of what overfits must end; None: go by the score alone.
     """
 
     rule: ExclusionRule
@@ -23,6 +24,15 @@ class Msft:
     optimizer_on_rollback: OptimizerAction
     rehearsal: float = 0.0
     rehearse: Rehearse = "all"
+    loss_guard: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.loss_guard is not None and self.loss_guard < 0:
+            raise ValueError(f"loss_guard: wanted 0 or more; got {self.loss_guard}")
+
+    @property
+    def _rule(self) -> ExclusionRule:
+        return replace(self.rule, loss_guard=self.loss_guard)
 
     def open(self, sub_datasets: tuple[str, ...]) -> Opening:
         """Begin with all of them."""
@@ -31,12 +41,12 @@ class Msft:
     def observe(self, report: RoundReport) -> Decision:
         """Exclude the earliest overfitting sub-datasets, or advance where none overfits."""
         active = [curve for curve in report.curves if curve.sub_dataset in report.active]
-        leaving = rank_overfitting(active, self.rule)[: self.exclude_per_round]
+        leaving = rank_overfitting(active, self._rule)[: self.exclude_per_round]
         names = tuple(curve.sub_dataset for curve in leaving)
         verdicts = tuple(
             describe(
                 curve,
-                self.rule,
+                self._rule,
                 is_active=curve.sub_dataset in report.active,
                 is_excluded_now=curve.sub_dataset in names,
             )
@@ -60,11 +70,14 @@ class Msft:
         )
 
     def _reason_to_advance(self, active: list[Curve]) -> str:
-        if self.rule.literal:
+        if self._rule.literal:
             return "no sub-dataset peaked before the end of the roll-out: advance"
         worst = max(active, key=lambda curve: curve.drop)
+        if noisy := [curve for curve in active if self._rule.has_fallen(curve)]:
+            falls = ", ".join(f"{curve.sub_dataset} {curve.drop:.3f}" for curve in noisy)
+            return f"scores fell ({falls}), but no loss has risen with them: advance from the end of the roll-out"
         return (
-            f"no active sub-dataset lost more than {self.rule.min_delta:g} from its peak "
+            f"no active sub-dataset lost more than {self._rule.min_delta:g} from its peak "
             f"(largest: {worst.sub_dataset}, {worst.drop:.3f}): advance from the end of the roll-out"
         )
 
@@ -74,7 +87,7 @@ class Msft:
         tied = [
             curve.sub_dataset
             for curve in active
-            if self.rule.overfits(curve) and curve.peak.checkpoint == first.peak.checkpoint
+            if self._rule.overfits(curve) and curve.peak.checkpoint == first.peak.checkpoint
         ]
         when = "at the round's start" if epochs == 0 else f"{epochs:.2f} epochs into the roll-out"
         tie = (

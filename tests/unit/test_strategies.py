@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import pytest
@@ -82,6 +83,30 @@ def test_ties_between_sub_datasets(a: tuple[float, ...], b: tuple[float, ...], g
 def test_a_drop_of_exactly_min_delta_does_not_exclude() -> None:
     assert _decide(_report("a", a=(0.1, 0.80, 0.75))).exclude == ()
     assert _decide(_report("a", a=(0.1, 0.80, 0.745))).exclude == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("losses", "gone"),
+    [
+        ((0.9, 0.4, 0.3), ()),  # the loss still falls
+        ((0.9, 0.40, 0.419), ()),  # 4.75 % above its least
+        ((0.9, 0.40, 0.421), ("a",)),  # 5.25 % above it
+        ((0.9, 0.40, 0.6), ("a",)),
+    ],
+)
+def test_under_the_loss_guard_a_fall_of_the_score_alone_excludes_nothing(
+    losses: tuple[float, ...], gone: tuple[str, ...]
+) -> None:
+    points = zip((0.1, 0.8, 0.6), losses, strict=True)
+    curve = Curve("a", tuple(MetricPoint(_at(i), score, loss, 200) for i, (score, loss) in enumerate(points)))
+    report = RoundReport(round=2, active=("a",), curves=(curve,), steps_per_epoch=20.0)
+    unguarded = Msft(ExclusionRule(literal=False, min_delta=0.05), 1, "restore")
+    decision = replace(unguarded, loss_guard=0.05).observe(report)
+    assert unguarded.observe(report).exclude == ("a",)
+    assert decision.exclude == gone
+    if not gone:
+        assert decision.verdicts[0].word == "drop, loss not risen"
+        assert decision.reason.startswith("scores fell (a 0.200), but no loss has risen with them: advance")
 
 
 def test_the_last_active_one_can_go() -> None:
