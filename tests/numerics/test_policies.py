@@ -61,6 +61,16 @@ def _assert_equal(
         assert all(torch.equal(value, right[file][name]) for name, value in tensors.items()), file
 
 
+def _train_with_a_stop(spec_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stop the roll-out after its eleventh step, as SIGTERM does, and go on."""
+    asked = iter([False] * 10 + [True])
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_is_told_to_stop", lambda self: next(asked))
+        with pytest.raises(Preempted):
+            train(spec_path)
+    train(spec_path)
+
+
 @pytest.mark.parametrize("training", METHODS, ids=["ema", "dynamix_sft", "ies"])
 def test_a_roll_out_stopped_in_the_middle_ends_with_the_same_bits(
     make_rollout: MakeRollout,
@@ -71,12 +81,7 @@ def test_a_roll_out_stopped_in_the_middle_ends_with_the_same_bits(
     straight = make_rollout("straight", mixture=long_mixture, **training)
     train(straight)
     broken = make_rollout("broken", mixture=long_mixture, **training)
-    asked = iter([False] * 10 + [True])
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_is_told_to_stop", lambda self: next(asked))
-        with pytest.raises(Preempted):
-            train(broken)
-    train(broken)
+    _train_with_a_stop(broken, monkeypatch)
     _assert_equal(_files(straight, 18), _files(broken, 18))
     hashes = [[interval.batch_hash for interval in _result(path).intervals] for path in (straight, broken)]
     assert hashes[0] == hashes[1]
@@ -228,12 +233,7 @@ def test_of_an_excluded_sub_dataset_only_rows_that_the_averaged_weights_answer_a
     assert [len(rows) for i, rows in enumerate(trained) if i != rehearsed] == [24, 24]
 
     broken, _ = go_on("broken")
-    asked = iter([False] * 10 + [True])
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_is_told_to_stop", lambda self: next(asked))
-        with pytest.raises(Preempted):
-            train(broken)
-    train(broken)
+    _train_with_a_stop(broken, monkeypatch)
     _assert_equal(_files(straight, 198), _files(broken, 198))
     flops = [sum(interval.flops for interval in _result(path).intervals) for path in (straight, broken)]
     assert flops[0] == flops[1]
