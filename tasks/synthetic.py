@@ -73,6 +73,10 @@ def _smallest(rng: Random) -> Exercise:
     return _extreme(rng, min)
 
 
+def _smallest_by_comma(rng: Random) -> Exercise:
+    return _extreme(rng, min, ",")
+
+
 def _count(rng: Random) -> Exercise:
     count = rng.randint(0, 4)
     letters = ["e"] * count + rng.choices(
@@ -149,6 +153,15 @@ SKILLS: Mapping[str, tuple[Form, ...]] = MappingProxyType(
         "cmp2": (Form(_compare, "{} : {}"),),
         "caes": (Form(_shift, "next {}?"),),
         "roman": (Form(_to_roman, "roman {}?"),),
+        # Of `held_out.yaml` only, so that no rule was ever chosen on them.
+        "min": (Form(_smallest, "min {}?"),),
+        "sort": (Form(_sort, "sort {}?"),),
+        "rev": (Form(_reverse, "rev {}?"),),
+        "min2": (Form(_smallest_by_comma, "[{}].min"),),
+        "sort2": (Form(_sort, "{} in order"),),
+        "rev2": (Form(_reverse, "{} | backwards"),),
+        "copy": (Form(_copy, "copy {}?"),),
+        "roman2": (Form(_to_roman, "{} as roman"),),
         "base": _BASE,
     }
 )

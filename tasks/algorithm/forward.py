@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass
 
 from tasks.algorithm.exclusion import Verdict
 from tasks.algorithm.peaks import Curve, MetricPoint
-from tasks.algorithm.strategies import Decision, Opening, Rehearse, RoundReport, rehearsed
+from tasks.algorithm.strategies import Decision, Opening, Rehearse, RoundReport, drawn_by_lot, rehearsed
 
 _DIGITS = 12  # as in peaks.py
 
@@ -54,8 +53,7 @@ class Forward:
         spells = {curve.sub_dataset: _spell_of(report, curve.sub_dataset) for curve in report.curves}
         leaving = tuple(n for n in report.active if self._overfits(spells[n]))
         if self.random_seed is not None:
-            lot = random.Random(f"{self.random_seed} {report.round}")
-            leaving = tuple(lot.sample(report.active, len(leaving)))
+            leaving = drawn_by_lot(report, len(leaving), self.random_seed)
         returning = tuple(
             name
             for name, spell in spells.items()

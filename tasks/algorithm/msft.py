@@ -6,7 +6,15 @@ from dataclasses import dataclass, replace
 
 from tasks.algorithm.exclusion import ExclusionRule, describe, rank_overfitting
 from tasks.algorithm.peaks import Curve
-from tasks.algorithm.strategies import Decision, Opening, OptimizerAction, Rehearse, RoundReport, rehearsed
+from tasks.algorithm.strategies import (
+    Decision,
+    Opening,
+    OptimizerAction,
+    Rehearse,
+    RoundReport,
+    drawn_by_lot,
+    rehearsed,
+)
 
 
 @dataclass(frozen=True)
@@ -17,6 +25,8 @@ class Msft:
         rehearsal: factor on the share at which excluded sub-datasets stay in the mixture (paper: 0).
         rehearse: which of their rows; "answered": those that the checkpoint rolled back to answers as labelled.
         loss_guard: share above its least at which the loss of what overfits must end; None: go by the score alone.
+        random_seed: a control: as many leave, at the same times and with the same rollback, but drawn by lot.
+            None: those that overfit.
     """
 
     rule: ExclusionRule
@@ -25,6 +35,7 @@ class Msft:
     rehearsal: float = 0.0
     rehearse: Rehearse = "all"
     loss_guard: float | None = None
+    random_seed: int | None = None
 
     def __post_init__(self) -> None:
         if self.loss_guard is not None and self.loss_guard < 0:
@@ -42,7 +53,7 @@ class Msft:
         """Exclude the earliest overfitting sub-datasets, or advance where none overfits."""
         active = [curve for curve in report.curves if curve.sub_dataset in report.active]
         leaving = rank_overfitting(active, self._rule)[: self.exclude_per_round]
-        names = tuple(curve.sub_dataset for curve in leaving)
+        names = self._names(leaving, report)
         verdicts = tuple(
             describe(
                 curve,
@@ -65,9 +76,17 @@ class Msft:
             exclude=names,
             optimizer=self.optimizer_on_rollback,
             weights=rehearsed(report, set(report.active) - set(names), self.rehearsal),
-            reason=self._reason_to_exclude(leaving, active, report),
+            reason=self._reason_to_exclude(leaving, active, report) + self._of_the_lot(names),
             verdicts=verdicts,
         )
+
+    def _names(self, leaving: list[Curve], report: RoundReport) -> tuple[str, ...]:
+        if self.random_seed is None:
+            return tuple(curve.sub_dataset for curve in leaving)
+        return drawn_by_lot(report, len(leaving), self.random_seed)
+
+    def _of_the_lot(self, names: tuple[str, ...]) -> str:
+        return "" if self.random_seed is None else f"; but by lot {', '.join(names)} leaves"
 
     def _reason_to_advance(self, active: list[Curve]) -> str:
         if self._rule.literal:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any, Literal, Protocol
 
 from tasks.algorithm.exclusion import Verdict
@@ -99,6 +100,15 @@ def rehearsed(report: RoundReport, active: Collection[str], factor: float) -> di
     """Return the weights that keep everything but the next round's `active` at `factor` of its share."""
     names = [curve.sub_dataset for curve in report.curves if curve.sub_dataset not in active]
     return dict.fromkeys(names, factor) if names and factor > 0 else None
+
+
+def drawn_by_lot(report: RoundReport, num: int, random_seed: int) -> tuple[str, ...]:
+    """Return `num` of the active sub-datasets: a control for whatever chooses them.
+
+    The draw depends on what was measured, so that searches with other seeds draw otherwise.
+    """
+    lot = Random(f"{random_seed} {report.round} {[curve.end.loss for curve in report.curves]}")
+    return tuple(lot.sample(report.active, num))
 
 
 def read_report(events: Iterable[Mapping[str, Any]]) -> RoundReport:

@@ -50,8 +50,11 @@ class Command:
         self.began = time.monotonic()
         self.output = output_root.with_name(f"{output_root.name}.log")
         self.output.parent.mkdir(parents=True, exist_ok=True)
+        # Other tests of this process set Prefect's log level for themselves, and then it tells of each lost server
+        # with a traceback; a user's environment has none of these.
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")}
         environment = {
-            **os.environ,
+            **inherited,
             MARK: self.mark,
             "PREFECT_HOME": str(prefect_home),
             "HF_HUB_OFFLINE": "1",

@@ -51,6 +51,28 @@ def test_a_peak_at_the_start_excludes_and_discards_the_whole_roll_out() -> None:
     assert "peaked earliest, at the round's start (step 100)" in decision.reason
 
 
+def test_by_lot_as_many_leave_with_the_same_rollback_but_others() -> None:
+    """The draw differs between random seeds and between searches, and is the same for the same report."""
+    report = _report("abcd", a=(0.1, 0.9, 0.3), b=(0.1, 0.2, 0.3), c=(0.1, 0.2, 0.4), d=(0.1, 0.2, 0.5))
+    rule = ExclusionRule(literal=False, min_delta=0.05)
+    decisions = [Msft(rule, 1, "restore", random_seed=seed).observe(report) for seed in range(20)]
+    assert {decision.exclude for decision in decisions} == {("a",), ("b",), ("c",), ("d",)}
+    assert {decision.roll_back_to for decision in decisions} == {_at(1)}
+    assert decisions[0] == Msft(rule, 1, "restore", random_seed=0).observe(report)
+    others = [_with_loss(report, 1.0 + number / 100) for number in range(20)]
+    assert len({Msft(rule, 1, "restore", random_seed=0).observe(other).exclude for other in others}) > 1
+    calm = _report("ab", a=(0.1, 0.2, 0.3), b=(0.1, 0.2, 0.3))
+    assert Msft(rule, 1, "restore", random_seed=0).observe(calm).exclude == ()
+
+
+def _with_loss(report: RoundReport, loss: float) -> RoundReport:
+    curves = tuple(
+        replace(curve, points=tuple(replace(point, loss=loss) for point in curve.points))
+        for curve in report.curves
+    )
+    return replace(report, curves=curves)
+
+
 def test_where_none_overfits_the_search_advances_to_the_last_checkpoint() -> None:
     decision = _decide(_report("ab", a=(0.1, 0.2, 0.3), b=(0.1, 0.3, 0.28)))
     assert decision.exclude == ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,23 @@ def test_validation_of_max_is_right(skill: str) -> None:
         assert row["answer"] == max(re.findall(r"\d", row["prompt"]))
 
 
+@pytest.mark.parametrize(
+    ("skill", "answer"),
+    [
+        ("min", lambda prompt: min(re.findall(r"\d", prompt))),
+        ("min2", lambda prompt: min(re.findall(r"\d", prompt))),
+        ("sort", lambda prompt: " ".join(sorted(re.findall(r"\d", prompt)))),
+        ("sort2", lambda prompt: " ".join(sorted(re.findall(r"\d", prompt)))),
+        ("rev", lambda prompt: prompt.removeprefix("rev ").removesuffix("?")[::-1]),
+        ("rev2", lambda prompt: prompt.removesuffix(" | backwards")[::-1]),
+        ("copy", lambda prompt: prompt.removeprefix("copy ").removesuffix("?")),
+    ],
+)
+def test_validation_of_the_held_out_skills_is_right(skill: str, answer: Callable[[str], str]) -> None:
+    for row in synthetic_rows(_settings(skill, wrong_labels=1.0), "validation", 0):
+        assert row["answer"] == answer(row["prompt"])
+
+
 @pytest.mark.parametrize("skill", ["cmp", "cmp2"])
 def test_validation_of_cmp_is_right(skill: str) -> None:
     for row in synthetic_rows(_settings(skill), "validation", 0):
@@ -143,7 +161,7 @@ def test_tokenizer_reads_other_characters_as_unknown() -> None:
     assert tokenizer.encode("é") == [tokenizer.unk_token_id]
 
 
-@pytest.mark.parametrize("name", ["quickstart", "quickstart_base"])
+@pytest.mark.parametrize("name", ["quickstart", "quickstart_base", "held_out"])
 def test_the_quickstart_asks_only_for_what_the_skills_can_give(name: str) -> None:
     config = SearchConfig.model_validate(yaml.safe_load((DATA / f"{name}.yaml").read_text()))
     for sub_dataset in config.mixture.sub_datasets:
