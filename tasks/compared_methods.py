@@ -44,7 +44,13 @@ METHODS: Mapping[str, ComparedMethod] = {
     "msft_paper": ComparedMethod(
         "mSFT, paper mode",
         "msft",
-        {"search.rule": "paper", "search.min_delta": None, "search.optimizer_on_rollback": "reset"},
+        {
+            "search.rule": "paper",
+            "search.min_delta": None,
+            "search.optimizer_on_rollback": "reset",
+            "search.options": None,
+            "training.ema": None,
+        },
     ),
     # An epoch is that of one sub-dataset alone: four evaluations in each cost five times the FLOPs of SFT (measured).
     "continual_sft": ComparedMethod("Continual SFT", "continual_sft", {"search.evals_per_epoch": 1}),

@@ -32,7 +32,8 @@ class Cost(Value):
         train_tokens: accepted and discarded ones.
         discarded_tokens: of these, what was rolled back.
         evaluation_tokens: scored on validation.
-        flops, seconds: of all three kinds of work; seconds are those of the workers, so work side by side adds up.
+        flops, seconds: of these three kinds of work, without what a restart repeated, which is no method's doing;
+            seconds are those of the workers, so work side by side adds up.
     """
 
     train_tokens: int = 0
@@ -84,7 +85,21 @@ def plan_comparison(
         for seed in dict.fromkeys(seeds or (config.seed,))
         for m in chosen
     )
+    _refuse_twins(arms)
     return arms, control or (CONTROL if CONTROL in chosen else chosen[0])
+
+
+def _refuse_twins(arms: Sequence[Arm]) -> None:
+    """Raise where two methods are one search, as `sft` and `sft_ema` are when the file sets `training.ema`."""
+    first: dict[str, str] = {}
+    for arm in arms:
+        settings = arm.config.model_copy(update={"name": ""}).model_dump_json()
+        twin = first.setdefault(settings, arm.method)
+        if twin != arm.method:
+            raise ConfigError(
+                "--methods",
+                [f"{twin} and {arm.method} are one and the same search with these settings; leave one out"],
+            )
 
 
 def refuse_untested(config: SearchConfig) -> None:
@@ -190,7 +205,8 @@ def _finding(arm: Arm, events: Sequence[Mapping[str, Any]], content: Mapping[str
 
 
 def _cost(events: Sequence[Mapping[str, Any]]) -> Cost:
-    lines = [line for event in events if event["event"] == "round_decided" for line in ledger_lines(event)]
+    rounds = [event for event in events if event["event"] == "round_decided"]
+    lines = [line for event in rounds for line in ledger_lines(event) if line.kind != "restart"]
     tokens = {
         kind: sum(line.num_tokens for line in lines if line.kind == kind)
         for kind in {li.kind for li in lines}

@@ -8,7 +8,9 @@ from operator import add
 from pathlib import Path
 from typing import Any
 
+from tasks.algorithm.dynamix import Dynamix
 from tasks.algorithm.ledger import RowCost, ledger_lines, total_by_kind
+from tasks.algorithm.methods import policy_of
 from tasks.base_model import prepare_base_model
 from tasks.config import SearchConfig
 from tasks.contracts import Inputs, Mixture, SubDatasetRef, Value
@@ -87,7 +89,7 @@ def make_plan(config: SearchConfig, inputs: Inputs) -> Plan:
         walks.append(
             list(imagined_rounds(config, inputs, order, lambda active: active[0] if active[1:] else None))
         )
-    cost = _Cost(inputs, copies=2 if config.training.ema is not None else 1)
+    cost = _Cost(config, inputs)
     return Plan(
         num_sub_datasets=len(inputs.names),
         num_parameters=cost.size.num_parameters,
@@ -112,9 +114,11 @@ def _orders(inputs: Inputs) -> list[list[str]]:
 class _Cost:
     """What rounds cost on these inputs; every split is counted once."""
 
-    def __init__(self, inputs: Inputs, copies: int) -> None:
+    def __init__(self, config: SearchConfig, inputs: Inputs) -> None:
         parts = inputs.sub_datasets
-        self._copies = copies
+        self._copies = 2 if config.training.ema is not None else 1
+        self._policy = policy_of(config.search.method, config.search.options)
+        self._batch_size = config.training.batch_size
         self.size = measure_model(inputs.model)
         self._parts = parts
         self._num_rows = sum(part.train.num_rows for part in parts)
@@ -143,13 +147,21 @@ class _Cost:
             num_examples=num_examples,
             num_checkpoints=num_checkpoints,
             training_tokens=training.num_tokens,
-            training_flops=training.training_flops(self.size.shape),
+            training_flops=training.training_flops(self.size.shape) + self._look_ahead_flops(walk),
             evaluation_tokens=evaluation.num_tokens,
             evaluation_flops=evaluation.forward_flops(self.size.shape),
             test_flops=reduce(add, tested, NOTHING).forward_flops(self.size.shape),
             bytes_written=self._bytes_of(num_checkpoints - 1, num_untrained=1),
             disk_bytes=self._disk_bytes(walk),
         )
+
+    def _look_ahead_flops(self, walk: Sequence[Mixture]) -> float:
+        """Return what DynamixSFT pays for its look-aheads: every so often a step on a batch of each, and a loss."""
+        if not isinstance(self._policy, Dynamix):
+            return 0.0
+        num_updates = sum(mixture.num_steps // self._policy.every_steps for mixture in walk)
+        rows = reduce(add, self._per_row.values(), NOTHING) * (num_updates * self._batch_size)
+        return rows.training_flops(self.size.shape) + rows.forward_flops(self.size.shape)
 
     def _bytes_of(self, num_checkpoints: int, num_untrained: int = 0) -> int:
         """Return the bytes of checkpoints: weights, their moving average, moments; the base model has no moments."""

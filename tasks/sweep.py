@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from tasks.compared_methods import CONTROL, check_methods, configure
+from tasks.compared_methods import CONTROL, METHODS, check_methods, configure
 from tasks.comparison import refuse_untested
 from tasks.config import SearchConfig
 from tasks.config_file import change_config
@@ -73,6 +73,7 @@ def plan_sweep(
             "--over", [f"wanted one axis or more, each of another name; got {', '.join(names) or 'none'}"]
         )
     chosen = tuple(dict.fromkeys(methods)) or (CONTROL, "msft")
+    _refuse_axes_without_effect(axes, chosen)
     arms = []
     for values in itertools.product(*(axis.values for axis in axes)):
         changed = config
@@ -90,6 +91,18 @@ def plan_sweep(
             for m in chosen
         ]
     return tuple(arms), CONTROL if CONTROL in chosen else chosen[0]
+
+
+def _refuse_axes_without_effect(axes: Sequence[Axis], methods: Sequence[str]) -> None:
+    """Raise where a method sets what an axis varies, so that all its points would be one search."""
+    problems = [
+        f"{method} sets {axis.path} itself, so all points of this axis would be one search; leave one of them out"
+        for axis in axes
+        for method in methods
+        if axis.path in METHODS[method].settings
+    ]
+    if problems:
+        raise ConfigError("--over", problems)
 
 
 def _at(config: SearchConfig, axis: Axis, value: Any) -> SearchConfig:

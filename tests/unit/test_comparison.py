@@ -34,8 +34,10 @@ THREE = [
 
 def test_every_method_fits_a_configuration_whatever_its_rule() -> None:
     for search in ({"min_delta": 0.02}, {"rule": "paper", "optimizer_on_rollback": "reset"}):
-        arms, _ = plan_comparison(config_of(search={"max_epochs": 4, **search}), tuple(METHODS), (1, 2), "")
-        assert len({search_id_of(arm.config) for arm in arms}) == 2 * len(METHODS)
+        # The paper's mode is what `msft` itself is in a file that says so.
+        methods = [name for name in METHODS if not ("rule" in search and name == "msft_paper")]
+        arms, _ = plan_comparison(config_of(search={"max_epochs": 4, **search}), methods, (1, 2), "")
+        assert len({search_id_of(arm.config) for arm in arms}) == 2 * len(methods)
         assert {arm.config.search.max_epochs for arm in arms} == {4}
 
 
@@ -46,6 +48,19 @@ def test_a_method_changes_its_own_settings_and_the_seed_and_nothing_else() -> No
     assert arms[0].config == config.model_copy(update={"seed": 7, "name": "tiny-msft"})
     assert (arms[1].config.search.method, arms[1].config.search.min_delta) == ("sft", 0.05)
     assert arms[1].config.tracking.uri == "postgresql://u:secret@h/db"
+
+
+def test_the_papers_mode_takes_none_of_the_files_own_options() -> None:
+    search = {"max_epochs": 4, "options": {"rehearsal": 0.1, "loss_guard": 0.05}}
+    config = config_of(search=search, training={"device": "cpu", "ema": 0.9})
+    (arm,), _ = plan_comparison(config, ("msft_paper",), (), "")
+    assert (arm.config.search.options, arm.config.training.ema) == ({}, None)
+
+
+def test_two_methods_that_are_one_search_here_are_refused() -> None:
+    config = config_of(training={"device": "cpu", "ema": 0.99})
+    with pytest.raises(ConfigError, match="sft and sft_ema are one and the same search"):
+        plan_comparison(config, ("sft", "msft", "sft_ema"), (1, 2), "")
 
 
 def test_the_control_is_sft_or_the_first_method_or_what_is_asked_for() -> None:
@@ -144,6 +159,8 @@ def end(arm: Arm, content: dict[str, str]) -> Outcome:
                 "decision": {"roll_back_to": {"round": 0, "step": target}},
                 "intervals": [interval],
                 "evaluation": {"num_tokens": 30, "num_examples": 3, "flops": 1.0, "seconds": 0.5},
+                # A killed search costs no more than its method does.
+                "restarts": [{"lost": {"num_tokens": 70, "num_examples": 7, "flops": 9.0, "seconds": 9.0}}],
             },
         )
     scores = tuple(

@@ -104,6 +104,29 @@ def test_sro_returns_to_the_base_and_leaves_each_out_at_its_optimum() -> None:
     assert method.observe(third).stop
 
 
+def test_an_optimum_is_whole_intervals_where_their_steps_are_rounded() -> None:
+    """Four evaluations in an epoch of 150 steps stand at 38, 75, 112 and 150; the first is a quarter of an epoch."""
+    keys = [BASE, *(CheckpointKey(0, step) for step in (38, 75, 112, 150))]
+    scores = {"a": [0.1, 0.5, 0.4, 0.3, 0.2], "b": [0.1, 0.2, 0.3, 0.4, 0.5]}
+    probe = RoundReport(
+        0,
+        ("a", "b"),
+        tuple(
+            Curve(
+                name, tuple(MetricPoint(key, score, 1.0, 200) for key, score in zip(keys, own, strict=True))
+            )
+            for name, own in scores.items()
+        ),
+        150.0,
+    )
+    assert SroSft(2).observe(probe).rollout_epochs == 0.25
+    after = (MetricPoint(BASE, 0.1, 1.0, 200), MetricPoint(CheckpointKey(1, 38), 0.5, 1.0, 200))
+    # 38 steps of 600 rows' quarter: 37.5 steps, rounded up.
+    second = RoundReport(1, ("a", "b"), tuple(Curve(n, after) for n in scores), 38 / 0.25, (probe,))
+    assert SroSft(2).observe(second).exclude == ("a",)
+    assert SoftSroSft(2).observe(probe).weights == {"a": 0.25, "b": 1.0}
+
+
 def test_soft_sro_trains_each_its_optimums_epochs_in_one_roll_out() -> None:
     method = SoftSroSft(6)
     decision = method.observe(_report(0, "abc", **PROBED))

@@ -235,3 +235,13 @@ def test_sft_is_priced_at_its_whole_budget_and_an_average_as_a_copy_of_the_weigh
     num_weights = BODY + HEAD
     more = make_plan(averaged, inputs).least.bytes_written - plan.least.bytes_written
     assert more == num_weights * 4 * plan.least.num_checkpoints
+
+
+def test_dynamix_sft_is_priced_with_its_look_aheads(inputs: Inputs) -> None:
+    """Six epochs are 48 steps: 12 updates, each a step and one more pass on a batch of 8 of each sub-dataset."""
+    plain = make_plan(config_of(max_epochs=6, method="sft"), inputs).expected
+    config = config_of(max_epochs=6, method="dynamix_sft", options={"every_steps": 4})
+    work = make_plan(config, inputs).expected
+    forward = 2 * (BODY * LENGTH + HEAD * 2) + 4 * 4 * LENGTH**2
+    assert work.num_steps == plain.num_steps == 48
+    assert work.training_flops - plain.training_flops == pytest.approx((3 + 1) * forward * 12 * 4 * 8)

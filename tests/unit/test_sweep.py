@@ -70,6 +70,12 @@ def test_a_point_that_cannot_be_searched_is_refused_before_any_is(axis: str, pro
         plan_sweep(config_of(), (read_axis(axis),), ("msft",), ())
 
 
+def test_an_axis_that_a_method_sets_itself_is_refused() -> None:
+    axis = read_axis("search.compute_budget_epochs=1,2")
+    with pytest.raises(ConfigError, match=r"msft_plus sets search\.compute_budget_epochs itself"):
+        plan_sweep(config_of(), (axis,), ("sft", "msft_plus"), ())
+
+
 def test_two_axes_of_one_name_are_refused() -> None:
     axes = (Axis(path="a.x", values=(1,)), Axis(path="b.x", values=(2,)))
     with pytest.raises(ConfigError, match="each of another name; got x, x"):
