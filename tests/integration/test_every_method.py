@@ -1,0 +1,64 @@
+"""Every method, and a sweep, to their ends on real parts: worker, evaluation, registry, ledger and plots."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from flows.compare import compare_methods
+from flows.sweep import sweep_grid
+from tasks.config import SearchConfig
+from tasks.journal import read_events
+from tasks.sweep import Axis
+
+METHODS = ("forward", "continual_sft", "sro_sft", "soft_sro_sft", "dynamix_sft", "ies")
+
+
+def tiny(smoke: dict[str, Any], output_root: Path) -> SearchConfig:
+    """Two sub-datasets and one epoch of 10 steps, scored twice."""
+    search = smoke["search"] | {"max_epochs": 1, "compute_budget_epochs": 0.5}
+    sub_datasets = smoke["mixture"]["sub_datasets"][:2]
+    return SearchConfig.model_validate(
+        smoke | {"output_root": str(output_root), "search": search, "mixture": {"sub_datasets": sub_datasets}}
+    )
+
+
+def rounds_of(runs: pd.DataFrame, method: str) -> list[dict[str, Any]]:
+    directory = runs.set_index("method").loc[method, "directory"]
+    return [event for event in read_events(str(directory)) if event["event"] == "round_decided"]
+
+
+def test_every_method_ends_with_a_tested_champion_within_the_common_budget(
+    prefect_server: None, smoke: dict[str, Any], tmp_path: Path
+) -> None:
+    config = tiny(smoke, tmp_path)
+    compare_methods(config, METHODS, (5,), "forward")
+    (directory,) = (tmp_path / "comparisons").iterdir()
+    runs = pd.read_csv(directory / "runs.csv")
+    assert list(runs["method"]) == list(METHODS)
+    assert runs["error"].isna().all()
+    assert runs["test_accuracy"].between(0, 1).all()
+    budget = 80  # rows of one epoch of the mixture
+    for method in METHODS:
+        assert sum(event["examples"] for event in rounds_of(runs, method)) <= budget + 8
+    assert [event["active"] for event in rounds_of(runs, "continual_sft")] == [["max"], ["cmp"]]
+    first, second = (rounds_of(runs, "sro_sft") + rounds_of(runs, "soft_sro_sft"))[::2][:2]
+    for event in (first, second):
+        assert event["decision"]["roll_back_to"] == {"round": 0, "step": 0}, "both begin anew from the base"
+
+
+def test_a_sweep_reports_each_point_of_its_axis(
+    prefect_server: None, smoke: dict[str, Any], tmp_path: Path
+) -> None:
+    config = tiny(smoke, tmp_path)
+    sweep_grid(config, (Axis(path="rows", values=(8, 16)),), ("sft",), (5,))
+    (directory,) = (tmp_path / "sweeps").iterdir()
+    summary = pd.read_csv(directory / "summary.csv")
+    assert list(summary["rows"]) == [8, 16]
+    assert summary["train_tokens"].iloc[1] == pytest.approx(2 * summary["train_tokens"].iloc[0], rel=0.2)
+    assert set(pd.read_csv(directory / "peaks.csv")["sub_dataset"]) == {"max", "cmp"}
+    assert {path.name for path in directory.glob("*.png")} == {"peaks.png", "against_rows.png"}
+    assert all(Path(run).is_dir() for run in pd.read_csv(directory / "runs.csv")["directory"])
