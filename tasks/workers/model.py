@@ -135,3 +135,9 @@ def choose_device(device: str) -> torch.device:
     accelerator = torch.accelerator.current_accelerator()
     assert accelerator is not None
     return accelerator
+
+
+def device_name(device: torch.device, num_processes: int) -> str:
+    """Return what a person calls the devices of this worker: `cpu`, `cuda (NVIDIA L4) × 2`."""
+    name = f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+    return f"{name} × {num_processes}" if num_processes > 1 else name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -62,6 +63,7 @@ def test_a_rollout_publishes_the_start_and_every_evaluation_step(straight: Path)
     assert [checkpoint.key.step for checkpoint in result.checkpoints] == [0, 4, 9]
     assert [interval.num_examples for interval in result.intervals] == [64, 80]
     assert set(result.intervals[0].losses) == {"max", "cmp", "roman"}
+    assert json.loads((straight.parent / "progress.json").read_text())["device"] == "cpu"
 
 
 def test_the_worker_takes_the_steps_of_a_plain_loop(straight: Path) -> None:
