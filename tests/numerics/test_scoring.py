@@ -139,6 +139,10 @@ def test_a_smaller_batch_changes_no_score(half_taught: Any, encoder: Encoder, ma
         ("7.0", Decimal(7)),
         ("none", None),
         ("####", None),
+        ("3 + 4 = 7\n#### 7\n\nQuestion: and 5 + 6?\nAnswer: 11\n#### 11", Decimal(7)),  # runs on
+        ("#### Step 1: add\n3 + 4 = 7\n#### 7", Decimal(7)),  # a heading
+        ("3 + 4 = 7\n#### The answer is 7, not 8", Decimal(7)),
+        ("one\n####\n$7", Decimal(7)),
     ],
 )
 def test_number_in(text: str, number: Decimal | None) -> None:
