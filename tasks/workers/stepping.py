@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,6 +16,16 @@ from tasks.workers.accounting import Step
 from tasks.workers.batches import Draw, RowStore, micro_batches
 from tasks.workers.forward import Batch, collate, supports_logit_positions, token_logits, token_losses
 from tasks.workers.optimisation import learning_rate_at, undone
+
+
+@contextmanager
+def _without_dropout(model: Any) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 class Stepper:
@@ -65,12 +76,12 @@ class Stepper:
         self.optimizer.zero_grad()
 
     def _parts(self, step: Step, positions: Sequence[int]) -> list[list[int]]:
-        """Return this rank's share of the rows at `positions`, in micro-batches."""
+        """Return this rank's share of the rows at `positions`, in micro-batches; without a size, of a step at most."""
         training = self.spec.training
         return micro_batches(
             positions,
             [step.lengths[i] for i in positions],
-            training.micro_batch_size,
+            training.micro_batch_size or -(-training.batch_size // self.accelerator.num_processes),
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,
             by_length=training.batching != "padded",
@@ -90,7 +101,7 @@ class Stepper:
     def answered(self, step: Step) -> list[bool]:
         """Say for each row of the step whether the model's likeliest tokens are the row's supervised ones."""
         wrong = self.no_losses(step)
-        with torch.no_grad():
+        with torch.no_grad(), _without_dropout(self.model):
             for part in self._parts(step, range(len(step.rows))):
                 batch, logits = self._logits(step, part)
                 if part:
