@@ -14,18 +14,31 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from tasks.config import LoraConfig
+from tasks import launch
+from tasks.config import LoraConfig, SearchConfig
+from tasks.config_file import change_config, search_id_of
 from tasks.contracts import BaseModelRef, CheckpointRef, RolloutResult, RolloutSpec
+from tasks.errors import NonFiniteLossError, WorkerError
 from tasks.launch import run_accelerate
 from tasks.manifest import checkpoint_directory
 from tasks.workers.batches import RowStore, plan_steps
 from tasks.workers.optimisation import learning_rate_at
 from tasks.workers.train import train
+from tasks.world import differences, world_of
 
 MakeRollout = Callable[..., Path]
+CONFIG = SearchConfig.model_validate(
+    {
+        "name": "tiny",
+        "model": {"source": "somewhere"},
+        "mixture": {"sub_datasets": [{"name": "max", "synthetic": {"skill": "max"}}]},
+        "search": {"max_epochs": 4},
+    }
+)
 
 
 @pytest.fixture(autouse=True)
@@ -212,10 +225,49 @@ def test_bf16_follows_fp32(straight: Path, make_rollout: MakeRollout) -> None:
 
 
 def test_a_diverging_rollout_says_so_and_keeps_what_it_published(make_rollout: MakeRollout) -> None:
-    from tasks.errors import NonFiniteLossError
-
     path = make_rollout("diverging", learning_rate=1e30, warmup_steps=0)
     with pytest.raises(NonFiniteLossError, match="training loss at step"):
         train(path)
     assert checkpoint_directory(path.parent, 0).is_dir()
     assert not (path.parent / "rollout_result.json").exists()
+
+
+LACK_OF_MEMORY = {
+    "the CPU": "torch.empty(1 << 55, dtype=torch.uint8)",
+    "a GPU": "raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 GiB.')",
+}
+SHORT_WORKER = """
+import sys, torch
+from pathlib import Path
+from tasks.workers.lifeline import run_worker
+def main(spec):
+    {}
+sys.exit(run_worker(main, Path(sys.argv[1])))
+"""
+
+
+@pytest.mark.parametrize("place", LACK_OF_MEMORY)
+def test_a_worker_without_memory_says_what_makes_it_smaller_and_that_the_search_goes_on(
+    tmp_path: Path, place: str
+) -> None:
+    command = [
+        sys.executable,
+        "-c",
+        SHORT_WORKER.format(LACK_OF_MEMORY[place]),
+        str(tmp_path / "w_spec.json"),
+    ]
+    with pytest.raises(WorkerError) as raised:
+        launch._run(command, tmp_path / "w_spec.json", "roll-out of round 0", os.environ, None)
+    told = str(raised.value)
+    for setting in (
+        "training.micro_batch_size=4",
+        "evaluation.batch_tokens=64",
+        "model.gradient_checkpointing=true",
+    ):
+        key, _, value = setting.partition("=")
+        assert f"--set {key}=" in told
+        other = change_config(CONFIG, {key: yaml.safe_load(value)}, "test")
+        assert search_id_of(other) == search_id_of(CONFIG)  # the same search, which goes on
+        assert differences(world_of(CONFIG), world_of(other))  # once that is accepted
+    assert "--accept-changes" in told
+    assert not raised.value.retryable
