@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from tasks.algorithm.ledger import RowCost
 from tasks.contracts import RolloutSpec
@@ -69,6 +70,8 @@ class Stepper:
                 self._backward(step, part, num_supervised, losses)
         self._backward(step, last, num_supervised, losses)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.spec.training.max_grad_norm)
+        # Of a sharded model each process may hold its own part of the norm, and all must come to the same verdict.
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         if not math.isfinite(float(norm)):
             names = sorted({self.spec.mixture.draws[draw.sub_dataset].name for draw in step.rows})
             raise NonFiniteLossError(step.number, float(norm), names)
