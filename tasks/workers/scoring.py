@@ -112,7 +112,7 @@ class Scorer:
         """Return logits (rows, k, vocabulary), and losses, supervised flags (rows, k) and positions (k,)."""
         batch = collate(rows, self.device, packed=False)
         logits = token_logits(self.model, batch, at_positions=self.keeps_logits)
-        losses = token_losses(logits, batch).double().cpu().numpy()
+        losses = token_losses(logits, batch).cpu().double().numpy()  # Apple's GPUs have no double
         lengths = [len(ids) for ids, _ in rows]
         self._charge(sum(lengths), sum(n * n for n in lengths), int(batch.is_supervised.sum()))
         return logits, losses, batch.is_supervised.cpu().numpy(), batch.positions.cpu().numpy()
