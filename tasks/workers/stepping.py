@@ -20,7 +20,8 @@ from tasks.workers.optimisation import learning_rate_at, undone
 
 
 @contextmanager
-def _without_dropout(model: Any) -> Iterator[None]:
+def without_dropout(model: Any) -> Iterator[None]:
+    """Put the model into evaluation mode, and back at the end."""
     was_training = model.training
     model.eval()
     try:
@@ -104,7 +105,7 @@ class Stepper:
     def answered(self, step: Step) -> list[bool]:
         """Say for each row of the step whether the model's likeliest tokens are the row's supervised ones."""
         wrong = self.no_losses(step)
-        with torch.no_grad(), _without_dropout(self.model):
+        with torch.no_grad(), without_dropout(self.model):
             for part in self._parts(step, range(len(step.rows))):
                 batch, logits = self._logits(step, part)
                 if part:

@@ -43,6 +43,7 @@ from tasks.workers.model import (
     trained_names,
 )
 from tasks.workers.optimisation import adamw, learning_rate_at
+from tasks.workers.packing import check_packing
 from tasks.workers.policies import worker_policy
 from tasks.workers.stepping import Stepper
 
@@ -103,6 +104,8 @@ class Trainer:
         model.train()
         self.model, self.optimizer = self.accelerator.prepare(model, adamw(model, spec))
         self.stepper = Stepper(spec, self.accelerator, self.model, self.optimizer)
+        if spec.training.batching == "packed":
+            check_packing(self.stepper)
         if start is not None and (own is not None or spec.optimizer == "restore"):
             load_optimizer(self.model, self.optimizer.optimizer, start)
         decay = spec.training.ema
