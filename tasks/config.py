@@ -132,7 +132,8 @@ class TrainingConfig(Settings):
     num_processes: int = Field(1, ge=1)
     accelerate_config: str | None = Field(
         None,
-        description="An Accelerate config file (FSDP, several nodes …); it then sets processes and devices.",
+        description="An Accelerate config file (FSDP …) for the GPUs of one machine; it then sets processes and "
+        "devices. DeepSpeed, several machines and a mixed_precision of its own are refused.",
     )
     threads: int | None = Field(
         None, ge=1, description="CPU threads a process; None: all cores. One is best below 0.5M parameters."

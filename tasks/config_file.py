@@ -11,6 +11,7 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from tasks import accelerate_file
 from tasks.config import SearchConfig
 from tasks.errors import ConfigError
 from tasks.settings import NAME_PATTERN
@@ -62,8 +63,8 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> SearchConfig:
         problems += error.problems
     else:
         launched_by = config.training.accelerate_config
-        if launched_by is not None and not config.resolve(launched_by).is_file():
-            problems.append(f"training.accelerate_config: no file {config.resolve(launched_by)}")
+        if launched_by is not None:
+            problems += accelerate_file.problems_of(config.resolve(launched_by), config.training)
     if problems:
         raise ConfigError(path, problems)
     return config

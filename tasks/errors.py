@@ -78,10 +78,18 @@ class WorkerError(MsftError):
 
     def __init__(self, worker: str, cause: str, log_path: str, retryable: bool) -> None:
         self.retryable = retryable
-        super().__init__(
-            f"{worker}: {cause}\n  log:    {log_path}\n"
-            "  do:     mend the cause and run the same command again; it goes on from the last checkpoint"
-        )
+        fix = "mend the cause and run the same command again; it goes on from the last checkpoint"
+        # As torch words it on a GPU, on MPS, and on the CPU.
+        if re.search(r"out of memory|OutOfMemoryError|can't allocate memory", cause):
+            fix = (
+                "run the same command again with --accept-changes and what makes a forward pass smaller; it goes on "
+                "from the last checkpoint,\n          and its numbers differ by rounding alone:\n"
+                "          --set training.micro_batch_size=N  rows at once in training, half of now or less (null: "
+                "training.batch_size)\n"
+                "          --set evaluation.batch_tokens=N    padded tokens at once in scoring, half of now or less\n"
+                "          --set model.gradient_checkpointing=true  where a single row in training is too much"
+            )
+        super().__init__(f"{worker}: {cause}\n  log:    {log_path}\n  do:     {fix}")
 
 
 class CheckpointNotFoundError(MsftError):

@@ -119,9 +119,9 @@ def _environment(threads: int | None) -> dict[str, str]:
     }
 
 
-def has_accelerator() -> bool:
-    """Say whether the machine has a GPU, without importing torch here."""
-    return any(Path(node).exists() for node in ("/dev/nvidia0", "/dev/kfd", "/dev/dxg"))
+def has_accelerator(devices: Path = Path("/dev")) -> bool:
+    """Say whether a worker sees a GPU, without importing torch here; a container may hold any of a machine's."""
+    return bool(visible_gpus(devices)) or any((devices / node).exists() for node in ("kfd", "dxg"))
 
 
 def visible_gpus(devices: Path) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import safe_open
 
@@ -39,14 +40,22 @@ def measure_model(base: BaseModelRef) -> ModelSize:
     adapters = _num_adapter_weights(base.lora, sizes) if base.lora is not None else 0
     everything = weights + adapters
     trained = adapters if base.lora is not None else everything
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     shape = ModelShape(
         body_parameters=everything - embedding - (0 if is_tied else tables[1]),
         head_parameters=embedding if is_tied else tables[1],
         trainable_share=trained / everything,
-        attention_width=config.num_hidden_layers * config.num_attention_heads * head_dim,
+        attention_width=attention_width(config),
     )
     return ModelSize(shape, everything, trained)
+
+
+def attention_width(config: Any) -> int:
+    """Return layers × heads × a head's width, of a transformers config; 0 for a model without attention."""
+    num_heads = getattr(config, "num_attention_heads", None) or 0
+    if num_heads == 0:
+        return 0
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // num_heads
+    return int(config.num_hidden_layers * num_heads * head_dim)
 
 
 def _tensors(directory: Path) -> Iterator[tuple[str, list[int]]]:

@@ -22,8 +22,9 @@ class ProgressFile:
     step after it.
     """
 
-    def __init__(self, directory: Path, step: int, num_steps: int) -> None:
+    def __init__(self, directory: Path, step: int, num_steps: int, device: str) -> None:
         self._directory = directory
+        self._device = device
         self._num_steps = num_steps
         self._started_at = time.monotonic()
         self._started_from = step
@@ -63,6 +64,7 @@ class ProgressFile:
             "loss": loss,
             "tokens_per_s": tokens_per_s,
             "seconds_left": (self._num_steps - step) * (self._reported_at - self._started_at) / own_steps,
+            "device": self._device,
             "trained": dict(trained),
             "at_ms": time.time_ns() // 1_000_000,
         }

@@ -22,13 +22,14 @@ from tasks.contracts import ChampionResult, CheckpointScores, Mixture, SearchRef
 
 @dataclass(frozen=True)
 class Progress:
-    """The newest line of a training worker: where it is, how fast, and how long it will take."""
+    """The newest line of a training worker: where it is, how fast, how long it will take, and on what device."""
 
     step: int
     num_steps: int
     loss: float
     tokens_per_s: float
     seconds_left: float
+    device: str
 
 
 def say(text: str) -> None:
@@ -96,8 +97,14 @@ def rollout_progress(mixture: Mixture) -> Iterator[Callable[[Progress], None]]:
     columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[detail]}"))
     with Bar(*columns, console=current_console(), transient=True) as bar:
         task_id = bar.add_task("", total=mixture.num_steps, detail="starting")
-        yield lambda progress: bar.update(task_id, completed=progress.step, detail=_detail(progress))
-    console.print(f"trained {mixture.num_steps} steps")
+        devices: set[str] = set()
+
+        def show(progress: Progress) -> None:
+            devices.add(progress.device)
+            bar.update(task_id, completed=progress.step, detail=_detail(progress))
+
+        yield show
+    console.print(f"trained {mixture.num_steps} steps on {' and '.join(sorted(devices)) or 'no device'}")
 
 
 @contextmanager
@@ -126,7 +133,8 @@ def _line_writer(mixture: Mixture) -> Callable[[Progress], None]:
 
 def _detail(progress: Progress) -> str:
     minutes, seconds = divmod(round(progress.seconds_left), 60)
-    return f"loss {progress.loss:.3f}, {progress.tokens_per_s:,.0f} tokens/s, {minutes}:{seconds:02d} left"
+    left = f"{minutes}:{seconds:02d} left"
+    return f"loss {progress.loss:.3f}, {progress.tokens_per_s:,.0f} tokens/s, {left}, on {progress.device}"
 
 
 def show_scores(scores: CheckpointScores, keys: Sequence[CheckpointKey]) -> None:

@@ -14,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 from tasks.algorithm.ledger import ModelShape
 from tasks.contracts import BaseModelRef
 from tasks.errors import ModelError
+from tasks.model_shape import attention_width
 
 WEIGHTS = "model.safetensors"
 AVERAGE = "average.safetensors"
@@ -119,12 +120,11 @@ def shape_of(model: Any) -> ModelShape:
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     is_tied = head is not None and head.weight is embedding
     body = all_parameters - embedding.numel() - (0 if is_tied else head_parameters)
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return ModelShape(
         body_parameters=body,
         head_parameters=head_parameters,
         trainable_share=trainable / all_parameters,
-        attention_width=config.num_hidden_layers * config.num_attention_heads * head_dim,
+        attention_width=attention_width(config),
     )
 
 
@@ -135,3 +135,9 @@ def choose_device(device: str) -> torch.device:
     accelerator = torch.accelerator.current_accelerator()
     assert accelerator is not None
     return accelerator
+
+
+def device_name(device: torch.device, num_processes: int) -> str:
+    """Return what a person calls the devices of this worker: `cpu`, `cuda (NVIDIA L4) × 2`."""
+    name = f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+    return f"{name} × {num_processes}" if num_processes > 1 else name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -57,6 +57,7 @@ class Scorer:
         self.keeps_logits = supports_logit_positions(model)
         self.autocast = autocast
         self.cost = Cost()
+        self._ends: frozenset[int] = frozenset()
 
     def score(self, split: ScoreSplit) -> SubDatasetScore:
         """Return the split's score.
@@ -65,6 +66,7 @@ class Scorer:
             NonFiniteScoreError: the model gives no finite loss.
         """
         rows = _read_rows(split.split.directory)
+        self._ends = end_tokens(self.tokenizer, rows)
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             passes = self._gold_passes(rows)
             correct = self._correct(split, rows, passes)
@@ -110,7 +112,7 @@ class Scorer:
         """Return logits (rows, k, vocabulary), and losses, supervised flags (rows, k) and positions (k,)."""
         batch = collate(rows, self.device, packed=False)
         logits = token_logits(self.model, batch, at_positions=self.keeps_logits)
-        losses = token_losses(logits, batch).double().cpu().numpy()
+        losses = token_losses(logits, batch).cpu().double().numpy()  # Apple's GPUs have no double
         lengths = [len(ids) for ids, _ in rows]
         self._charge(sum(lengths), sum(n * n for n in lengths), int(batch.is_supervised.sum()))
         return logits, losses, batch.is_supervised.cpu().numpy(), batch.positions.cpu().numpy()
@@ -168,8 +170,8 @@ class Scorer:
 
     def _decided(self, begun: list[int], answer: str, limit: int, *, is_numeric: bool) -> bool | None:
         """Return whether a text that begins so matches; None where generation has to tell."""
-        text = self.tokenizer.decode(begun, skip_special_tokens=True)
-        if begun[-1] == self.tokenizer.eos_token_id or len(begun) >= limit:
+        text = self._text(begun)
+        if begun[-1] in self._ends or len(begun) >= limit:
             return is_match(text, answer, is_numeric=is_numeric)
         if is_numeric or "\ufffd" in text or answer.strip().startswith(text.strip()):
             return None
@@ -198,19 +200,36 @@ class Scorer:
                 do_sample=False,
                 num_beams=1,
                 pad_token_id=pad,
-                eos_token_id=self.tokenizer.eos_token_id,
+                eos_token_id=sorted(self._ends) or None,
                 temperature=None,
                 top_p=None,
                 top_k=None,
             )[:, width:].tolist()
             for line, index in enumerate(indices):
                 new = output[line][: limit - len(starts[index])]
-                if self.tokenizer.eos_token_id in new:
-                    new = new[: new.index(self.tokenizer.eos_token_id)]
-                texts[index] = self.tokenizer.decode(starts[index] + new, skip_special_tokens=True)
+                new = new[: next((i for i, token in enumerate(new) if token in self._ends), None)]
+                texts[index] = self._text(starts[index] + new)
                 length = len(prompts[index]) + len(new)
                 self._charge(length, length * length, len(new))
         return texts
+
+    def _text(self, ids: list[int]) -> str:
+        text: str = self.tokenizer.decode(
+            [token for token in ids if token not in self._ends], skip_special_tokens=True
+        )
+        return text
+
+
+def end_tokens(tokenizer: Any, rows: Sequence[Mapping[str, Any]]) -> frozenset[int]:
+    """Return the tokens that end a completion: end-of-text, and those that a chat's template ends the turns with.
+
+    The two may differ (Qwen2.5's base: `<|endoftext|>`, `<|im_end|>`), and a row is trained to end with its own. Only
+    the tokenizer's added tokens count, since a template without an end leaves a row that ends with its last word.
+    """
+    own = {row["input_ids"][-1] for row in rows if row["supervised"][-1]} & set(
+        tokenizer.added_tokens_decoder
+    )
+    return frozenset(own | {tokenizer.eos_token_id} - {None})
 
 
 def is_match(text: str, answer: str, *, is_numeric: bool) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from tasks.algorithm.ledger import RowCost
 from tasks.contracts import RolloutSpec
@@ -15,6 +17,17 @@ from tasks.workers.accounting import Step
 from tasks.workers.batches import Draw, RowStore, micro_batches
 from tasks.workers.forward import Batch, collate, supports_logit_positions, token_logits, token_losses
 from tasks.workers.optimisation import learning_rate_at, undone
+
+
+@contextmanager
+def without_dropout(model: Any) -> Iterator[None]:
+    """Put the model into evaluation mode, and back at the end."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 class Stepper:
@@ -58,6 +71,8 @@ class Stepper:
                 self._backward(step, part, num_supervised, losses)
         self._backward(step, last, num_supervised, losses)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.spec.training.max_grad_norm)
+        # Of a sharded model each process may hold its own part of the norm, and all must come to the same verdict.
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         if not math.isfinite(float(norm)):
             names = sorted({self.spec.mixture.draws[draw.sub_dataset].name for draw in step.rows})
             raise NonFiniteLossError(step.number, float(norm), names)
@@ -65,12 +80,12 @@ class Stepper:
         self.optimizer.zero_grad()
 
     def _parts(self, step: Step, positions: Sequence[int]) -> list[list[int]]:
-        """Return this rank's share of the rows at `positions`, in micro-batches."""
+        """Return this rank's share of the rows at `positions`, in micro-batches; without a size, of a step at most."""
         training = self.spec.training
         return micro_batches(
             positions,
             [step.lengths[i] for i in positions],
-            training.micro_batch_size,
+            training.micro_batch_size or -(-training.batch_size // self.accelerator.num_processes),
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,
             by_length=training.batching != "padded",
@@ -90,7 +105,7 @@ class Stepper:
     def answered(self, step: Step) -> list[bool]:
         """Say for each row of the step whether the model's likeliest tokens are the row's supervised ones."""
         wrong = self.no_losses(step)
-        with torch.no_grad():
+        with torch.no_grad(), without_dropout(self.model):
             for part in self._parts(step, range(len(step.rows))):
                 batch, logits = self._logits(step, part)
                 if part:

@@ -33,8 +33,17 @@ from tasks.workers.checkpoint import (
     step_of,
 )
 from tasks.workers.lifeline import Preempted, StopFlag, run_worker
-from tasks.workers.model import AVERAGE, WEIGHTS, load_base, load_weights, shape_of, trained_names
+from tasks.workers.model import (
+    AVERAGE,
+    WEIGHTS,
+    device_name,
+    load_base,
+    load_weights,
+    shape_of,
+    trained_names,
+)
 from tasks.workers.optimisation import adamw, learning_rate_at
+from tasks.workers.packing import check_packing
 from tasks.workers.policies import worker_policy
 from tasks.workers.stepping import Stepper
 
@@ -65,7 +74,8 @@ class Trainer:
     def run(self) -> None:
         """Train to the end of the roll-out, or to the end of the step in which SIGTERM came."""
         num_steps = self.spec.mixture.num_steps
-        self.progress = ProgressFile(self.output, self.step - self.spec.first_step, num_steps)
+        device = device_name(self.accelerator.device, self.accelerator.num_processes)
+        self.progress = ProgressFile(self.output, self.step - self.spec.first_step, num_steps, device)
         if self.accelerator.is_main_process:
             self.progress.note_restart(self.account.trained())
         while self.step < self.spec.first_step + num_steps:
@@ -94,6 +104,8 @@ class Trainer:
         model.train()
         self.model, self.optimizer = self.accelerator.prepare(model, adamw(model, spec))
         self.stepper = Stepper(spec, self.accelerator, self.model, self.optimizer)
+        if spec.training.batching == "packed":
+            check_packing(self.stepper)
         if start is not None and (own is not None or spec.optimizer == "restore"):
             load_optimizer(self.model, self.optimizer.optimizer, start)
         decay = spec.training.ema

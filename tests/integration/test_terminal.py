@@ -47,6 +47,6 @@ def test_a_search_at_a_terminal_draws_bars_and_ends_with_its_champion(tmp_path: 
     assert code == 0, drawn
     assert "training \x1b[" in drawn  # the bar, in colour
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn)
-    assert "trained 31 steps" in plain
+    assert "trained 31 steps on cpu" in plain
     assert "champion: round 0" in plain
     assert "Traceback" not in plain

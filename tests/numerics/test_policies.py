@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from tasks.contracts import Mixture, RolloutResult, RolloutSpec
+from tasks.contracts import BaseModelRef, Mixture, RolloutResult, RolloutSpec
 from tasks.manifest import checkpoint_directory
 from tasks.workers.batches import Draw, RowStore, plan_steps
 from tasks.workers.lifeline import Preempted
@@ -237,3 +238,32 @@ def test_of_an_excluded_sub_dataset_only_rows_that_the_averaged_weights_answer_a
     _assert_equal(_files(straight, 198), _files(broken, 198))
     flops = [sum(interval.flops for interval in _result(path).intervals) for path in (straight, broken)]
     assert flops[0] == flops[1]
+
+
+def test_whether_a_row_is_answered_depends_neither_on_dropout_nor_on_the_other_rows_of_its_forward_pass(
+    tiny_base: BaseModelRef, make_rollout: MakeRollout, tmp_path: Path
+) -> None:
+    directory = shutil.copytree(tiny_base.directory, tmp_path / "dropping")
+    config = json.loads((directory / "config.json").read_text()) | {"attention_dropout": 0.5}
+    (directory / "config.json").write_text(json.dumps(config))
+    path = make_rollout("dropping", base=tiny_base.model_copy(update={"directory": str(directory)}))
+    trainer = Trainer(RolloutSpec.model_validate_json(path.read_text()))
+    stepper = trainer.stepper
+    step = stepper.measure([Draw(1, row) for row in range(24)], 100)
+    for _ in range(60):
+        stepper.descend(step, range(24), stepper.no_losses(step))
+    forwards: list[int] = []
+    trainer.model.register_forward_pre_hook(
+        lambda model, args, kwargs: forwards.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    results = []
+    for size in (None, 1, 7):
+        training = trainer.spec.training.model_copy(update={"micro_batch_size": size})
+        stepper.spec = trainer.spec.model_copy(update={"training": training})
+        results.append(stepper.answered(step))
+    weights = dict(trainer.model.named_parameters())
+    answered = _answered_alone(trainer.spec, 1, {n: p.detach() for n, p in weights.items()})
+    assert 0 < len(answered) < 24
+    assert results == [[row in answered for row in range(24)]] * 3
+    assert forwards == [16, 8, *[1] * 24, 7, 7, 7, 3]
+    assert trainer.model.training

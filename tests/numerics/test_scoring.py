@@ -72,31 +72,44 @@ def test_multiple_choice_takes_the_most_likely_completion(
     assert score.accuracy == expected.count("1") / 40
 
 
+def generated(model: Any, encoder: Encoder, prompt: str) -> str:
+    ids = torch.tensor([encoder.tokenizer(prompt)["input_ids"]])
+    output = model.generate(
+        input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, do_sample=False,
+        pad_token_id=encoder.tokenizer.pad_token_id, eos_token_id=encoder.tokenizer.eos_token_id,
+    )  # fmt: skip
+    text: str = encoder.tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)
+    return text
+
+
 def test_exact_match_is_that_of_generating_every_row(
     half_taught: Any, encoder: Encoder, scorer: Scorer, make_split: MakeSplit
 ) -> None:
     examples = examples_of("max") + examples_of("roman")
-    expected = ""
-    for example in examples:
-        ids = torch.tensor([encoder.tokenizer(example.prompt)["input_ids"]])
-        output = half_taught.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, do_sample=False,
-            pad_token_id=encoder.tokenizer.pad_token_id, eos_token_id=encoder.tokenizer.eos_token_id,
-        )  # fmt: skip
-        text = encoder.tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)
-        expected += str(int(text.strip() == example.completion.strip()))
+    texts = [generated(half_taught, encoder, example.prompt) for example in examples]
+    expected = "".join(
+        str(int(t.strip() == e.completion.strip())) for t, e in zip(texts, examples, strict=True)
+    )
     score = scorer.score(make_split("mixed", "exact_match", examples))
     assert score.correct == expected
     assert 0 < expected.count("1") < len(examples)
 
 
 def test_numeric_answers_are_read_from_the_whole_generated_text(
-    scorer: Scorer, make_split: MakeSplit
+    half_taught: Any, encoder: Encoder, scorer: Scorer, make_split: MakeSplit
 ) -> None:
-    examples = [Example(e.prompt, e.completion, e.answer) for e in examples_of("max")]
-    exact = scorer.score(make_split("exact", "exact_match", examples)).correct
-    numeric = scorer.score(make_split("numeric", "numeric", examples)).correct
-    assert all(n >= e for n, e in zip(numeric, exact, strict=True))
+    """No completion is worded as the model words it, and every third answer is one that it does not give."""
+    examples = [
+        Example(e.prompt, f"say{e.completion}", "999" if index % 3 == 0 else e.answer)
+        for index, e in enumerate(examples_of("max"))
+    ]
+    numbers = [number_in(generated(half_taught, encoder, example.prompt)) for example in examples]
+    expected = "".join(
+        str(int(n is not None and n == number_in(e.answer))) for n, e in zip(numbers, examples, strict=True)
+    )
+    assert scorer.score(make_split("exact", "exact_match", examples)).correct == "0" * len(examples)
+    assert scorer.score(make_split("numeric", "numeric", examples)).correct == expected
+    assert 0 < expected.count("1") < len(examples) * 2 / 3
 
 
 def test_validation_loss_is_the_mean_over_completion_tokens(
@@ -139,6 +152,10 @@ def test_a_smaller_batch_changes_no_score(half_taught: Any, encoder: Encoder, ma
         ("7.0", Decimal(7)),
         ("none", None),
         ("####", None),
+        ("3 + 4 = 7\n#### 7\n\nQuestion: and 5 + 6?\nAnswer: 11\n#### 11", Decimal(7)),  # runs on
+        ("#### Step 1: add\n3 + 4 = 7\n#### 7", Decimal(7)),  # a heading
+        ("3 + 4 = 7\n#### The answer is 7, not 8", Decimal(7)),
+        ("one\n####\n$7", Decimal(7)),
     ],
 )
 def test_number_in(text: str, number: Decimal | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,18 +14,32 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
+from transformers.models.llama.modeling_llama import LlamaMLP
 
-from tasks.config import LoraConfig
+from tasks import launch
+from tasks.config import LoraConfig, SearchConfig
+from tasks.config_file import change_config, search_id_of
 from tasks.contracts import BaseModelRef, CheckpointRef, RolloutResult, RolloutSpec
+from tasks.errors import NonFiniteLossError, WorkerError
 from tasks.launch import run_accelerate
 from tasks.manifest import checkpoint_directory
 from tasks.workers.batches import RowStore, plan_steps
 from tasks.workers.optimisation import learning_rate_at
 from tasks.workers.train import train
+from tasks.world import differences, world_of
 
 MakeRollout = Callable[..., Path]
+CONFIG = SearchConfig.model_validate(
+    {
+        "name": "tiny",
+        "model": {"source": "somewhere"},
+        "mixture": {"sub_datasets": [{"name": "max", "synthetic": {"skill": "max"}}]},
+        "search": {"max_epochs": 4},
+    }
+)
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +77,7 @@ def test_a_rollout_publishes_the_start_and_every_evaluation_step(straight: Path)
     assert [checkpoint.key.step for checkpoint in result.checkpoints] == [0, 4, 9]
     assert [interval.num_examples for interval in result.intervals] == [64, 80]
     assert set(result.intervals[0].losses) == {"max", "cmp", "roman"}
+    assert json.loads((straight.parent / "progress.json").read_text())["device"] == "cpu"
 
 
 def test_the_worker_takes_the_steps_of_a_plain_loop(straight: Path) -> None:
@@ -194,11 +210,23 @@ def test_lora_trains_and_saves_the_adapters_only(tiny_base: BaseModelRef, make_r
     assert any("lora_B" in name for name in changed)
 
 
-def test_gradient_checkpointing_changes_nothing(
-    straight: Path, tiny_base: BaseModelRef, make_rollout: MakeRollout
+def test_gradient_checkpointing_computes_each_layer_again_and_changes_nothing(
+    tiny_base: BaseModelRef, make_rollout: MakeRollout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    forward, calls = LlamaMLP.forward, [0]
+
+    def counting(self: LlamaMLP, x: torch.Tensor) -> torch.Tensor:
+        calls[-1] += 1
+        result: torch.Tensor = forward(self, x)
+        return result
+
+    monkeypatch.setattr(LlamaMLP, "forward", counting)
+    straight = make_rollout("straight")
+    train(straight)
+    calls.append(0)
     path = make_rollout("checkpointed", base=tiny_base.model_copy(update={"gradient_checkpointing": True}))
     train(path)
+    assert calls == [9 * 2, 9 * 2 * 2]  # steps, layers
     assert largest_difference(weights_at(straight, 9), weights_at(path, 9)) < 1e-6
 
 
@@ -207,13 +235,54 @@ def test_bf16_follows_fp32(straight: Path, make_rollout: MakeRollout) -> None:
     run_accelerate("tasks.workers.train", path, name="bf16", training=spec_of(path).training)
     fp32, bf16 = result_of(straight).intervals[-1].losses, result_of(path).intervals[-1].losses
     assert bf16 == pytest.approx(fp32, rel=0.05)
+    # No layout of a step in fp32 comes to a tenth of this.
+    assert largest_difference(weights_at(straight, 9), weights_at(path, 9)) > 2e-4
 
 
 def test_a_diverging_rollout_says_so_and_keeps_what_it_published(make_rollout: MakeRollout) -> None:
-    from tasks.errors import NonFiniteLossError
-
     path = make_rollout("diverging", learning_rate=1e30, warmup_steps=0)
     with pytest.raises(NonFiniteLossError, match="training loss at step"):
         train(path)
     assert checkpoint_directory(path.parent, 0).is_dir()
     assert not (path.parent / "rollout_result.json").exists()
+
+
+LACK_OF_MEMORY = {
+    "the CPU": "torch.empty(1 << 55, dtype=torch.uint8)",
+    "a GPU": "raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 GiB.')",
+}
+SHORT_WORKER = """
+import sys, torch
+from pathlib import Path
+from tasks.workers.lifeline import run_worker
+def main(spec):
+    {}
+sys.exit(run_worker(main, Path(sys.argv[1])))
+"""
+
+
+@pytest.mark.parametrize("place", LACK_OF_MEMORY)
+def test_a_worker_without_memory_says_what_makes_it_smaller_and_that_the_search_goes_on(
+    tmp_path: Path, place: str
+) -> None:
+    command = [
+        sys.executable,
+        "-c",
+        SHORT_WORKER.format(LACK_OF_MEMORY[place]),
+        str(tmp_path / "w_spec.json"),
+    ]
+    with pytest.raises(WorkerError) as raised:
+        launch._run(command, tmp_path / "w_spec.json", "roll-out of round 0", os.environ, None)
+    told = str(raised.value)
+    for setting in (
+        "training.micro_batch_size=4",
+        "evaluation.batch_tokens=64",
+        "model.gradient_checkpointing=true",
+    ):
+        key, _, value = setting.partition("=")
+        assert f"--set {key}=" in told
+        other = change_config(CONFIG, {key: yaml.safe_load(value)}, "test")
+        assert search_id_of(other) == search_id_of(CONFIG)  # the same search, which goes on
+        assert differences(world_of(CONFIG), world_of(other))  # once that is accepted
+    assert "--accept-changes" in told
+    assert not raised.value.retryable

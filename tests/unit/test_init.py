@@ -144,6 +144,19 @@ def test_the_models_own_limit_of_tokens_is_kept(tmp_path: Path) -> None:
     assert load_config(draft.path).model.source == "model"
 
 
+@pytest.mark.parametrize(("num_rows", "batch_size", "at_once"), [(4096, 64, 8), (200, 4, None)])
+def test_a_large_step_is_cut_into_forward_passes_that_a_gpu_holds(
+    tmp_path: Path, num_rows: int, batch_size: int, at_once: int | None
+) -> None:
+    write(tmp_path / "data" / "a.jsonl", PAIR, num_rows)
+    draft = write_draft(str(tmp_path / "data"), str(tmp_path / "x.yaml"), "none")
+    training = load_config(draft.path).training
+    assert (training.batch_size, training.micro_batch_size) == (batch_size, at_once)
+    text = Path(draft.path).read_text()
+    Path(draft.path).write_text(text.replace("# precision: bf16", "precision: bf16"))
+    assert load_config(draft.path).training.precision == "bf16"
+
+
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     write(tmp_path / "data" / "a.jsonl", PAIR)
     (tmp_path / "x.yaml").write_text("mine")

@@ -55,31 +55,31 @@ def test_a_journal_of_an_earlier_version_is_still_read() -> None:
 
 def test_what_a_killed_worker_trained_beyond_its_last_checkpoint_is_on_record_once(tmp_path: Path) -> None:
     """Killed at step 7, taken up at 4; killed again before its first step, and taken up at 4 again."""
-    ProgressFile(tmp_path, 0, 9).report(7, 1.0, 2.0, trained(7))
-    ProgressFile(tmp_path, 4, 9).note_restart(trained(4))
-    ProgressFile(tmp_path, 4, 9).note_restart(trained(4))
+    ProgressFile(tmp_path, 0, 9, "cpu").report(7, 1.0, 2.0, trained(7))
+    ProgressFile(tmp_path, 4, 9, "cpu").note_restart(trained(4))
+    ProgressFile(tmp_path, 4, 9, "cpu").note_restart(trained(4))
     (restart,) = read_restarts(tmp_path)
     assert (restart["reached_step"], restart["resumed_step"], restart["lost"]) == (7, 4, trained(3))
 
 
 def test_a_kill_between_the_record_and_the_removal_counts_nothing_twice(tmp_path: Path) -> None:
-    ProgressFile(tmp_path, 0, 9).report(7, 1.0, 2.0, trained(7))
+    ProgressFile(tmp_path, 0, 9, "cpu").report(7, 1.0, 2.0, trained(7))
     line = read_progress(tmp_path)
-    ProgressFile(tmp_path, 4, 9).note_restart(trained(4))
+    ProgressFile(tmp_path, 4, 9, "cpu").note_restart(trained(4))
     (tmp_path / "progress.json").write_text(json.dumps(line))
-    ProgressFile(tmp_path, 4, 9).note_restart(trained(4))
+    ProgressFile(tmp_path, 4, 9, "cpu").note_restart(trained(4))
     assert len(read_restarts(tmp_path)) == 1
 
 
 def test_a_worker_that_saved_when_it_was_told_to_end_lost_nothing(tmp_path: Path) -> None:
     """Its last line is of the step before the one it saved."""
-    ProgressFile(tmp_path, 0, 9).report(6, 1.0, 2.0, trained(6))
-    ProgressFile(tmp_path, 7, 9).note_restart(trained(7))
+    ProgressFile(tmp_path, 0, 9, "cpu").report(6, 1.0, 2.0, trained(6))
+    ProgressFile(tmp_path, 7, 9, "cpu").note_restart(trained(7))
     assert read_restarts(tmp_path)[0]["lost"] == TOTALS
 
 
 def test_the_time_left_is_by_the_steps_of_this_worker(tmp_path: Path) -> None:
-    progress = ProgressFile(tmp_path, 5, 9)
+    progress = ProgressFile(tmp_path, 5, 9, "cpu")
     progress.report(7, 1.0, 2.0, trained(7))
     line = read_progress(tmp_path)
     assert line is not None

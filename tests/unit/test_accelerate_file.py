@@ -1,0 +1,82 @@
+"""An Accelerate config file that a search cannot run by is refused when the configuration is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tasks.config_file import load_config
+from tasks.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = sorted((ROOT / "deployments" / "accelerate").glob("*.yaml"))
+SEARCH = """
+name: tiny
+model: {source: somewhere}
+mixture: {sub_datasets: [{name: max, synthetic: {skill: max}}]}
+search: {max_epochs: 4}
+"""
+ONE_MACHINE = "distributed_type: MULTI_GPU\nnum_processes: 2\n"
+
+
+def load(tmp_path: Path, accelerate: str, *overrides: str) -> list[str]:
+    """Return the problems that loading a search with this Accelerate file gives."""
+    (tmp_path / "search.yaml").write_text(SEARCH)
+    (tmp_path / "accelerate.yaml").write_text(accelerate)
+    try:
+        load_config(str(tmp_path / "search.yaml"), ["training.accelerate_config=accelerate.yaml", *overrides])
+    except ConfigError as error:
+        return list(error.problems)
+    return []
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (ONE_MACHINE + "num_machines: 2\n", "num_machines is 2; a search runs on the GPUs of one machine"),
+        ("distributed_type: DEEPSPEED\nnum_processes: 2\n", "deepspeed is not supported; wanted FSDP"),
+        (ONE_MACHINE + "deepspeed_config: {zero_stage: 3}\n", "deepspeed is not supported"),
+        ("distributed_type: MEGATRON_LM\n", "megatron_lm is not supported"),
+        (ONE_MACHINE + "mixed_precision: bf16\n", "mixed_precision is bf16, and training.precision is fp32"),
+        (ONE_MACHINE + "mixed_precision: fp16\n", "mixed_precision is fp16, and training.precision is fp32"),
+        (ONE_MACHINE + "compute_environment: AMAZON_SAGEMAKER\n", "wanted LOCAL_MACHINE"),
+        ("num_processes: 2\n", "no distributed_type"),
+        ("- a\n- b\n", "wanted keys and values"),
+        ("a: [", "is not YAML"),
+    ],
+)
+def test_a_file_that_a_search_cannot_run_by_is_refused_with_what_to_do(
+    tmp_path: Path, text: str, told: str
+) -> None:
+    (problem,) = load(tmp_path, text)
+    assert problem.startswith("training.accelerate_config: ")
+    assert told in problem
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("written", ["", "mixed_precision: 'no'\n", "mixed_precision: no\n"])
+def test_a_file_without_a_precision_of_its_own_takes_that_of_the_search(
+    tmp_path: Path, precision: str, written: str
+) -> None:
+    assert load(tmp_path, ONE_MACHINE + written, f"training.precision={precision}") == []
+
+
+def test_a_file_may_repeat_the_precision_of_the_search(tmp_path: Path) -> None:
+    text = ONE_MACHINE + "mixed_precision: bf16\nnum_machines: 1\ndeepspeed_config: {}\n"
+    assert load(tmp_path, text, "training.precision=bf16") == []
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=[path.stem for path in SHIPPED])
+def test_the_files_that_are_shipped_are_taken_by_a_search_and_by_the_launcher(
+    tmp_path: Path, path: Path
+) -> None:
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+
+    assert load(tmp_path, path.read_text()) == []
+    arguments = launch_command_parser().parse_args(["--config_file", str(path), "-m", "tasks.workers.train"])
+    launched, _, _ = _validate_launch_command(arguments)
+    assert launched.num_processes == 2
+    assert (launched.use_fsdp, launched.multi_gpu) == (
+        (True, False) if path.stem == "fsdp" else (False, True)
+    )
