@@ -32,6 +32,7 @@ from tasks.errors import DeletedRunError, TrackingError
 from tasks.redaction import without_password
 
 _LONGEST_PAUSE_S = 15.0
+_SQLITE = "sqlite:///"
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
@@ -117,9 +118,9 @@ def _create_whole(tracking_uri: str) -> None:
 
     A kill during MLflow's own creation of it (7 s of migrations) would leave one that MLflow refuses ever after.
     """
-    store = Path(tracking_uri.removeprefix("sqlite:///"))
-    if not tracking_uri.startswith("sqlite:///") or store.exists():
+    if not is_not_there(tracking_uri):
         return
+    store = Path(tracking_uri.removeprefix(_SQLITE))
     store.parent.mkdir(parents=True, exist_ok=True)
     staging = store.with_name(f".{store.name}.{os.getpid()}")
     staging.unlink(missing_ok=True)
@@ -127,3 +128,8 @@ def _create_whole(tracking_uri: str) -> None:
     with suppress(FileExistsError):  # another search of this folder was first
         os.link(staging, store)
     staging.unlink()
+
+
+def is_not_there(tracking_uri: str) -> bool:
+    """Say whether this is an SQLite store that has not been created."""
+    return tracking_uri.startswith(_SQLITE) and not Path(tracking_uri.removeprefix(_SQLITE)).exists()
