@@ -20,6 +20,7 @@ from tasks.contracts import ChampionResult, SearchRef, SubDatasetScore, Value
 from tasks.errors import ConfigError, DifferentDataError, IncompleteComparisonError
 from tasks.journal import read_events
 from tasks.lifecycle import reference_to
+from tasks.manifest import write_json
 from tasks.ownership import directory_of
 from tasks.side_by_side import Arm, Outcome, lanes, run_side_by_side
 from tasks.world import differences, identity_of
@@ -116,7 +117,7 @@ def open_comparison(
     }
     opened = tracking.open_comparison_run(place, config.tracking.experiment, params, kind)
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "config.yaml").write_text(dump_config(config))
+    write_json(directory / "config.yaml", dump_config(config))
     terminal.note(
         f"{kind} {directory.name}: {len(arms)} searches of {config.search.max_epochs:g} full-mixture epochs "
         f"each, in {directory}"

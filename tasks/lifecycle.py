@@ -21,6 +21,7 @@ from tasks.environment import describe_environment
 from tasks.errors import ChangedWorldError, MsftError, TrackingError
 from tasks.evaluation import score_champion
 from tasks.journal import FILE, append_event, read_events, read_state
+from tasks.manifest import write_json
 from tasks.model_card import card_of
 from tasks.planning import record_plan
 from tasks.preparation import open_test_splits
@@ -81,8 +82,8 @@ def _begin(config: SearchConfig, search: SearchRef, inputs: Inputs) -> None:
     """Put a new search on record, its first event last: without that, all of this is done again."""
     environment = describe_environment()
     files = [Path(search.directory, file) for file in ("config.yaml", "environment.json")]
-    files[0].write_text(dump_config(config))
-    files[1].write_text(json.dumps(environment, indent=1) + "\n")
+    write_json(files[0], dump_config(config))  # other searches of this name read it
+    write_json(files[1], json.dumps(environment, indent=1) + "\n")
     files.append(record_plan(config, search.directory, inputs))
     tracking.log_datasets(search, inputs.sub_datasets)
     tracking.log_files(search, files)
