@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.search import msft_search
-from tasks.comparison import open_comparison, plan_comparison, refuse_failures, run_searches
+from tasks.comparison import comparison_of, open_comparison, plan_comparison, refuse_failures, run_searches
 from tasks.comparison_report import report_comparison
 from tasks.config import SearchConfig
 from tasks.config_file import load_config
@@ -28,8 +28,8 @@ def compare_methods(
     Run again, it takes searches that have ended as they are, and goes on with the others.
     """
     arms, control = plan_comparison(config, methods, seeds, control)
-    comparison = open_comparison(config, arms, control)
-    with true_status(comparison):
+    with true_status(comparison_of(config, arms, control), config.tracking.experiment):
+        comparison = open_comparison(config, arms, control)
         outcomes = run_searches(config, comparison, arms, lambda arm: search_arm(arm, comparison), parallel)
         report_comparison(config, comparison, control, outcomes)
         refuse_failures(outcomes)

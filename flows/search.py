@@ -9,7 +9,7 @@ from tasks.base_model import prepare_base_model
 from tasks.config import SearchConfig
 from tasks.config_file import load_config
 from tasks.contracts import ChampionResult, Inputs
-from tasks.lifecycle import crown_champion, open_search, true_status
+from tasks.lifecycle import crown_champion, meet_changes, open_search, reference_to, true_status
 from tasks.ownership import HANDOVER_S, own_cache, own_directory, own_gpus
 from tasks.prefect_pages import search_run_name
 from tasks.preparation import prepare_sub_datasets
@@ -54,8 +54,9 @@ def _search(
         with own_cache(config):
             model = prepare_base_model(config)
             inputs = Inputs(model=model, sub_datasets=prepare_sub_datasets(config, model))
-        search, state = open_search(config, directory, inputs, accept_changes, parent_run_id)
-        with true_status(search):
+        meet_changes(config, directory, inputs, accept_changes)
+        with true_status(reference_to(config, directory), config.tracking.experiment):
+            search, state = open_search(config, directory, inputs, parent_run_id)
             report_round(search, state)
             checkpoint = None if state.is_finished else roll_back(search, state)
             while not state.is_finished:

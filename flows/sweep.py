@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.compare import search_arm
-from tasks.comparison import open_comparison, refuse_failures, run_searches
+from tasks.comparison import comparison_of, open_comparison, refuse_failures, run_searches
 from tasks.config import SearchConfig
 from tasks.lifecycle import true_status
 from tasks.sweep import Axis, plan_sweep
@@ -25,8 +25,8 @@ def sweep_grid(
     Run again, it takes searches that have ended as they are, and goes on with the others.
     """
     arms, control = plan_sweep(config, axes, methods, seeds)
-    comparison = open_comparison(config, arms, control, "sweep")
-    with true_status(comparison):
+    with true_status(comparison_of(config, arms, control, "sweep"), config.tracking.experiment):
+        comparison = open_comparison(config, arms, control, "sweep")
         outcomes = run_searches(config, comparison, arms, lambda arm: search_arm(arm, comparison), parallel)
         report_sweep(comparison, axes, control, outcomes)
         refuse_failures(outcomes)

@@ -20,6 +20,7 @@ from tasks.contracts import ChampionResult, SearchRef, SubDatasetScore, Value
 from tasks.errors import ConfigError, DifferentDataError, IncompleteComparisonError
 from tasks.journal import read_events
 from tasks.lifecycle import reference_to
+from tasks.manifest import write_json
 from tasks.ownership import directory_of
 from tasks.side_by_side import Arm, Outcome, lanes, run_side_by_side
 from tasks.world import differences, identity_of
@@ -116,30 +117,40 @@ def open_comparison(
 ) -> SearchRef:
     """Return the comparison, with its directory made and its MLflow run open.
 
-    It is named by its searches: other methods or seeds are another comparison, which takes what has ended as it is.
-
     Raises:
         TrackingError: MLflow does not answer.
     """
-    content = [control, [identity_of(arm.config) for arm in arms]]
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
-    folder = Path(config.output_root, f"{kind}s")
-    reference = reference_to(config, str(folder)).model_copy(update={"search_id": digest})
+    comparison = comparison_of(config, arms, control, kind)
+    directory = Path(comparison.directory)
+    # MLflow's files of a new experiment lie beside what it is given: with those of single searches.
+    place = comparison.model_copy(update={"directory": str(directory.parent)})
     params = {
         "methods": ", ".join(dict.fromkeys(arm.method for arm in arms)),
         "seeds": ", ".join(dict.fromkeys(str(arm.seed) for arm in arms)),
         "control": control,
         "max_epochs": config.search.max_epochs,
     }
-    comparison = tracking.open_comparison_run(reference, config.tracking.experiment, params, kind)
-    directory = folder / f"{config.name}-{digest}"
+    opened = tracking.open_comparison_run(place, config.tracking.experiment, params, kind)
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "config.yaml").write_text(dump_config(config))
+    write_json(directory / "config.yaml", dump_config(config))
     terminal.note(
-        f"{kind} {config.name}-{digest}: {len(arms)} searches of {config.search.max_epochs:g} full-mixture epochs "
+        f"{kind} {directory.name}: {len(arms)} searches of {config.search.max_epochs:g} full-mixture epochs "
         f"each, in {directory}"
     )
-    return comparison.model_copy(update={"directory": str(directory)})
+    return opened.model_copy(update={"directory": str(directory)})
+
+
+def comparison_of(
+    config: SearchConfig, arms: Sequence[Arm], control: str, kind: str = "comparison"
+) -> SearchRef:
+    """Return a comparison, or sweep, before MLflow has been asked for its run.
+
+    It is named by its searches: other methods or seeds are another comparison, which takes what has ended as it is.
+    """
+    content = [control, [identity_of(arm.config) for arm in arms]]
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+    directory = Path(config.output_root, f"{kind}s", f"{config.name}-{digest}")
+    return reference_to(config, str(directory)).model_copy(update={"search_id": digest})
 
 
 def run_searches(

@@ -121,11 +121,15 @@ class CheckpointDamagedError(MsftError):
 
 
 class NoDiskSpaceError(MsftError):
-    """A checkpoint does not fit; nothing of it is left behind and all earlier state is whole."""
+    """Something does not fit, a checkpoint for one; nothing of it is left behind and all earlier state is whole.
 
-    def __init__(self, path: str, needed: int, free: int) -> None:
+    `needed` is None where nobody knows how many bytes it takes.
+    """
+
+    def __init__(self, path: str, needed: int | None, free: int, what: str = "a checkpoint") -> None:
+        wanted = f"{needed:,} bytes" if needed is not None else "more"
         super().__init__(
-            f"{path}: no room for a checkpoint\n  got:    {free:,} bytes free\n  wanted: {needed:,} bytes\n"
+            f"{path}: no room for {what}\n  got:    {free:,} bytes free\n  wanted: {wanted}\n"
             "  do:     free the space and run the same command again; nothing that was finished is lost"
         )
 

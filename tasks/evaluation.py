@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +29,7 @@ from tasks.contracts import (
 )
 from tasks.errors import EmptyCurveError
 from tasks.launch import beside, has_accelerator, run_module
-from tasks.manifest import checkpoint_directory, score_file_of, write_json
+from tasks.manifest import MANIFEST, checkpoint_directory, hash_file, score_file_of, write_json
 from tasks.retrying import RETRY
 
 
@@ -57,7 +56,7 @@ def evaluate_checkpoints(
 
     requests = []
     for request in _missing(search, inputs, rollout.checkpoints):
-        ahead = _scored_ahead(directory, checkpoints[request.key])
+        ahead = _scores_in(directory, request.key, checkpoints[request.key].sha256)
         if ahead is not None:
             record(ahead)
         else:
@@ -161,20 +160,34 @@ def _spec(
     )
 
 
-def _scored_ahead(directory: Path, checkpoint: CheckpointRef) -> CheckpointScores | None:
-    """Return the scores that were made beside the training of this very checkpoint."""
-    path = directory / score_file_of(checkpoint.key)
-    if not path.is_file():
+def _scores_in(directory: Path, key: CheckpointKey, sha256: str) -> CheckpointScores | None:
+    """Return the scores that were made of this very checkpoint before, beside its training for one."""
+    try:
+        scores = CheckpointScores.model_validate_json((directory / score_file_of(key)).read_text())
+    except (FileNotFoundError, ValueError):  # a damaged file costs a scoring, not the search
         return None
-    scores = CheckpointScores.model_validate_json(path.read_text())
-    return scores if scores.sha256 == checkpoint.sha256 else None
+    return scores if scores.sha256 == sha256 else None
+
+
+def _holds_scores(directory: Path, request: ScoreRequest) -> bool:
+    manifest = Path(request.directory, MANIFEST)
+    if not manifest.is_file():
+        return False
+    held = _scores_in(directory, request.key, hash_file(manifest))
+    return held is not None and {*request.sub_datasets} <= {score.sub_dataset for score in held.scores}
 
 
 def _write_spec(spec: ScoreSpec) -> Path:
-    """Empty the output directory and write the spec beside it."""
+    """Leave in the output directory what the requests ask for and is there already; write the spec beside it.
+
+    Scores made beside a roll-out are on record only at its end: a worker that is killed late must not cost them.
+    """
     directory = Path(spec.output_directory)
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
+    directory.mkdir(parents=True, exist_ok=True)
+    held = {score_file_of(request.key) for request in spec.requests if _holds_scores(directory, request)}
+    for path in directory.iterdir():
+        if path.name not in held:
+            path.unlink()
     spec_path = directory.with_name(f"{directory.name}_spec.json")
     write_json(spec_path, spec.model_dump_json(indent=1))
     return spec_path

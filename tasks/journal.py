@@ -11,6 +11,7 @@ from typing import Any
 
 from tasks.algorithm.state import SearchState, fold
 from tasks.errors import JournalError
+from tasks.manifest import is_out_of_space, no_room
 
 FILE = "journal.jsonl"
 
@@ -55,21 +56,40 @@ def read_state(search_directory: str) -> SearchState:
 
 
 def append_event(search_directory: str, event: Mapping[str, Any]) -> None:
-    """Put one event on record; once this returns, no crash can take it back."""
+    """Put one event on record; once this returns, no crash can take it back.
+
+    Raises:
+        NoDiskSpaceError: it does not fit; nothing of it is left.
+    """
     path = Path(search_directory, FILE)
     line = json.dumps({**event, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}, ensure_ascii=False)
+    content = f"{line}\n".encode()
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        _cut_torn_line(descriptor)
-        os.lseek(descriptor, 0, os.SEEK_END)
-        os.write(descriptor, (line + "\n").encode())
-        os.fsync(descriptor)
+        end = _cut_torn_line(descriptor)
+        try:
+            _write_all(descriptor, content)
+        except OSError as error:
+            os.ftruncate(descriptor, end)  # whoever is told of a failure must not find the event later
+            if is_out_of_space(error):
+                raise no_room(path, "an event", len(content)) from error
+            raise
     finally:
         os.close(descriptor)
 
 
-def _cut_torn_line(descriptor: int) -> None:
-    """Cut a last line without its end, so that the next event does not join it."""
+def _write_all(descriptor: int, content: bytes) -> None:
+    """Write to the file's end, and to the disk; one call writes only what fits on a disk that fills up."""
+    os.lseek(descriptor, 0, os.SEEK_END)
+    left = memoryview(content)
+    while left:
+        left = left[os.write(descriptor, left) :]
+    os.fsync(descriptor)
+
+
+def _cut_torn_line(descriptor: int) -> int:
+    """Cut a last line without its end, so that the next event does not join it; return where the file now ends."""
     size = os.lseek(descriptor, 0, os.SEEK_END)
-    content = os.pread(descriptor, size, 0)
-    os.ftruncate(descriptor, content.rfind(b"\n") + 1)
+    end = os.pread(descriptor, size, 0).rfind(b"\n") + 1
+    os.ftruncate(descriptor, end)
+    return end

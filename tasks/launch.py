@@ -18,6 +18,7 @@ from tasks import terminal
 from tasks.config import TrainingConfig
 from tasks.contracts import WorkerFailure
 from tasks.errors import WorkerError
+from tasks.manifest import no_room
 
 # A worker finishes its optimizer step and saves a checkpoint after SIGTERM; then the group is killed.
 GRACE_S = 60.0
@@ -251,7 +252,15 @@ def _group_lives(process: subprocess.Popen[bytes]) -> bool:
 
 def _failure_of(spec: Path) -> WorkerFailure | None:
     path = failure_path_of(spec)
-    return WorkerFailure.model_validate_json(path.read_text()) if path.is_file() else None
+    if not path.is_file():
+        return None
+    account = path.read_text()
+    if account:
+        return WorkerFailure.model_validate_json(account)
+    error = no_room(path, "the worker's own account of why it ended")
+    return WorkerFailure(
+        cause=type(error).__name__, error=str(error), rank=0, retryable=False, preempted=False, traceback=""
+    )
 
 
 def _error_of(spec: Path, name: str, code: int, failure: WorkerFailure | None) -> WorkerError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -18,9 +18,10 @@ from tasks.config import SearchConfig
 from tasks.config_file import dump_config, search_id_of
 from tasks.contracts import ChampionResult, CheckpointScores, Inputs, SearchRef, SubDatasetScore
 from tasks.environment import describe_environment
-from tasks.errors import ChangedWorldError, MsftError
+from tasks.errors import ChangedWorldError, MsftError, TrackingError
 from tasks.evaluation import score_champion
 from tasks.journal import FILE, append_event, read_events, read_state
+from tasks.manifest import write_json
 from tasks.model_card import card_of
 from tasks.planning import record_plan
 from tasks.preparation import open_test_splits
@@ -28,10 +29,13 @@ from tasks.retrying import RETRY
 from tasks.rollback import find_whole
 from tasks.world import differences, world_of
 
+# How long an end waits for an MLflow that is away for a moment; Prefect kills a run 30 s after it told it to end.
+_PARTING_S = 8.0
+
 
 @task(name="open search", task_run_name="open search", cache_policy=NO_CACHE)
 def open_search(
-    config: SearchConfig, directory: str, inputs: Inputs, accept_changes: bool, parent_run_id: str
+    config: SearchConfig, directory: str, inputs: Inputs, parent_run_id: str
 ) -> tuple[SearchRef, SearchState]:
     """Return the search and where it stands; a new one is put on record with all it depends on.
 
@@ -39,20 +43,14 @@ def open_search(
         config: the search's configuration.
         directory: where it keeps its files, owned by this process.
         inputs: base model and sub-datasets.
-        accept_changes: whether it may go on with other packages or processes than it began with.
         parent_run_id: MLflow run of the comparison that it is part of; empty where it runs alone.
 
     Raises:
-        ChangedWorldError: the data or the base model is not what the search began with; or how it is computed,
-            unless those changes are accepted.
         TrackingError: MLflow does not answer.
     """
     events = read_events(directory)
-    search = reference_to(config, directory)
-    if events:  # before MLflow hears of it: a search that is refused keeps the status it has there
-        _meet_changes(config, search, events, _content(inputs), accept_changes)
     search = tracking.open_search_run(
-        search,
+        reference_to(config, directory),
         config.tracking.experiment,
         _params(config, inputs),
         is_new=not events,
@@ -84,8 +82,8 @@ def _begin(config: SearchConfig, search: SearchRef, inputs: Inputs) -> None:
     """Put a new search on record, its first event last: without that, all of this is done again."""
     environment = describe_environment()
     files = [Path(search.directory, file) for file in ("config.yaml", "environment.json")]
-    files[0].write_text(dump_config(config))
-    files[1].write_text(json.dumps(environment, indent=1) + "\n")
+    write_json(files[0], dump_config(config))  # other searches of this name read it
+    write_json(files[1], json.dumps(environment, indent=1) + "\n")
     files.append(record_plan(config, search.directory, inputs))
     tracking.log_datasets(search, inputs.sub_datasets)
     tracking.log_files(search, files)
@@ -103,15 +101,20 @@ def _begin(config: SearchConfig, search: SearchRef, inputs: Inputs) -> None:
 
 
 @contextmanager
-def true_status(search: SearchRef) -> Iterator[None]:
-    """Leave a search that ends early as FAILED in MLflow, or as KILLED where it was told to end."""
+def true_status(search: SearchRef, experiment: str) -> Iterator[None]:
+    """Leave a search that ends early as FAILED in MLflow, or as KILLED where it was told to end.
+
+    The block opens its run in this MLflow experiment: told to end in the middle of that, the run is found by the
+    search's id.
+    """
     try:
         yield
     except BaseException as error:  # Prefect's TerminationSignal is a BaseException
         # MLflow itself may be what failed, and must neither hide the cause nor delay.
+        has_waited = isinstance(error, TrackingError)
+        hurried = search.model_copy(update={"outage_s": 0.0 if has_waited else _PARTING_S})
         with suppress(MsftError):
-            hurried = search.model_copy(update={"outage_s": 0.0})
-            tracking.close_search_run(hurried, "FAILED" if isinstance(error, Exception) else "KILLED")
+            tracking.end_runs(hurried, experiment, "FAILED" if isinstance(error, Exception) else "KILLED")
         raise
 
 
@@ -169,23 +172,31 @@ def _content(inputs: Inputs) -> dict[str, str]:
     return content
 
 
-def _meet_changes(
-    config: SearchConfig,
-    search: SearchRef,
-    events: Sequence[Mapping[str, Any]],
-    content: Mapping[str, str],
-    accept_changes: bool,
-) -> None:
-    """Refuse what would change the result, unless it is accepted, and name what would not."""
-    changed = differences(events[0]["content"], content)
+def meet_changes(config: SearchConfig, directory: str, inputs: Inputs, accept_changes: bool) -> None:
+    """Refuse what would change a search's result, unless it is accepted, and name what would not.
+
+    MLflow has not heard of it then: a search that is refused keeps the status it has there.
+
+    Args:
+        config, directory, inputs: as `open_search`.
+        accept_changes: whether it may go on with other packages or processes than it began with.
+
+    Raises:
+        ChangedWorldError: the data or the base model is not what the search began with; or how it is computed,
+            unless those changes are accepted.
+    """
+    events = read_events(directory)
+    if not events:
+        return
+    changed = differences(events[0]["content"], _content(inputs))
     if changed:
-        raise ChangedWorldError(search.search_id, changed, can_be_accepted=False)
+        raise ChangedWorldError(search_id_of(config), changed, can_be_accepted=False)
     world = world_of(config)
     changed = differences([event for event in events if "world" in event][-1]["world"], world)
     if changed and not accept_changes:
-        raise ChangedWorldError(search.search_id, changed, can_be_accepted=True)
+        raise ChangedWorldError(search_id_of(config), changed, can_be_accepted=True)
     if changed:
-        append_event(search.directory, {"event": "world_changed", "differences": changed, "world": world})
+        append_event(directory, {"event": "world_changed", "differences": changed, "world": world})
         terminal.warn(f"accepted, and on record in the journal: {'; '.join(changed)}")
     for difference in differences(events[0]["environment"], describe_environment()):
         if not any(difference.startswith(f"versions.{name}:") for name in world):

@@ -44,10 +44,8 @@ def publish(directory: Path, write: Callable[[Path], None], meta: Mapping[str, A
         _sync(staging / MANIFEST)
     except BaseException as error:
         shutil.rmtree(staging, ignore_errors=True)
-        if _is_out_of_space(error):
-            raise NoDiskSpaceError(
-                str(directory), num_bytes, shutil.disk_usage(directory.parent).free
-            ) from error
+        if is_out_of_space(error):
+            raise no_room(directory, "a checkpoint", num_bytes) from error
         raise
     os.rename(staging, directory)
     _sync(directory.parent)
@@ -115,14 +113,31 @@ def score_file_of(key: CheckpointKey) -> str:
 
 
 def write_json(path: Path, content: str) -> None:
-    """Write a small file whole or not at all."""
+    """Write a small file whole or not at all.
+
+    Raises:
+        NoDiskSpaceError: it does not fit; nothing of it is left.
+    """
     staging = path.with_name(f".{path.name}.{os.getpid()}")
-    staging.write_text(content)
-    _sync(staging)
-    staging.replace(path)
+    try:
+        staging.write_text(content)
+        _sync(staging)
+        staging.replace(path)
+    except OSError as error:
+        staging.unlink(missing_ok=True)
+        if is_out_of_space(error):
+            raise no_room(path, "a small file", len(content.encode())) from error
+        raise
 
 
-def _is_out_of_space(error: BaseException) -> bool:
+def no_room(path: Path, what: str, needed: int | None = None) -> NoDiskSpaceError:
+    """Return the error of a disk on which `path` does not fit, with the room that there is now."""
+    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    return NoDiskSpaceError(str(path), needed, shutil.disk_usage(there).free, what)
+
+
+def is_out_of_space(error: BaseException) -> bool:
+    """Say whether an error is that of a full disk, or of a quota that is used up."""
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     return f"(os error {errno.ENOSPC})" in str(error)  # safetensors raises its own class

@@ -8,15 +8,15 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from prefect.runtime import flow_run
 
 from tasks.config import SearchConfig
 from tasks.config_file import search_id_of
-from tasks.errors import BusyError, OtherSearchError
+from tasks.errors import BusyError, JournalError, OtherSearchError
 from tasks.journal import read_events
 from tasks.launch import visible_gpus
 from tasks.strict_yaml import read_yaml
@@ -124,12 +124,28 @@ def _open_for_all(path: Path) -> IO[str]:
 def _refuse_unfinished(config: SearchConfig, own: Path) -> None:
     """Raise where this name and seed stand for another search that has not ended: a changed file starts anew unseen."""
     for directory in sorted(Path(config.output_root).glob(f"{config.name}-*")):
-        held = directory / "config.yaml"
-        if directory == own or not held.is_file() or _is_over_or_owned(directory):
-            continue
-        before = read_yaml(held.read_text())
-        if (before["name"], before["seed"]) == (config.name, config.seed):
+        before = _config_in(directory) if directory != own else None
+        if before is None or (before.get("name"), before.get("seed")) != (config.name, config.seed):
+            continue  # another's, whose journal is none of our business
+        if not _is_over_or_owned(directory):
             raise OtherSearchError(str(directory), differences(identity_in(before), identity_of(config)))
+
+
+def _config_in(directory: Path) -> dict[str, Any] | None:
+    """Return the configuration that a search began with; None where it did not come so far.
+
+    It is written before the search's first event, so one that is empty is of a search that has not begun; that of one
+    that has begun is in the journal too.
+    """
+    try:
+        held = read_yaml((directory / "config.yaml").read_text())
+    except (OSError, ValueError):
+        held = None
+    if isinstance(held, dict):
+        return held
+    with suppress(JournalError):
+        return next((event["config"] for event in read_events(str(directory)) if "config" in event), None)
+    return None
 
 
 def owner_of(directory: str) -> str | None:

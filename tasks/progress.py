@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from tasks.errors import NoDiskSpaceError
 from tasks.manifest import write_json
 
 _PROGRESS = "progress.json"
@@ -68,7 +70,8 @@ class ProgressFile:
             "trained": dict(trained),
             "at_ms": time.time_ns() // 1_000_000,
         }
-        write_json(self._directory / _PROGRESS, json.dumps(line))
+        with suppress(NoDiskSpaceError):  # it is only shown; the next checkpoint says how much room is needed
+            write_json(self._directory / _PROGRESS, json.dumps(line))
 
 
 def read_progress(round_directory: Path) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from tasks.addresses import round_title, search_title
 from tasks.contracts import IntervalStats, Mixture, SearchRef, SubDatasetRef
 from tasks.errors import CheckpointNotFoundError, DeletedRunError, TrackingError
 from tasks.story import spaced
-from tasks.tracking_client import bridges_outages, client_of, patiently
+from tasks.tracking_client import bridges_outages, client_of, is_not_there, patiently
 
 # A start is refused soon where MLflow is down; a server that is just being restarted may take as long.
 _START_PATIENCE_S = 20.0
@@ -58,11 +58,8 @@ def open_comparison_run(
     Raises:
         TrackingError: MLflow does not answer.
     """
-    return patiently(
-        comparison.tracking_uri,
-        _START_PATIENCE_S,
-        lambda: _open_run(comparison, experiment, params, kind, True),
-    )
+    uri = comparison.tracking_uri
+    return patiently(uri, _START_PATIENCE_S, lambda: _open_run(comparison, experiment, params, kind, True))
 
 
 @bridges_outages
@@ -106,8 +103,22 @@ def close_search_run(search: SearchRef, status: str) -> None:
     """Set the final status of the search's run and of its rounds: FINISHED, FAILED or KILLED."""
     client = client_of(search.tracking_uri)
     client.set_terminated(search.run_id, status=status)
+    _end_running(client, search, search.experiment_id, status)
+
+
+@bridges_outages
+def end_runs(search: SearchRef, experiment: str, status: str) -> None:
+    """Set the status of those runs of a search that are under way, by its id alone; there may be none yet."""
+    if is_not_there(search.tracking_uri):
+        return
+    client = client_of(search.tracking_uri)
+    if (found := client.get_experiment_by_name(experiment)) is not None:
+        _end_running(client, search, found.experiment_id, status)
+
+
+def _end_running(client: MlflowClient, search: SearchRef, experiment_id: str, status: str) -> None:
     filter_string = f"tags.`msft.search_id` = '{search.search_id}' and attributes.status = 'RUNNING'"
-    for run in client.search_runs([search.experiment_id], filter_string):
+    for run in client.search_runs([experiment_id], filter_string):
         client.set_terminated(run.info.run_id, status=status)
 
 
@@ -217,9 +228,8 @@ def describe_run(search: SearchRef, run_id: str, text: str) -> None:
 @bridges_outages
 def tag_search(search: SearchRef, tags: Mapping[str, str]) -> None:
     """Set tags on the search's run."""
-    client_of(search.tracking_uri).log_batch(
-        search.run_id, tags=[RunTag(key, value[:_LONGEST_TAG]) for key, value in tags.items()]
-    )
+    run_tags = [RunTag(key, value[:_LONGEST_TAG]) for key, value in tags.items()]
+    client_of(search.tracking_uri).log_batch(search.run_id, tags=run_tags)
 
 
 @bridges_outages

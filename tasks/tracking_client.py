@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -28,10 +29,12 @@ from sqlalchemy.exc import OperationalError
 
 from tasks import terminal
 from tasks.contracts import SearchRef
-from tasks.errors import DeletedRunError, TrackingError
+from tasks.errors import DeletedRunError, NoDiskSpaceError, TrackingError
+from tasks.manifest import is_out_of_space, no_room
 from tasks.redaction import without_password
 
 _LONGEST_PAUSE_S = 15.0
+_SQLITE = "sqlite:///"
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
@@ -47,6 +50,7 @@ def bridges_outages(
 
     Raises:
         TrackingError: MLflow was away for longer than `tracking.outage_minutes`, or refuses for good.
+        NoDiskSpaceError: the disk of its SQLite store, or of its files, is full.
         DeletedRunError: a run of the search was deleted.
     """
 
@@ -61,16 +65,16 @@ def patiently(uri: str, patience_s: float, call: Callable[[], Result]) -> Result
     """Return what `call` gives, made again while MLflow at `uri` is away, for at most `patience_s`.
 
     Raises:
-        TrackingError, DeletedRunError: as `bridges_outages`.
+        TrackingError, NoDiskSpaceError, DeletedRunError: as `bridges_outages`.
     """
     began, pause_s = time.monotonic(), 0.5
     while True:
         try:
             result = call()
         except (MlflowException, OperationalError, OSError) as error:
-            cause = _root_of(error)
+            cause = _told(_root_of(error))
             if not _may_pass(error):
-                raise _refusal(uri, cause) from error
+                raise _refusal(uri, error) from error
             if time.monotonic() - began + pause_s > patience_s:
                 raise TrackingError(uri, cause) from error
         else:
@@ -84,21 +88,37 @@ def patiently(uri: str, patience_s: float, call: Callable[[], Result]) -> Result
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
 
-def _root_of(error: BaseException) -> str:
+def _root_of(error: BaseException) -> BaseException:
     """Return what was wrong at the bottom: `Connection refused`, not the address that was asked."""
     while (deeper := error.__cause__ or error.__context__) is not None:
         error = deeper
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    return error
+
+
+def _told(root: BaseException) -> str:
+    return " ".join(str(root).split())[:300] or type(root).__name__
+
+
+def _is_own_disk_full(root: BaseException) -> bool:
+    """Say whether it is this machine's disk that is full: another's error comes as text, and may pass."""
+    return is_out_of_space(root) or getattr(root, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
 
 
 def _may_pass(error: Exception) -> bool:
     """Say whether MLflow may answer the same call later: no connection, an error of the server, a locked database."""
+    if _is_own_disk_full(_root_of(error)):
+        return False
     if isinstance(error, MlflowException):
         return error.get_http_status_code() in (429, *range(500, 600))
     return isinstance(error, OperationalError | RequestException | ConnectionError | TimeoutError)
 
 
-def _refusal(uri: str, cause: str) -> TrackingError | DeletedRunError:
+def _refusal(uri: str, error: Exception) -> TrackingError | DeletedRunError | NoDiskSpaceError:
+    root = _root_of(error)
+    if _is_own_disk_full(root):
+        place = getattr(root, "filename", None) or uri.removeprefix(_SQLITE)
+        return no_room(Path(place), "what MLflow is to keep")
+    cause = _told(root)
     deleted = re.search(r"run (\w+) must be in the 'active' state", cause)
     return DeletedRunError(uri, deleted[1]) if deleted else TrackingError(uri, cause)
 
@@ -117,13 +137,20 @@ def _create_whole(tracking_uri: str) -> None:
 
     A kill during MLflow's own creation of it (7 s of migrations) would leave one that MLflow refuses ever after.
     """
-    store = Path(tracking_uri.removeprefix("sqlite:///"))
-    if not tracking_uri.startswith("sqlite:///") or store.exists():
+    if not is_not_there(tracking_uri):
         return
+    store = Path(tracking_uri.removeprefix(_SQLITE))
     store.parent.mkdir(parents=True, exist_ok=True)
     staging = store.with_name(f".{store.name}.{os.getpid()}")
     staging.unlink(missing_ok=True)
-    MlflowClient(f"sqlite:///{staging}").search_experiments(max_results=1)
-    with suppress(FileExistsError):  # another search of this folder was first
-        os.link(staging, store)
-    staging.unlink()
+    try:
+        MlflowClient(f"sqlite:///{staging}").search_experiments(max_results=1)
+        with suppress(FileExistsError):  # another search of this folder was first
+            os.link(staging, store)
+    finally:
+        staging.unlink(missing_ok=True)
+
+
+def is_not_there(tracking_uri: str) -> bool:
+    """Say whether this is an SQLite store that has not been created."""
+    return tracking_uri.startswith(_SQLITE) and not Path(tracking_uri.removeprefix(_SQLITE)).exists()

@@ -29,7 +29,9 @@ def identity_in(dumped: Mapping[str, Any]) -> dict[str, Any]:
     """Return the same of a configuration as a search keeps it on disk."""
     kept = {section: value for section, value in dumped.items() if section not in PLACES}
     for section, fields in COMPUTATION.items():
-        kept[section] = {field: value for field, value in kept[section].items() if field not in fields}
+        kept[section] = {
+            field: value for field, value in kept.get(section, {}).items() if field not in fields
+        }
     return kept
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -54,6 +53,7 @@ def publish_checkpoint(
     key: CheckpointKey,
     tensors: Mapping[str, Mapping[str, torch.Tensor]],
     trainer: Mapping[str, Any],
+    published_at_ms: int,
 ) -> None:
     """Publish a checkpoint, `tensors` by file, by one atomic rename; one of this step is never overwritten."""
     if directory.exists():
@@ -69,7 +69,7 @@ def publish_checkpoint(
         "round": key.round,
         "step": key.step,
         "cursors": trainer["cursors"],
-        "published_at_ms": time.time_ns() // 1_000_000,
+        "published_at_ms": published_at_ms,
     }
     publish(directory, write, meta, num_bytes + (1 << 20))
 

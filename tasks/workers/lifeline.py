@@ -20,6 +20,7 @@ from types import FrameType
 
 from tasks.contracts import WorkerFailure
 from tasks.errors import MsftError
+from tasks.manifest import is_out_of_space
 
 # The exit code that means "preempted": 128 + SIGTERM.
 PREEMPTED = 143
@@ -107,11 +108,12 @@ def run_worker(main: Callable[[Path], None], spec: Path) -> int:
         _write_failure(spec, "preempted", "told to end", retryable=True)
         return PREEMPTED
     except Exception as error:  # the process boundary: whatever it is must be told on the other side
-        traceback.print_exc()
         is_ours = isinstance(error, MsftError)
         text = str(error) if is_ours else f"{type(error).__name__}: {error}"
         retryable = error.retryable if isinstance(error, MsftError) else _may_pass(error)
         _write_failure(spec, type(error).__name__, text, retryable=retryable)
+        with contextlib.suppress(OSError):  # the log may lie on the disk that is full
+            traceback.print_exc()
         return 1
     return 0
 
@@ -119,8 +121,11 @@ def run_worker(main: Callable[[Path], None], spec: Path) -> int:
 def _may_pass(error: Exception) -> bool:
     """Say whether the same work may succeed when tried again.
 
-    An I/O or network error may, and so may a collective that lost a rank; a bug or a lack of memory will not.
+    An I/O or network error may, and so may a collective that lost a rank; a bug or a lack of memory or of room on the
+    disk will not.
     """
+    if is_out_of_space(error):
+        return False
     if isinstance(error, OSError | ConnectionError | TimeoutError):
         return True
     told = str(error).lower()
@@ -138,7 +143,12 @@ def _write_failure(spec: Path, cause: str, text: str, *, retryable: bool) -> Non
     )
     path = spec.with_name(f"{spec.stem.removesuffix('_spec')}_failure.json")
     staging = path.with_suffix(f".{os.getpid()}")
-    staging.write_text(failure.model_dump_json(indent=2))
+    try:
+        staging.write_text(failure.model_dump_json(indent=2))
+    except OSError as error:
+        if not is_out_of_space(error):
+            raise
+        staging.write_bytes(b"")  # this takes no room, and tasks/launch.py knows by it that there was none
     with contextlib.suppress(FileExistsError):  # the rank that failed first knows why; the others follow it
         os.link(staging, path)
     staging.unlink()

@@ -45,6 +45,7 @@ from tasks.workers.model import (
 from tasks.workers.optimisation import adamw, learning_rate_at
 from tasks.workers.packing import check_packing
 from tasks.workers.policies import worker_policy
+from tasks.workers.readings import ClockReadings
 from tasks.workers.stepping import Stepper
 
 
@@ -68,6 +69,7 @@ class Trainer:
         self.cursors = {**before, **{part.name: part.cursor for part in spec.mixture.draws}}
         self.batch_hash = ""
         self.flops_at_start = 0.0
+        self.readings = ClockReadings(self.output)
         self.account = IntervalAccount([part.name for part in spec.mixture.draws], self.accelerator)
         self._load()
 
@@ -81,8 +83,7 @@ class Trainer:
         while self.step < self.spec.first_step + num_steps:
             self._train_step(self.policy.rows(self.step - self.spec.first_step, self.cursors))
             if self.step in self.publish_at:
-                key = CheckpointKey(self.spec.mixture.round, self.step)
-                self.account.close(key, learning_rate_at(self.spec, self.step - 1), self.batch_hash)
+                self._close_interval()
                 self._publish()
             if self._is_told_to_stop():
                 self._publish()
@@ -182,6 +183,12 @@ class Trainer:
             rate = sums["num_tokens"] / max(sums["seconds"], 1e-9)
             self.progress.report(done, self.account.mean_loss(), rate, self.account.trained())
 
+    def _close_interval(self) -> None:
+        if self.accelerator.is_main_process:
+            _, self.account.sums["seconds"] = self.readings.keep(self.step, self.account.sums["seconds"])
+        key = CheckpointKey(self.spec.mixture.round, self.step)
+        self.account.close(key, learning_rate_at(self.spec, self.step - 1), self.batch_hash)
+
     def _publish(self) -> None:
         """Publish the state between two optimizer steps; nothing else is ever saved."""
         self.account.gather()
@@ -202,7 +209,9 @@ class Trainer:
                 **self.account.state(),
             }
             key = CheckpointKey(self.spec.mixture.round, self.step)
-            publish_checkpoint(checkpoint_directory(self.output, self.step), key, tensors, trainer)
+            published_at_ms, _ = self.readings.keep(self.step, 0.0)
+            directory = checkpoint_directory(self.output, self.step)
+            publish_checkpoint(directory, key, tensors, trainer, published_at_ms)
         self.accelerator.wait_for_everyone()
 
     def _is_told_to_stop(self) -> bool:

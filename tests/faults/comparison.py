@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
+from mlflow.entities import Metric
 
 from tests.faults.processes import directory_of, events_of
 
@@ -16,6 +18,8 @@ _OWN = {"at", "seconds", "published_at_ms", "directory", "environment", "sha256"
 # What was trained twice, and files that hold clock readings, are a byte longer or shorter.
 _OWN |= {"restarts", "num_bytes"}
 _OWN_METRICS = ("seconds", "ledger/restart/", "/bytes")
+# Readings of the machine, one a minute: how many there are depends on the clock too.
+_SYSTEM = "system/"
 
 
 def record_of(output_root: Path, tracking_uri: str | None = None) -> dict[str, Any]:
@@ -86,14 +90,23 @@ def _runs(client: MlflowClient, experiment_id: str, search_id: str) -> dict[str,
             "params": run.data.params,
             "inputs": sorted((i.dataset.name, i.dataset.digest) for i in run.inputs.dataset_inputs),
             "artifacts": sorted(_artifacts(client, run.info.run_id, "")),
-            "points": sorted(
-                [key, point.step, point.value]
+            "points": _points(
+                point
                 for key in run.data.metrics
-                if not key.startswith("system/") and not any(part in key for part in _OWN_METRICS)
+                if not key.startswith(_SYSTEM)
                 for point in client.get_metric_history(run.info.run_id, key)
             ),
         }
     return runs
+
+
+def _points(metrics: Iterable[Metric]) -> list[Any]:
+    """Return each point as often as it is held; a clock's reading must be there as often, whatever it says."""
+    points = [
+        [metric.key, metric.step, None if any(part in metric.key for part in _OWN_METRICS) else metric.value]
+        for metric in metrics
+    ]
+    return sorted(points, key=str)
 
 
 def _artifacts(client: MlflowClient, run_id: str, folder: str) -> list[str]:
@@ -110,7 +123,7 @@ def _models(client: MlflowClient, experiment_id: str, search_id: str) -> list[An
         [
             model.name,
             str(model.status),
-            sorted([m.key, m.step, m.value] for m in model.metrics or [] if "seconds" not in m.key),
+            _points(model.metrics or []),
         ]
         for model in models
     )

@@ -12,14 +12,18 @@ from typing import Any
 
 import pytest
 import torch
+from mlflow import MlflowClient
 from safetensors.torch import save_file
 
-from tasks.contracts import RolloutResult, SearchRef
+from tasks import tracking
+from tasks.contracts import RolloutResult, RolloutSpec, SearchRef
 from tasks.errors import NoDiskSpaceError
+from tasks.live_pages import record_published
 from tasks.manifest import checkpoint_directory, verify
 from tasks.progress import read_restarts
 from tasks.training import is_done
 from tasks.workers.train import Trainer, train
+from tests.faults.comparison import tracked
 
 MakeRollout = Callable[..., Path]
 STEPS = [0, 4, 9]
@@ -36,9 +40,14 @@ def checkpoint(spec_path: Path, step: int) -> Path:
 
 def weights(spec_path: Path) -> list[str]:
     """Return the hash of the weights of every checkpoint, after checking all its files."""
+    return contents(spec_path, "model.safetensors")
+
+
+def contents(spec_path: Path, name: str) -> list[str]:
+    """Return the hash of this file of every checkpoint, after checking all its files."""
     for step in STEPS:
         verify(checkpoint(spec_path, step))
-    files = [checkpoint(spec_path, step) / "model.safetensors" for step in STEPS]
+    files = [checkpoint(spec_path, step) / name for step in STEPS]
     return [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
 
 
@@ -70,7 +79,7 @@ def test_a_damaged_checkpoint_of_a_round_under_way_is_named_and_trained_again(
     step, break_it, named = DAMAGES[damage]
     spec_path = make_rollout("one")
     train(spec_path)
-    expected = weights(spec_path)
+    expected = contents(spec_path, "manifest.json")
     result_path = spec_path.parent / "rollout_result.json"
     result_path.unlink()  # as if the worker was killed right before it
     break_it(checkpoint(spec_path, step))
@@ -78,7 +87,8 @@ def test_a_damaged_checkpoint_of_a_round_under_way_is_named_and_trained_again(
     said = capsys.readouterr().out
     assert f"step-{step:08d} is damaged" in said
     assert named in said
-    assert weights(spec_path) == expected
+    # It names the hash of every file, and when it was published: the time of all points in MLflow.
+    assert contents(spec_path, "manifest.json") == expected
     result = RolloutResult.model_validate_json(result_path.read_text())
     assert [reference.key.step for reference in result.checkpoints] == STEPS
 
@@ -104,6 +114,37 @@ def test_a_damaged_checkpoint_of_a_finished_rollout_is_named_and_trained_again(
     train(spec_path)
     assert is_done(search, result_path)
     assert weights(spec_path) == expected
+
+
+@pytest.mark.parametrize("damage", [shutil.rmtree, lambda d: (d / "manifest.json").write_text("")])
+def test_mlflow_holds_the_points_of_a_checkpoint_that_was_trained_again_once(
+    make_rollout: MakeRollout, damage: Callable[[Path], object], tmp_path: Path
+) -> None:
+    spec_path = make_rollout("one")
+    spec = RolloutSpec.model_validate_json(spec_path.read_text())
+    search = tracking.open_search_run(
+        SearchRef(
+            search_id="test", name="test", directory=str(spec_path.parents[2]),
+            tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}", outage_s=0, experiment_id="", run_id="",
+        ), "torn", {}, is_new=True,
+    )  # fmt: skip
+    client = MlflowClient(search.tracking_uri, search.tracking_uri)
+
+    def record() -> dict[str, Any]:
+        train(spec_path)
+        result = RolloutResult.model_validate_json((spec_path.parent / "rollout_result.json").read_text())
+        record_published(search, spec.mixture, result.checkpoints, result.intervals)
+        run_id = tracking.open_round_run(search, 0, [])
+        tracking.log_mixture(search, run_id, spec.mixture, result.checkpoints[0].published_at_ms)
+        return tracked(client, search.experiment_id, search.search_id)
+
+    expected = record()
+    points = expected["runs"]["round 0"]["points"]
+    assert [step for key, step, _ in points if key == "train/seconds"] == STEPS[1:]
+    (spec_path.parent / "rollout_result.json").unlink()
+    for step in STEPS:
+        damage(checkpoint(spec_path, step))
+    assert record() == expected
 
 
 @pytest.mark.parametrize("file_number", [1, 2])

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from tasks import registry, tracking, tracking_client
+from tasks import lifecycle, registry, tracking, tracking_client
 from tasks.algorithm.state import CheckpointKey
 from tasks.contracts import (
     CheckpointRef,
@@ -131,6 +131,21 @@ def test_a_server_that_is_away_is_waited_for(
     run_id = tracking.open_round_run(search, 0, NAMES)
     assert time.monotonic() - began > 3
     tracking.log_mixture(search, run_id, tiny_mixture, STAMP_MS)
+
+
+def test_a_server_that_is_away_for_a_moment_hears_that_a_search_was_told_to_end(
+    server: TrackingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = tracking.open_search_run(
+        new_search(server.uri, tmp_path / "search", "0e0d0e0d"), "ended", {}, is_new=True
+    )
+    server.kill()
+    threading.Timer(2.0, server.start).start()
+    # A server's start takes as long as the patience, on a busy machine longer.
+    monkeypatch.setattr(lifecycle, "_PARTING_S", 20 * lifecycle._PARTING_S)
+    with pytest.raises(SystemExit), lifecycle.true_status(search, "ended"):
+        raise SystemExit(143)
+    assert MlflowClient(server.uri).get_run(search.run_id).info.status == "KILLED"
 
 
 def test_a_server_that_does_not_come_back_is_named_with_what_to_do(tmp_path: Path) -> None:

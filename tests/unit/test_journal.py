@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
 
-from tasks.errors import JournalError
+from tasks.errors import JournalError, NoDiskSpaceError
 from tasks.journal import FILE, append_event, read_events, read_state
 
 
@@ -60,6 +62,39 @@ def test_a_torn_only_line_is_cut_too(tmp_path: Path) -> None:
     assert _names(tmp_path) == []
     append_event(str(tmp_path), {"event": "one"})
     assert _names(tmp_path) == ["one"]
+
+
+def test_an_event_that_is_written_in_pieces_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, content: write(descriptor, content[:7]))
+    for name in ("one", "two"):
+        append_event(str(tmp_path), {"event": name, "text": "naïve"})
+    assert _names(tmp_path) == ["one", "two"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("fits", [0, 5])
+def test_nothing_is_left_of_an_event_that_does_not_fit(
+    tmp_path: Path, number: int, fits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append_event(str(tmp_path), {"event": "one"})
+    before = (tmp_path / FILE).read_bytes()
+    write, room = os.write, fits
+
+    def fills_up(descriptor: int, content: bytes) -> int:
+        nonlocal room
+        if room == 0:
+            raise OSError(number, os.strerror(number))
+        taken, room = write(descriptor, content[:room]), 0
+        return taken
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", fills_up)
+        with pytest.raises(NoDiskSpaceError, match="no room for an event"):
+            append_event(str(tmp_path), {"event": "two"})
+    assert (tmp_path / FILE).read_bytes() == before
+    append_event(str(tmp_path), {"event": "three"})
+    assert _names(tmp_path) == ["one", "three"]
 
 
 @pytest.mark.parametrize("broken", ["{", "", "[1]", '"text"', '{"no": "event"}', "3", "null"])

@@ -87,6 +87,32 @@ def test_an_unfinished_search_of_the_same_name_is_not_left_by_accident(tmp_path:
     assert "num_processes" not in str(refused.value)
 
 
+@pytest.mark.parametrize("content", ["", "{", "name: tiny\nna", "- tiny", b"\xff"])
+def test_a_configuration_that_cannot_be_read_stops_no_other_search(
+    tmp_path: Path, content: str | bytes
+) -> None:
+    """It is of a search that was killed before it began, or of another whose name begins so, with a broken journal."""
+    raw = content if isinstance(content, bytes) else content.encode()
+    for name in ("tiny-00000000", "tiny-2-00000000"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_bytes(raw)
+    (tmp_path / "tiny-2-00000000" / "journal.jsonl").write_text("broken\n")
+    with own_directory(config_of(tmp_path)):
+        pass
+
+
+@pytest.mark.parametrize("content", ["", "name: tiny\nseed: 0\n"])
+def test_a_search_that_has_begun_is_not_left_even_if_its_configuration_is_lost(
+    tmp_path: Path, content: str
+) -> None:
+    first, second = config_of(tmp_path), config_of(tmp_path, training={"learning_rate": 2e-5})
+    with own_directory(first) as directory:
+        append_event(directory, {"event": "search_started", "config": first.model_dump(mode="json")})
+        Path(directory, "config.yaml").write_text(content)
+    with pytest.raises(OtherSearchError, match=r"training\.learning_rate"), own_directory(second):
+        pass
+
+
 def test_another_seed_or_name_is_another_search(tmp_path: Path) -> None:
     begin(config_of(tmp_path))
     for changes in ({"seed": 1}, {"name": "tiny-2"}):
