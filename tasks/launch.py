@@ -25,8 +25,9 @@ _SERVICE_GRACE_S = 5.0
 _POLL_S = 0.1
 _RESTART_S = 1.0
 _LOG_TAIL = 15
-# Runs a module that is not ours, and ends it when this process is gone.
-_TIED = (sys.executable, "-m", "tasks.workers.lifeline")
+# Runs a module, and ends it when this process is gone.
+_LIFELINE = "tasks.workers.lifeline"
+_TIED = (sys.executable, "-m", _LIFELINE)
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def run_module(
     Raises:
         WorkerError: it failed; the text is the worker's own account.
     """
-    _run([sys.executable, "-m", module, str(spec)], spec, name, _environment(threads), on_poll)
+    _run([*_TIED, module, str(spec)], spec, name, _environment(threads), on_poll)
 
 
 def run_accelerate(
@@ -86,7 +87,7 @@ def run_accelerate(
         flags += ["--multi_gpu", "--num_processes", str(training.num_processes), "--main_process_port", "0"]
     else:
         flags += ["--num_processes", "1", *(["--cpu"] if is_on_cpu else [])]
-    command = [*_TIED, "accelerate.commands.launch", *flags, "-m", module, str(spec)]
+    command = [*_TIED, "accelerate.commands.launch", *flags, "-m", _LIFELINE, module, str(spec)]
     _run(command, spec, name, environment, on_poll)
 
 
@@ -140,7 +141,7 @@ def beside(module: str, spec: Path, *, threads: int | None, on_poll: Callable[[]
 
     Its failure raises nothing, since whoever needs its work finds it missing; if the block fails, it is ended.
     """
-    process = _start([sys.executable, "-m", module, str(spec)], spec, _environment(threads))
+    process = _start([*_TIED, module, str(spec)], spec, _environment(threads))
     try:
         yield
         _wait(process, on_poll)
