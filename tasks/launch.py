@@ -102,9 +102,10 @@ def failure_path_of(spec: Path) -> Path:
 
 
 def _environment(threads: int | None) -> dict[str, str]:
-    count = str(threads or os.cpu_count() or 1)
+    count = str(num_threads(threads))
     lane = _LANE.get()
     return {
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as the driver numbers them, whose ids the locks go by
         **os.environ,
         **({"CUDA_VISIBLE_DEVICES": lane.gpus} if lane is not None and lane.gpus is not None else {}),
         "OMP_NUM_THREADS": count,
@@ -120,14 +121,22 @@ def _environment(threads: int | None) -> dict[str, str]:
     }
 
 
-def has_accelerator() -> bool:
+def num_threads(threads: int | None) -> int:
+    """Return how many threads a worker computes with: as configured, or one a core."""
+    return threads or os.cpu_count() or 1
+
+
+def has_accelerator(devices: Path = Path("/dev")) -> bool:
     """Say whether the machine has a GPU, without importing torch here."""
-    return any(Path(node).exists() for node in ("/dev/nvidia0", "/dev/kfd", "/dev/dxg"))
+    return any(any(devices.glob(node)) for node in ("nvidia[0-9]*", "kfd", "dxg"))
 
 
 def visible_gpus(devices: Path) -> tuple[str, ...]:
-    """Return the names of the NVIDIA GPUs under `devices` that CUDA_VISIBLE_DEVICES lets a worker see."""
-    found = sorted((path.name.removeprefix("nvidia") for path in devices.glob("nvidia[0-9]*")), key=int)
+    """Return the names of the NVIDIA GPUs under `devices` that CUDA_VISIBLE_DEVICES lets a worker see.
+
+    A container may have the machine's fourth alone, as nvidia3: CUDA counts what is there.
+    """
+    found = [str(number) for number, _ in enumerate(devices.glob("nvidia[0-9]*"))]
     lane = _LANE.get()
     chosen = lane.gpus if lane is not None and lane.gpus else os.environ.get("CUDA_VISIBLE_DEVICES")
     if not found or chosen is None:
