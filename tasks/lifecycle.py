@@ -26,7 +26,7 @@ from tasks.planning import record_plan
 from tasks.preparation import open_test_splits
 from tasks.retrying import RETRY
 from tasks.rollback import find_whole
-from tasks.world import differences, world_of
+from tasks.world import differences, remarks, world_of
 
 
 @task(name="open search", task_run_name="open search", cache_policy=NO_CACHE)
@@ -187,9 +187,9 @@ def _meet_changes(
     if changed:
         append_event(search.directory, {"event": "world_changed", "differences": changed, "world": world})
         terminal.warn(f"accepted, and on record in the journal: {'; '.join(changed)}")
-    for difference in differences(events[0]["environment"], describe_environment()):
-        if not any(difference.startswith(f"versions.{name}:") for name in world):
-            terminal.note(f"not as at the start, which changes no result: {difference}")
+    changed = differences(events[0]["world"], world)  # what was accepted before, too
+    for remark in remarks(events[0]["environment"], describe_environment(), changed):
+        terminal.note(f"not as at the start: {remark}")
 
 
 def _held(search: SearchRef, inputs: Inputs, state: SearchState) -> CheckpointScores:
