@@ -61,6 +61,17 @@ def _end_when_told() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # as StopFlag
 
 
+def _end_at_once_when_told(spec: Path) -> None:
+    """End on SIGTERM without an exception, which an import may swallow: there is nothing to save yet."""
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        _write_failure(spec, "preempted", "told to end", retryable=True)
+        os._exit(PREEMPTED)
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as StopFlag
+
+
 def watch_owner() -> None:
     """End this process soon after the flow is gone (SIGKILL reaches no handler); a lost launcher counts as SIGTERM."""
     told = os.environ.get("MSFT_OWNER_PID")
@@ -168,4 +179,6 @@ def _write_failure(spec: Path, cause: str, text: str, *, retryable: bool) -> Non
 if __name__ == "__main__":
     watch_owner()
     del sys.argv[0]
+    if sys.argv[0].startswith("tasks.workers."):  # a launcher ends by rules of its own
+        _end_at_once_when_told(Path(sys.argv[1]))
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

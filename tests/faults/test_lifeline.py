@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tasks import launch
 from tasks.workers import lifeline
 from tests.faults.prefect_pool import ROOT
 
@@ -143,6 +144,17 @@ def test_a_worker_that_loses_its_owner_in_the_midst_of_its_imports_ends(spec: Pa
     if has_survived:
         worker.kill()
     assert not has_survived
+
+
+def test_a_preemption_in_the_midst_of_the_imports_is_told_as_one(spec: Path) -> None:
+    spec.with_name("torch.py").write_text(IMPORTING.replace("sys.argv[1]", "sys.argv[-1]"))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(spec.parent), str(ROOT)])}
+    command = [*launch._TIED, "tasks.workers.score", str(spec)]
+    worker = subprocess.Popen(command, env=environment)
+    assert appears(spec.with_name(f"importing-{worker.pid}"))
+    worker.terminate()
+    assert worker.wait(PATIENCE_S) == lifeline.PREEMPTED
+    assert json.loads(launch.failure_path_of(spec).read_text())["preempted"]
 
 
 def test_a_second_worker_waits_until_the_first_has_saved(spec: Path) -> None:
