@@ -314,7 +314,7 @@ def test_a_cancelled_scheduled_search_leaves_no_process_and_a_lost_machines_goes
     wait_until(lambda: pool.state(cancelled) == "Cancelled" and lost.processes() <= idle, lost.text)
     # Prefect kills a process that has not ended 30 s after its SIGTERM, and one that is killed can say nothing.
     unsaid = {"RUNNING"} if "status code: -9" in lost.text() else set()
-    assert statuses(pool.team, "search") <= {"KILLED"} | unsaid
+    assert statuses(pool.team, "search") in ({"KILLED"}, unsaid or {"KILLED"})
     # A round may have ended before the cancellation came.
     assert statuses(pool.team) <= {"KILLED", "FINISHED"} | unsaid
 
