@@ -8,7 +8,7 @@ from flows.search import msft_search
 from tasks.comparison import comparison_of, open_comparison, plan_comparison, refuse_failures, run_searches
 from tasks.comparison_report import report_comparison
 from tasks.config import SearchConfig
-from tasks.config_file import load_config
+from tasks.config_file import load_shown_config
 from tasks.contracts import ChampionResult, SearchRef
 from tasks.lifecycle import true_status
 from tasks.run_events import tells_its_end
@@ -48,7 +48,7 @@ def compare_file(
         seeds: none: that of the file.
         overrides: values of the form a.b=c, which replace those of the file.
     """
-    compare_methods(load_config(config, overrides), methods, seeds)
+    compare_methods(load_shown_config(config, overrides), methods, seeds)
 
 
 def search_arm(arm: Arm, comparison: SearchRef) -> ChampionResult:

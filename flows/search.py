@@ -7,7 +7,7 @@ from prefect import flow
 from flows.round import search_round
 from tasks.base_model import prepare_base_model
 from tasks.config import SearchConfig
-from tasks.config_file import load_config
+from tasks.config_file import load_shown_config
 from tasks.contracts import ChampionResult, Inputs
 from tasks.lifecycle import crown_champion, meet_changes, open_search, reference_to, true_status
 from tasks.ownership import HANDOVER_S, own_cache, own_directory, own_gpus
@@ -42,9 +42,10 @@ def search_file(config: str, overrides: tuple[str, ...] = (), accept_changes: bo
     Args:
         config: the YAML file, as seen from the working directory of the run.
         overrides: values of the form a.b=c, which replace those of the file; {run} in them is the run's own number.
+            Prefect shows them, so that none may hold a password.
         accept_changes: go on with other packages or processes than the search began with.
     """
-    return _search(load_config(config, fill_in_run_number(overrides)), accept_changes, HANDOVER_S)
+    return _search(load_shown_config(config, fill_in_run_number(overrides)), accept_changes, HANDOVER_S)
 
 
 def _search(

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from tasks import accelerate_file
 from tasks.config import SearchConfig
 from tasks.errors import ConfigError
+from tasks.redaction import without_passwords
 from tasks.settings import NAME_PATTERN
 from tasks.strict_yaml import dump_yaml, read_yaml
 from tasks.world import identity_of
@@ -68,6 +69,25 @@ def load_config(path: str, overrides: Sequence[str] = ()) -> SearchConfig:
     if problems:
         raise ConfigError(path, problems)
     return config
+
+
+def load_shown_config(path: str, overrides: Sequence[str]) -> SearchConfig:
+    """Return the same for a run whose parameters Prefect keeps and shows.
+
+    Raises:
+        ConfigError: also where an override holds a password.
+    """
+    shown = [without_passwords(override) for override in overrides]
+    problems = [
+        f"overrides: {text} has a password, and stands on Prefect's pages with it; change the password, and give it as "
+        "MLFLOW_TRACKING_PASSWORD (with MLFLOW_TRACKING_USERNAME; a database's as PGPASSWORD) in the worker's "
+        "environment, or in the YAML file"
+        for text, override in zip(shown, overrides, strict=True)
+        if text != override
+    ]
+    if problems:
+        raise ConfigError(path, problems)
+    return load_config(path, overrides)
 
 
 def change_config(config: SearchConfig, changes: Mapping[str, Any], where: str) -> SearchConfig:

@@ -24,6 +24,7 @@ from prefect.workers.utilities import get_default_base_job_template_for_infrastr
 
 from tasks.errors import DeploymentError
 from tasks.launch import run_prefect
+from tasks.redaction import without_passwords
 from tasks.run_events import HEARTBEAT, SIGNS
 from tasks.schedules import active_schedules, settle_schedules
 
@@ -141,6 +142,14 @@ def _find(
             got=f"not in {path}",
             wanted=f"one of {', '.join(entries)}; each has a name, an entrypoint and a work_pool",
             fix="name one of them",
+        )
+    shown = str(entries[name].get("parameters", ""))
+    if without_passwords(shown) != shown:
+        raise DeploymentError(
+            f"deployment {name!r}",
+            got=f"a password among its parameters: {without_passwords(shown)}",
+            wanted="none, since Prefect keeps and shows them",
+            fix="give it in the worker's environment (MLFLOW_TRACKING_PASSWORD, PGPASSWORD) or in the YAML file",
         )
     for key, value in placeholders.items():
         if not value and f"${key}" in str(entries[name]):

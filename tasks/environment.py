@@ -10,7 +10,9 @@ from typing import Any
 
 import psutil
 
-from tasks.launch import capture
+from tasks.config import TrainingConfig
+from tasks.gpus import gpu_named, installed_gpus
+from tasks.launch import capture, has_accelerator, visible_gpus
 
 PACKAGES = (
     "torch",
@@ -43,6 +45,19 @@ def describe_environment() -> dict[str, Any]:
         "memory_bytes": psutil.virtual_memory().total,
         "gpus": [_gpu_name(path) for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))],
     }
+
+
+def device_of(training: TrainingConfig, devices: Path = Path("/dev")) -> str:
+    """Return what a search computes on: `cpu`, or the model of its GPUs, all of them where they differ."""
+    if training.device == "cpu" or not has_accelerator(devices):
+        return "cpu"
+    names = visible_gpus(devices)
+    if not names:  # hidden, or another maker's
+        return "cpu" if any(devices.glob("nvidia[0-9]*")) else "another accelerator"
+    used = names if training.accelerate_config is not None else names[: training.num_processes]
+    gpus = installed_gpus()
+    models = [gpu.model if (gpu := gpu_named(name, gpus)) else "GPU of an unknown model" for name in used]
+    return ", ".join(dict.fromkeys(models))
 
 
 def version_of(name: str) -> str:

@@ -156,6 +156,17 @@ class BusyError(MsftError):
         )
 
 
+class LockError(MsftError):
+    """A lock file cannot be opened."""
+
+    def __init__(self, path: str, cause: str) -> None:
+        super().__init__(
+            f"lock {path}\n  got:    {cause}\n  wanted: a file that every user of this machine may read and write\n"
+            f"  do:     let its owner end what holds it and run `chmod 666 {path}`, or remove it; then run the same "
+            "command again"
+        )
+
+
 class OtherSearchError(MsftError):
     """An unfinished search of the same name and seed was begun with another configuration."""
 

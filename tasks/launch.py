@@ -26,8 +26,9 @@ _SERVICE_GRACE_S = 5.0
 _POLL_S = 0.1
 _RESTART_S = 1.0
 _LOG_TAIL = 15
-# Runs a module that is not ours, and ends it when this process is gone.
-_TIED = (sys.executable, "-m", "tasks.workers.lifeline")
+# Runs a module, and ends it when this process is gone.
+_LIFELINE = "tasks.workers.lifeline"
+_TIED = (sys.executable, "-m", _LIFELINE)
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def run_module(
     Raises:
         WorkerError: it failed; the text is the worker's own account.
     """
-    _run([sys.executable, "-m", module, str(spec)], spec, name, _environment(threads), on_poll)
+    _run([*_TIED, module, str(spec)], spec, name, _environment(threads), on_poll)
 
 
 def run_accelerate(
@@ -87,7 +88,7 @@ def run_accelerate(
         flags += ["--multi_gpu", "--num_processes", str(training.num_processes), "--main_process_port", "0"]
     else:
         flags += ["--num_processes", "1", *(["--cpu"] if is_on_cpu else [])]
-    command = [*_TIED, "accelerate.commands.launch", *flags, "-m", module, str(spec)]
+    command = [*_TIED, "accelerate.commands.launch", *flags, "-m", _LIFELINE, module, str(spec)]
     _run(command, spec, name, environment, on_poll)
 
 
@@ -102,9 +103,10 @@ def failure_path_of(spec: Path) -> Path:
 
 
 def _environment(threads: int | None) -> dict[str, str]:
-    count = str(threads or os.cpu_count() or 1)
+    count = str(num_threads(threads))
     lane = _LANE.get()
     return {
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as the driver numbers them, whose ids the locks go by
         **os.environ,
         **({"CUDA_VISIBLE_DEVICES": lane.gpus} if lane is not None and lane.gpus is not None else {}),
         "OMP_NUM_THREADS": count,
@@ -120,14 +122,22 @@ def _environment(threads: int | None) -> dict[str, str]:
     }
 
 
+def num_threads(threads: int | None) -> int:
+    """Return how many threads a worker computes with: as configured, or one a core."""
+    return threads or os.cpu_count() or 1
+
+
 def has_accelerator(devices: Path = Path("/dev")) -> bool:
     """Say whether a worker sees a GPU, without importing torch here; a container may hold any of a machine's."""
     return bool(visible_gpus(devices)) or any((devices / node).exists() for node in ("kfd", "dxg"))
 
 
 def visible_gpus(devices: Path) -> tuple[str, ...]:
-    """Return the names of the NVIDIA GPUs under `devices` that CUDA_VISIBLE_DEVICES lets a worker see."""
-    found = sorted((path.name.removeprefix("nvidia") for path in devices.glob("nvidia[0-9]*")), key=int)
+    """Return the names of the NVIDIA GPUs under `devices` that CUDA_VISIBLE_DEVICES lets a worker see.
+
+    A container may have the machine's fourth alone, as nvidia3: CUDA counts what is there.
+    """
+    found = [str(number) for number, _ in enumerate(devices.glob("nvidia[0-9]*"))]
     lane = _LANE.get()
     chosen = lane.gpus if lane is not None and lane.gpus else os.environ.get("CUDA_VISIBLE_DEVICES")
     if not found or chosen is None:
@@ -141,7 +151,7 @@ def beside(module: str, spec: Path, *, threads: int | None, on_poll: Callable[[]
 
     Its failure raises nothing, since whoever needs its work finds it missing; if the block fails, it is ended.
     """
-    process = _start([sys.executable, "-m", module, str(spec)], spec, _environment(threads))
+    process = _start([*_TIED, module, str(spec)], spec, _environment(threads))
     try:
         yield
         _wait(process, on_poll)

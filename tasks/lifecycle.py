@@ -27,7 +27,7 @@ from tasks.planning import record_plan
 from tasks.preparation import open_test_splits
 from tasks.retrying import RETRY
 from tasks.rollback import find_whole
-from tasks.world import differences, world_of
+from tasks.world import differences, remarks, world_of
 
 # How long an end waits for an MLflow that is away for a moment; Prefect kills a run 30 s after it told it to end.
 _PARTING_S = 8.0
@@ -198,9 +198,9 @@ def meet_changes(config: SearchConfig, directory: str, inputs: Inputs, accept_ch
     if changed:
         append_event(directory, {"event": "world_changed", "differences": changed, "world": world})
         terminal.warn(f"accepted, and on record in the journal: {'; '.join(changed)}")
-    for difference in differences(events[0]["environment"], describe_environment()):
-        if not any(difference.startswith(f"versions.{name}:") for name in world):
-            terminal.note(f"not as at the start, which changes no result: {difference}")
+    changed = differences(events[0]["world"], world)  # what was accepted before, too
+    for remark in remarks(events[0]["environment"], describe_environment(), changed):
+        terminal.note(f"not as at the start: {remark}")
 
 
 def _held(search: SearchRef, inputs: Inputs, state: SearchState) -> CheckpointScores:

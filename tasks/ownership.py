@@ -7,7 +7,7 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -16,7 +16,8 @@ from prefect.runtime import flow_run
 
 from tasks.config import SearchConfig
 from tasks.config_file import search_id_of
-from tasks.errors import BusyError, JournalError, OtherSearchError
+from tasks.errors import BusyError, JournalError, LockError, OtherSearchError
+from tasks.gpus import gpu_named, installed_gpus
 from tasks.journal import read_events
 from tasks.launch import visible_gpus
 from tasks.strict_yaml import read_yaml
@@ -75,10 +76,20 @@ def own_gpus(
     """
     names = _gpus(config, devices)
     with ExitStack() as stack:
-        for name in names:
-            lock = (locks or Path(tempfile.gettempdir())) / f"msft-gpu-{name}.lock"
+        for key, name in _keys_of(names).items():
+            lock = (locks or Path(tempfile.gettempdir())) / f"msft-gpu-{key}.lock"
             stack.enter_context(_locked(lock, f"GPU {name}", wait_s))
         yield names
+
+
+def _keys_of(names: Sequence[str]) -> dict[str, str]:
+    """Return the names by what a GPU is locked as: one goes by its number here and by its id there."""
+    gpus = installed_gpus()
+    keys = {}
+    for name in names:
+        gpu = gpu_named(name, gpus)
+        keys[gpu.uuid if gpu is not None else name.replace("/", "-")] = name
+    return keys
 
 
 def _gpus(config: SearchConfig, devices: Path) -> tuple[str, ...]:
@@ -117,8 +128,29 @@ def _try_lock(lock: IO[str]) -> bool:
 
 
 def _open_for_all(path: Path) -> IO[str]:
-    """Open a lock file that another user of the machine can open too."""
-    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666), "a+")
+    """Open a lock file that another user of the machine can open too.
+
+    Raises:
+        LockError: another user made it for themselves alone.
+    """
+    flags = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW
+    try:
+        return os.fdopen(os.open(path, flags), "a+")
+    except FileNotFoundError:
+        return os.fdopen(_created(path, flags), "a+")
+    except OSError as error:
+        raise LockError(str(path), str(error.strerror)) from error
+
+
+def _created(path: Path, flags: int) -> int:
+    # Not where the file is there: in /tmp Linux refuses O_CREAT for another user's file, whatever its mode.
+    try:
+        descriptor = os.open(path, flags | os.O_CREAT, 0o666)
+    except PermissionError as error:
+        raise LockError(str(path), str(error.strerror)) from error
+    with suppress(PermissionError):  # another user's, made in between
+        os.fchmod(descriptor, 0o666)  # the umask has taken it from the others
+    return descriptor
 
 
 def _refuse_unfinished(config: SearchConfig, own: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 from urllib.parse import urlsplit
 
 from pydantic import PlainSerializer
 
 _SHOWN = "***"
+# `scheme://user:password@`, and `?password=` as database drivers take it, anywhere in a text.
+_IN_TEXT = re.compile(r"(://[^\s/?#:@]*:)[^\s/?#]+(?=@)|([?&]password=)[^\s&#]+", re.IGNORECASE)
 
 
 def without_password(uri: str) -> str:
@@ -18,7 +21,13 @@ def without_password(uri: str) -> str:
 def without_password_of(uri: str, text: str) -> str:
     """Return `text` with the password of `uri` hidden, as a driver's error message may quote it."""
     password = _password_in(uri)
+    text = without_passwords(text)
     return text.replace(f":{password}@", f":{_SHOWN}@").replace(password, _SHOWN) if password else text
+
+
+def without_passwords(text: str) -> str:
+    """Return the text with the password of every URI in it hidden."""
+    return _IN_TEXT.sub(lambda found: f"{found[1] or found[2]}{_SHOWN}", text)
 
 
 def _password_in(uri: str) -> str | None:

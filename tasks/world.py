@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.config import SearchConfig
-from tasks.environment import version_of
+from tasks.environment import device_of, version_of
+from tasks.launch import num_threads
 
 # Where a search runs and is recorded: nothing of it reaches a number.
 PLACES = {"output_root", "tracking", "config_dir"}
@@ -17,6 +18,8 @@ COMPUTATION: dict[str, set[str]] = {
     "training": {"micro_batch_size", "batching", "device", "num_processes", "accelerate_config", "threads"},
     "evaluation": {"batch_tokens", "beside_training"},
 }
+# What an environment says of the same thing as a setting of the world.
+_MACHINES = {"training.device:": "gpus:", "training.threads:": "num_cores:"}
 _PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "peft")
 
 
@@ -36,12 +39,18 @@ def identity_in(dumped: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def world_of(config: SearchConfig) -> dict[str, Any]:
-    """Return what changes a search's numbers in their last digits, flat: settings and package versions."""
+    """Return what changes a search's numbers in their last digits, flat: settings and package versions.
+
+    What a setting leaves to the machine stands there as the machine has it: the device, and on a CPU the threads.
+    """
     world = {
         f"{section}.{field}": getattr(getattr(config, section), field)
         for section, fields in COMPUTATION.items()
         for field in sorted(fields - {"beside_training"})
     }
+    world["training.device"] = device_of(config.training)
+    if world["training.device"] == "cpu":
+        world["training.threads"] = num_threads(config.training.threads)
     launched_by = config.training.accelerate_config
     if launched_by is not None:
         world["training.accelerate_config"] = Path(config.resolve(launched_by)).read_text()
@@ -55,6 +64,17 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         f"{path}: was {_shown(old, path)}, is {_shown(new, path)}"
         for path in dict.fromkeys([*old, *new])
         if old.get(path) != new.get(path) or (path in old) != (path in new)
+    ]
+
+
+def remarks(before: Mapping[str, Any], now: Mapping[str, Any], changed: Sequence[str]) -> list[str]:
+    """Say what else differs between two environments, beside what of the world has `changed`."""
+    told = [f"versions.{name}:" for name in _PACKAGES]
+    told += [part for setting, part in _MACHINES.items() if any(line.startswith(setting) for line in changed)]
+    return [
+        f"{line}, which {'may change last digits' if line.startswith('cpu:') else 'changes no result'}"
+        for line in differences(before, now)
+        if not line.startswith(tuple(told))
     ]
 
 

@@ -1,6 +1,7 @@
 """A worker's ties to its owner: it ends when the owner is gone, and says why when it fails.
 
-`python -m tasks.workers.lifeline MODULE …` runs a module that is not ours under the same tie.
+`python -m tasks.workers.lifeline MODULE …` runs a module under this tie from the first moment: before it imports torch,
+which may take a minute, and also where the module is not ours.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
+import psutil
+
 from tasks.contracts import WorkerFailure
 from tasks.errors import MsftError
 from tasks.manifest import is_out_of_space
@@ -25,6 +28,7 @@ from tasks.manifest import is_out_of_space
 # The exit code that means "preempted": 128 + SIGTERM.
 PREEMPTED = 143
 _CHECK_S = 1.0
+_WATCH = "watch-owner"
 # As tasks.launch.GRACE_S: a rank that waits for a dead one never comes to look at its flag.
 _GRACE_S = 60.0
 # What the other ranks see of one that died, in the words of torch.distributed's backends.
@@ -58,34 +62,62 @@ def _end_when_told() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # as StopFlag
 
 
+def _end_at_once_when_told(spec: Path) -> None:
+    """End on SIGTERM without an exception, which an import may swallow: there is nothing to save yet."""
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        _write_failure(spec, "preempted", "told to end", retryable=True)
+        os._exit(PREEMPTED)
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as StopFlag
+
+
 def watch_owner() -> None:
     """End this process soon after the flow is gone (SIGKILL reaches no handler); a lost launcher counts as SIGTERM."""
-    owner = os.environ.get("MSFT_OWNER_PID")
-    if owner is None:
+    told = os.environ.get("MSFT_OWNER_PID")
+    if told is None or any(thread.name == _WATCH for thread in threading.enumerate()):
         return
     launcher = os.getppid()
-    _end_without(int(owner))
+    owner = _process(int(told))
+    _end_without(owner, told)
 
     def watch() -> None:
         ends_at: float | None = None
         while True:
             time.sleep(_CHECK_S)
-            _end_without(int(owner))
+            _end_without(owner, told)
             if ends_at is None and os.getppid() != launcher:
                 ends_at = time.monotonic() + _GRACE_S
                 os.kill(os.getpid(), signal.SIGTERM)
             if ends_at is not None and time.monotonic() > ends_at:
                 os._exit(PREEMPTED)
 
-    threading.Thread(target=watch, daemon=True, name="watch-owner").start()
+    threading.Thread(target=watch, daemon=True, name=_WATCH).start()
 
 
-def _end_without(owner: int) -> None:
-    try:
-        os.kill(owner, 0)
-    except ProcessLookupError:
-        print(f"owner {owner} is gone; ending", file=sys.stderr, flush=True)
+def _end_without(owner: psutil.Process | None, told: str) -> None:
+    if not _lives(owner):
+        print(f"owner {told} is gone; ending", file=sys.stderr, flush=True)
         os._exit(PREEMPTED)
+
+
+def _process(number: int) -> psutil.Process | None:
+    try:
+        return psutil.Process(number)
+    except psutil.Error:
+        return None
+
+
+def _lives(owner: psutil.Process | None) -> bool:
+    """Say whether the owner works: not a zombie that nobody has reaped, nor another process with its number.
+
+    One that may not be looked at is another user's, and so not the owner.
+    """
+    try:
+        return owner is not None and owner.is_running() and owner.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
 
 
 @contextlib.contextmanager
@@ -157,4 +189,6 @@ def _write_failure(spec: Path, cause: str, text: str, *, retryable: bool) -> Non
 if __name__ == "__main__":
     watch_owner()
     del sys.argv[0]
+    if sys.argv[0].startswith("tasks.workers."):  # a launcher ends by rules of its own
+        _end_at_once_when_told(Path(sys.argv[1]))
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -37,11 +37,14 @@ def load_base(base: BaseModelRef) -> Any:
             attn_implementation=base.attn_implementation,
         )
     except (OSError, ValueError, ImportError, RuntimeError) as error:
+        needs_trust = "custom code" in str(error) and not base.trust_remote_code
         raise ModelError(
             base.directory,
             got=" ".join(str(error).split())[:300],
             wanted="a causal language model that transformers loads",
-            fix="check model.source and model.attn_implementation",
+            fix="read its code, and set model.trust_remote_code=true if you trust it"
+            if needs_trust
+            else "check model.source and model.attn_implementation",
         ) from error
     if base.lora is not None:
         model = _with_adapters(model, base)

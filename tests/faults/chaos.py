@@ -29,7 +29,7 @@ SIGNALS = ("TERM", "KILL", "INT", "STOP")
 # A worker notices within a second that its owner is gone, once it has imported torch.
 ORPHAN_GRACE_S = 45.0
 # A flow told to end waits for its worker to save: tasks.launch.GRACE_S, and some for a busy machine.
-END_GRACE_S = 90.0
+END_GRACE_S = 120.0
 # A search that takes this much longer than the undisturbed one hangs.
 HANG_FACTOR, HANG_S = 10.0, 600.0
 # Before Python has reached our first line, the signal's own effect is all there is.

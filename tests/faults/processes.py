@@ -43,7 +43,12 @@ class Command:
     """One run of `msft search`; every process that it starts carries its mark in the environment."""
 
     def __init__(
-        self, config: Path, output_root: Path, prefect_home: Path, overrides: Sequence[str] = ()
+        self,
+        config: Path,
+        output_root: Path,
+        prefect_home: Path,
+        overrides: Sequence[str] = (),
+        program: Sequence[str] = ("-m", "flows.cli"),
     ) -> None:
         self.output_root = output_root
         self.mark = uuid.uuid4().hex
@@ -60,7 +65,7 @@ class Command:
             "HF_HUB_OFFLINE": "1",
             "HF_DATASETS_CACHE": str(prefect_home.with_name("datasets")),
         }
-        arguments = ["-m", "flows.cli", "search", str(config), "--set", f"output_root={output_root}"]
+        arguments = [*program, "search", str(config), "--set", f"output_root={output_root}"]
         arguments += [part for override in overrides for part in ("--set", override)]
         # A shell starts its background jobs with SIGINT ignored, and the search would inherit that.
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from tests.faults.chaos import CONFIG, Campaign, Undisturbed
+from tests.faults.chaos import CONFIG, END_GRACE_S, ORPHAN_GRACE_S, Campaign, Undisturbed
 from tests.faults.processes import Command, directory_of, send
 
 # A roll-out of minutes with a checkpoint a second or two, so that there is time to interrupt it.
@@ -72,8 +72,8 @@ def test_every_process_ends_by_itself_when_the_flow_is_killed(training: Command)
     kinds = {member.kind for member in training.members()}
     assert kinds >= {"flow", "server", "launcher", "trainer"}
     training.flow.kill()
-    assert training.wait(10) == -9
-    assert training.survivors(grace_s=10) == []
+    assert training.wait(ORPHAN_GRACE_S) == -9
+    assert training.survivors(ORPHAN_GRACE_S) == []
 
 
 def test_sigterm_saves_what_was_trained_and_ends_every_process(training: Command) -> None:
@@ -82,8 +82,8 @@ def test_sigterm_saves_what_was_trained_and_ends_every_process(training: Command
     rollout = directory / "rounds" / "000"
     trained = json.loads((rollout / "progress.json").read_text())["step"]
     training.flow.terminate()
-    assert training.wait(90) == 143
-    assert training.survivors(grace_s=10) == []
+    assert training.wait(END_GRACE_S) == 143
+    assert training.survivors(ORPHAN_GRACE_S) == []
     assert "the same command goes on" in training.text()
     assert "Traceback" not in training.text()
     assert json.loads((rollout / "rollout_failure.json").read_text())["preempted"]
@@ -95,8 +95,8 @@ def test_sigterm_saves_what_was_trained_and_ends_every_process(training: Command
 
 def test_ctrl_c_ends_with_130_and_no_process(training: Command) -> None:
     training.flow.send_signal(2)
-    assert training.wait(90) == 130
-    assert training.survivors(grace_s=10) == []
+    assert training.wait(END_GRACE_S) == 130
+    assert training.survivors(ORPHAN_GRACE_S) == []
     assert "Traceback" not in training.text()
 
 

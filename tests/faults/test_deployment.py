@@ -18,7 +18,8 @@ from prefect.client.schemas.objects import State, StateType
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
 from tasks.algorithm.state import fold
-from tests.faults.prefect_pool import LOST_AFTER_S, ROOT, Machine, Pool, wait_until
+from tests.faults.chaos import ORPHAN_GRACE_S
+from tests.faults.prefect_pool import LOST_AFTER_S, PATIENCE_S, ROOT, Machine, Pool, wait_until
 from tests.faults.processes import directory_of, events_of, members_of
 from tests.faults.team_servers import Postgres, Team, has_postgres, mlflow_with_users, postgres
 from tests.faults.tracking_server import free_port
@@ -142,13 +143,16 @@ def was_preempted(output_root: Path, round_index: int) -> bool:
     return any(json.loads(account.read_text())["preempted"] for account in accounts)
 
 
-def assert_completes(pool: Pool, run: UUID, machine: Machine, attempts: int | None = 2) -> None:
-    """The run ends on this machine, after so many attempts; None: two or more."""
+def assert_completes(pool: Pool, run: UUID, machine: Machine) -> None:
+    """The run ends on this machine, after one attempt or more than the first, none of which found the search in use.
+
+    More than one: on a busy machine a heartbeat may be late enough for the automation to start another attempt, which
+    waits for the one that works (tasks/ownership.py).
+    """
     wait_until(lambda: pool.state(run) in ("Completed", "Failed", "Crashed", "Cancelled"), machine.text)
     account = f"{run}\n{pool.history()}\n{machine.text()}"
     assert pool.state(run) == "Completed", account
-    count = pool.client.read_flow_run(run).run_count
-    assert count >= 2 if attempts is None else count == attempts, account
+    assert pool.client.read_flow_run(run).run_count >= 2, account
     assert "is in use" not in machine.text(), account
 
 
@@ -228,12 +232,14 @@ def test_sigterm_saves_and_reschedules_and_another_machine_ends_the_same_run(
     other.start_worker()  # it takes the run over at once, while the first attempt may still be saving
     wait_until(lambda: is_training(taken, output_root, 1), taken.text)
     first.terminate()
-    wait_until(lambda: was_preempted(output_root, 1), taken.text, timeout_s=90)
-    assert first.wait(90) == 0
-    wait_until(lambda: not taken.processes(), lambda: str(members_of(taken.mark)), timeout_s=10)
+    wait_until(lambda: was_preempted(output_root, 1), taken.text)
+    assert first.wait(PATIENCE_S) == 0
+    wait_until(lambda: not taken.processes(), lambda: str(members_of(taken.mark)), ORPHAN_GRACE_S)
     assert "AwaitingRetry" in pool.states(run)
 
     assert_completes(pool, run, other)
+    # Each attempt after the first was asked for, by the SIGTERM or by the automation.
+    assert pool.client.read_flow_run(run).run_count <= 1 + pool.states(run).count("AwaitingRetry")
     assert_ended_once(output_root)
 
 
@@ -305,14 +311,12 @@ def test_a_cancelled_scheduled_search_leaves_no_process_and_a_lost_machines_goes
     cancelled = scheduled_run(pool, lost)
     wait_until(lambda: is_training(lost, output_root, 0), lost.text)
     pool.client.set_flow_run_state(cancelled, State(type=StateType.CANCELLING))  # as the page does
-    wait_until(
-        lambda: pool.state(cancelled) == "Cancelled" and lost.processes() <= idle, lost.text, timeout_s=90
-    )
-    assert statuses(pool.team, "search") == {"KILLED"}
-    assert statuses(pool.team) <= {
-        "KILLED",
-        "FINISHED",
-    }  # a round may have ended before the cancellation came
+    wait_until(lambda: pool.state(cancelled) == "Cancelled" and lost.processes() <= idle, lost.text)
+    # Prefect kills a process that has not ended 30 s after its SIGTERM, and one that is killed can say nothing.
+    unsaid = {"RUNNING"} if "status code: -9" in lost.text() else set()
+    assert statuses(pool.team, "search") in ({"KILLED"}, unsaid or {"KILLED"})
+    # A round may have ended before the cancellation came.
+    assert statuses(pool.team) <= {"KILLED", "FINISHED"} | unsaid
 
     # The next scheduled run goes on from there, until its machine is gone.
     kept = published(output_root)
@@ -326,8 +330,7 @@ def test_a_cancelled_scheduled_search_leaves_no_process_and_a_lost_machines_goes
     assert pool.state(run) == "Running"
     other.start_worker()
     wait_until(lambda: "AwaitingRetry" in pool.states(run), other.text)
-    # Prefect acts at least once: an attempt that it starts besides waits for the one before (tasks/ownership.py).
-    assert_completes(pool, run, other, attempts=None)
+    assert_completes(pool, run, other)
     assert_ended_once(output_root)
     assert_registered(pool.team, output_root)
     assert "AwaitingRetry" not in pool.states(cancelled), pool.history()

@@ -11,12 +11,13 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from prefect._internal.websockets import websocket_connect
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.events.clients import PrefectEventsClient
 from prefect.events.schemas.events import Event, Resource
-from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, PREFECT_HOME, temporary_settings
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
@@ -56,6 +57,17 @@ class Flow:
         if self.errors:
             raise self.errors.pop(0)
         return self.num_calls
+
+
+def test_a_server_of_our_own_listens_on_the_loopback_address_only(tmp_path: Path) -> None:
+    def listening() -> set[str]:
+        children = psutil.Process().children(recursive=True)
+        servers = [child for child in children if "prefect.server.api.server:create_app" in child.cmdline()]
+        sockets = [socket for server in servers for socket in server.net_connections("inet")]
+        return {socket.laddr.ip for socket in sockets if socket.status == psutil.CONN_LISTEN}
+
+    with temporary_settings({PREFECT_API_URL: None, PREFECT_HOME: tmp_path / "prefect"}):
+        assert run_flow(listening, str(tmp_path)) == {"127.0.0.1"}
 
 
 @pytest.mark.usefixtures("_api")

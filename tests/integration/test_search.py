@@ -28,6 +28,7 @@ from tasks.journal import read_events
 from tasks.ownership import own_directory
 from tasks.registry import find_checkpoint
 from tasks.rollback import find_whole
+from tests.integration.conftest import HUB_TOKEN
 
 
 def client_of(config: SearchConfig) -> MlflowClient:
@@ -213,6 +214,13 @@ def test_a_changed_world_is_refused_until_it_is_accepted_on_record(searched: Any
     assert msft_search(config) == accepted
     changes = [event for event in read_events(str(journal.parent)) if event["event"] == "world_changed"]
     assert [len(event["differences"]) for event in changes] == [2]
+
+
+def test_a_hub_token_is_in_no_file_of_a_search(searched: Any) -> None:
+    """Journal, environment.json, specs, logs, report, and MLflow's database with its params."""
+    files = {path: path.read_bytes() for path in Path(searched[0].output_root).rglob("*") if path.is_file()}
+    assert {"journal.jsonl", "environment.json", "report.html", "mlflow.db"} <= {path.name for path in files}
+    assert [path for path, content in files.items() if HUB_TOKEN.encode() in content] == []
 
 
 def test_one_directory_has_one_owner(smoke: dict[str, Any], tmp_path: Path) -> None:

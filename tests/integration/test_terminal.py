@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import re
+import select
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from tests.faults.prefect_pool import ROOT
 
+LIMIT_S = 600.0
 CONFIG = ROOT / "tests/faults/chaos.yaml"
 
 
@@ -28,12 +30,18 @@ def run_at_a_terminal(arguments: list[str], environment: dict[str, str]) -> tupl
         start_new_session=True,
     ) as process:
         os.close(terminal)
-        began = time.monotonic()
-        while process.poll() is None and time.monotonic() - began < 600:
+        ends_at = time.monotonic() + LIMIT_S
+        while time.monotonic() < ends_at:
+            if not select.select([person], [], [], 1.0)[0]:
+                if process.poll() is not None:
+                    break
+                continue
             try:
                 drawn += os.read(person, 65536)
             except OSError:  # Linux's word for a terminal that no process holds any more
                 break
+        else:
+            process.kill()  # its code then tells that it did not end by itself
     os.close(person)
     return process.returncode, drawn.decode(errors="replace")
 

@@ -133,21 +133,40 @@ def test_two_processes_train_what_one_trains(straight: Path, make_rollout: MakeR
         assert two.intervals[0].losses[name] == pytest.approx(loss, abs=1e-5)
 
 
+# Waits after its sixth step, between the checkpoints of the fourth and the ninth, for a signal that ends it.
+WAITING = """
+import sys, time
+from pathlib import Path
+from tasks.workers.lifeline import run_worker
+from tasks.workers.train import Trainer, train
+
+take_step = Trainer._train_step
+
+def step_and_wait(self, rows):
+    take_step(self, rows)
+    if self.step == 6:
+        Path(sys.argv[1]).with_name("waiting").touch()
+    while self.step == 6 and not self.stop.is_set:
+        time.sleep(0.01)
+
+Trainer._train_step = step_and_wait
+sys.exit(run_worker(train, Path(sys.argv[1])))
+"""
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
 def test_an_interrupted_rollout_ends_with_the_same_bits(
     straight: Path, make_rollout: MakeRollout, number: signal.Signals
 ) -> None:
     other = make_rollout("interrupted")
-    command = [sys.executable, "-m", "tasks.workers.train", str(other)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    process = subprocess.Popen(command, env=environment)
-    progress = other.parent / "progress.json"
-    while not progress.exists() and process.poll() is None:
+    process = subprocess.Popen([sys.executable, "-c", WAITING, str(other)], env=environment)
+    while not other.with_name("waiting").exists() and process.poll() is None:
         time.sleep(0.005)
     process.send_signal(number)
-    process.wait(60)
-    if number == signal.SIGTERM and not (other.parent / "rollout_result.json").exists():
-        assert process.returncode == 143
+    assert process.wait(300) == {signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
+    assert checkpoint_directory(other.parent, 6).exists() == (number == signal.SIGTERM)
+    assert not (other.parent / "rollout_result.json").exists()
     train(other)
     assert result_of(other).intervals[-1].batch_hash == result_of(straight).intervals[-1].batch_hash
     assert result_of(other).intervals[0].losses == result_of(straight).intervals[0].losses

@@ -17,9 +17,11 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools.validation import validate
 
-from tasks.config_file import load_config
+from flows.compare import compare_file
+from flows.search import search_file
+from tasks.config_file import load_config, load_shown_config
 from tasks.deployment import DEFAULT, deploy
-from tasks.errors import DeploymentError
+from tasks.errors import ConfigError, DeploymentError
 from tasks.ownership import own_directory
 from tasks.run_events import SIGNS
 from tasks.schedules import fill_in_run_number
@@ -142,6 +144,45 @@ def test_what_cannot_be_deployed_is_named_before_a_server_is_asked(
 ) -> None:
     with pytest.raises(DeploymentError, match=re.escape(message)):
         list(deploy(names, file, {"MSFT_HOME": str(ROOT), "MSFT_IMAGE": None}, 90))
+
+
+SECRET_URIS = (
+    "tracking.uri=postgresql://msft:s3cret@db.example/mlflow",
+    "tracking.uri=http://msft:s3cret@mlflow.example:5000",
+    "tracking={uri: 'postgresql:///mlflow?user=msft&password=s3cret'}",
+)
+
+
+@pytest.mark.parametrize("override", SECRET_URIS)
+@pytest.mark.parametrize("flow", [search_file, compare_file])
+def test_a_password_in_what_prefect_shows_of_a_run_is_refused_without_being_told(
+    flow: Any, override: str
+) -> None:
+    with pytest.raises(ConfigError, match="MLFLOW_TRACKING_PASSWORD") as refused:
+        flow.fn(str(ROOT / "tests/faults/chaos.yaml"), overrides=("seed=1", override))
+    assert "s3cret" not in str(refused.value)
+    assert "***" in str(refused.value)
+    assert "seed" not in str(refused.value)
+
+
+@pytest.mark.parametrize("override", SECRET_URIS)
+def test_a_deployment_with_a_password_among_its_parameters_is_refused(override: str, tmp_path: Path) -> None:
+    definition = yaml.safe_load(TEXT)
+    for entry in definition["deployments"]:
+        entry["parameters"]["overrides"] = [override]
+    file = tmp_path / "prefect.yaml"
+    file.write_text(yaml.safe_dump(definition))
+    with pytest.raises(DeploymentError, match="a password among its parameters") as refused:
+        list(deploy([], str(file), {"MSFT_HOME": str(ROOT)}, 90))
+    assert "s3cret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "uri", ["http://127.0.0.1:5000", "sqlite:////data/a@b.db", "http://user@host:5000/x"]
+)
+def test_an_address_without_a_password_is_left_as_it_is(uri: str) -> None:
+    config = str(ROOT / "tests/faults/chaos.yaml")
+    assert load_shown_config(config, [f"tracking.uri={uri}"]).tracking.uri == uri
 
 
 def test_turning_on_a_schedule_that_is_not_there_is_an_error() -> None:

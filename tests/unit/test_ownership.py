@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import pwd
+import shutil
+import stat
+import tempfile
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pynvml
 import pytest
 
+from tasks import environment, ownership, world
 from tasks.config import SearchConfig
 from tasks.config_file import dump_config, explain_config, search_id_of
 from tasks.contracts import SearchRef
-from tasks.errors import BusyError, OtherSearchError
+from tasks.environment import device_of
+from tasks.errors import BusyError, LockError, OtherSearchError
+from tasks.gpus import Gpu, gpu_named, installed_gpus
 from tasks.journal import append_event
 from tasks.ownership import own_directory, own_gpus
-from tasks.world import differences, world_of
+from tasks.world import differences, remarks, world_of
 
 MINIMAL: dict[str, Any] = {
     "name": "tiny",
@@ -139,6 +150,7 @@ def test_a_search_goes_on_under_another_number_of_processes(tmp_path: Path) -> N
 def gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine's device files, four GPUs among them."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(ownership, "installed_gpus", tuple)
     devices = tmp_path / "dev"
     devices.mkdir()
     for name in ("nvidia0", "nvidia1", "nvidia2", "nvidia10", "nvidiactl", "nvidia-uvm"):
@@ -161,7 +173,7 @@ def test_the_gpus_that_are_owned_are_those_that_the_worker_sees(
     tmp_path: Path, gpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with own_gpus(config_of(tmp_path, training={"accelerate_config": "x.yaml"}), 0, gpus, tmp_path) as owned:
-        assert owned == ("0", "1", "2", "10")
+        assert owned == ("0", "1", "2", "3")  # CUDA counts what is there
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, 1")
     with own_gpus(config_of(tmp_path), 0, gpus, tmp_path) as owned:
         assert owned == ("2",)
@@ -184,6 +196,150 @@ def test_the_world_holds_an_accelerate_configs_text(tmp_path: Path) -> None:
     assert differences(before, world_of(config)) == [changed]
 
 
+def test_a_move_to_other_cores_is_a_change_where_they_are_left_to_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    auto, fixed = ({"device": "cpu"}, {"device": "cpu", "threads": 2})
+    configs = [config_of(tmp_path, training=training) for training in (auto, fixed)]
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    before = [world_of(config) for config in configs]
+    assert before[0]["training.threads"] == 4
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    now = [world_of(config) for config in configs]
+    changed = [differences(*pair) for pair in zip(before, now, strict=True)]
+    assert changed == [["training.threads: was 4, is 64"], []]
+
+
+def test_a_move_to_another_device_is_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = config_of(tmp_path, training={"threads": 1})
+    worlds = []
+    for device in ("cpu", "NVIDIA A100", "NVIDIA H100"):
+        monkeypatch.setattr(world, "device_of", lambda training, device=device: device)
+        worlds.append(world_of(config))
+    assert differences(*worlds[:2]) == ["training.device: was 'cpu', is 'NVIDIA A100'"]
+    assert differences(*worlds[1:]) == ["training.device: was 'NVIDIA A100', is 'NVIDIA H100'"]
+
+
+def test_the_device_is_the_model_of_the_gpus_that_are_used(
+    tmp_path: Path, gpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = ("NVIDIA H100", "NVIDIA H100", "NVIDIA A100", "NVIDIA A100")
+    known = tuple(Gpu(number, f"GPU-{number}{number}-aa", model) for number, model in enumerate(models))
+    monkeypatch.setattr(environment, "installed_gpus", lambda: known)
+
+    def found(visible: str | None, **training: Any) -> str:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if visible is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        return device_of(config_of(tmp_path, training=training).training, gpus)
+
+    assert found(None) == "NVIDIA H100"
+    assert found(None, num_processes=2) == "NVIDIA H100"
+    assert found(None, num_processes=3) == "NVIDIA H100, NVIDIA A100"
+    assert found("2") == "NVIDIA A100"
+    assert found("GPU-33") == "NVIDIA A100"
+    assert found("MIG-0") == "GPU of an unknown model"
+    assert found("") == "cpu"
+    assert found(None, device="cpu") == "cpu"
+    assert device_of(config_of(tmp_path).training, tmp_path / "nothing") == "cpu"
+
+
+def test_what_else_differs_is_said_without_what_is_refused_for_it() -> None:
+    before = {"cpu": "A", "num_cores": 4, "gpus": ["H100"], "versions": {"torch": "2", "pandas": "3"}}
+    now = {"cpu": "B", "num_cores": 8, "gpus": [], "versions": {"torch": "3", "pandas": "4"}}
+    assert remarks(before, now, ["training.threads: was 4, is 8"]) == [
+        "cpu: was 'A', is 'B', which may change last digits",
+        "gpus: was ['H100'], is [], which changes no result",
+        "versions.pandas: was '3', is '4', which changes no result",
+    ]
+
+
+def test_a_gpu_has_one_lock_whether_it_goes_by_its_number_or_by_its_id(
+    tmp_path: Path, gpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = tuple(Gpu(number, f"GPU-{number}d0b3-11f2", "NVIDIA H100") for number in range(4))
+    monkeypatch.setattr(ownership, "installed_gpus", lambda: known)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2")
+    with own_gpus(config_of(tmp_path), 0, gpus, tmp_path):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-2d0b3")  # a beginning is enough for CUDA
+        refused = own_gpus(config_of(tmp_path), 0, gpus, tmp_path)
+        with pytest.raises(BusyError, match="GPU GPU-2d0b3 is in use"), refused:
+            pass
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-GPU-2d0b3/1/0")
+        with own_gpus(config_of(tmp_path), 0, gpus, tmp_path) as owned:
+            assert owned == ("MIG-GPU-2d0b3/1/0",)
+
+
+def test_a_lock_can_be_opened_by_every_user_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        with own_directory(config_of(tmp_path)) as directory:
+            assert stat.S_IMODE(Path(directory, "lock").stat().st_mode) == 0o666
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may become another user")
+def test_another_user_takes_a_gpu_that_the_first_has_left() -> None:
+    """In a directory like /tmp, where Linux lets nobody create a file anew that is another user's."""
+    locks = Path(tempfile.mkdtemp(prefix="msft-locks-"))
+    locks.chmod(0o1777)
+    try:
+        with ownership._open_for_all(locks / "lock"):
+            pass
+        child = os.fork()
+        if child == 0:
+            with suppress(BaseException):  # nothing of this test may go on in the child
+                os.setuid(pwd.getpwnam("nobody").pw_uid)
+                with ownership._open_for_all(locks / "lock") as lock:
+                    lock.write("mine")
+                os._exit(0)
+            os._exit(1)
+        assert os.waitpid(child, 0)[1] == 0
+        assert (locks / "lock").read_text() == "mine"
+    finally:
+        shutil.rmtree(locks)
+
+
+def test_no_driver_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails() -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", fails)
+    assert installed_gpus() == ()
+
+
+def test_a_name_that_fits_several_gpus_is_none_of_them() -> None:
+    known = tuple(Gpu(number, f"GPU-{number}-11f2", "NVIDIA H100") for number in range(12))
+    assert gpu_named("1", known) == known[1]
+    assert gpu_named("GPU-2", known) == known[2]
+    assert gpu_named("GPU-1", known) is None
+
+
+def test_a_lock_that_may_not_be_opened_is_an_error_that_says_what_to_do(
+    tmp_path: Path, gpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = tmp_path / "msft-gpu-0.lock"
+    lock.symlink_to(tmp_path / "elsewhere")  # root may open what others may not, but not this
+    with (
+        pytest.raises(LockError, match=f"chmod 666 {lock}"),
+        own_gpus(config_of(tmp_path), 0, gpus, tmp_path),
+    ):
+        pass
+    assert not (tmp_path / "elsewhere").exists()
+
+    def is_denied(*arguments: Any) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    lock.unlink()
+    monkeypatch.setattr(os, "open", is_denied)
+    with (
+        pytest.raises(LockError, match="Permission denied"),
+        own_gpus(config_of(tmp_path), 0, gpus, tmp_path),
+    ):
+        pass
+
+
 def test_differences_name_what_came_and_what_went() -> None:
     before = {"a": {"b": 1, "c": []}, "list": [{"name": "x", "value": 1}, {"name": "y"}]}
     now = {"a": {"b": 1, "d": None}, "list": [{"name": "x", "value": 2}, {"name": "y"}]}
@@ -194,8 +350,14 @@ def test_differences_name_what_came_and_what_went() -> None:
     ]
 
 
-def test_a_password_is_kept_out_of_everything_that_is_written(tmp_path: Path) -> None:
-    uri = "postgresql+psycopg://msft:s3cret@db.example/mlflow"
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("postgresql+psycopg://msft:s3cret@db.example/mlflow", "msft:***@db.example"),
+        ("postgresql+psycopg:///mlflow?user=msft&password=s3cret&host=db", "user=msft&password=***&host=db"),
+    ],
+)
+def test_a_password_is_kept_out_of_everything_that_is_written(tmp_path: Path, uri: str, shown: str) -> None:
     config = config_of(tmp_path, tracking={"uri": uri})
     assert config.tracking.uri == uri
     search = SearchRef(
@@ -207,5 +369,5 @@ def test_a_password_is_kept_out_of_everything_that_is_written(tmp_path: Path) ->
         config.model_dump_json(),
         search.model_dump_json(),
     ]
-    assert all("msft:***@db.example" in text for text in written)
+    assert all(shown in text for text in written)
     assert not any("s3cret" in text for text in written)
