@@ -109,10 +109,10 @@ def _lines(path: Path, name: str, model: str, parts: Sequence[DraftPart]) -> Ite
 
 def _method_lines() -> Iterator[str]:
     """Write both searches so that the other one needs `# ` taken away and nothing else: no key may stand twice."""
-    yield "  # As it stands, the paper's search: rounds of C = 2 epochs, scored 4 times in each; what overfits earliest in"
-    yield "  # one leaves. With all three lines below, mSFT+: what left stays at a tenth of its share, with the rows that"
-    yield "  # were answered as labelled, and only what also rose in loss leaves. Measured ahead of plain fine-tuning with"
-    yield "  # the same averaging where some sub-datasets overfit, equal where none did (README, Results)."
+    yield "  # As it stands, the paper's search: rounds of C = 2 epochs, scored 4 times in each; what overfits earliest"
+    yield "  # in one leaves. With all three lines below, mSFT+: what left stays at a tenth of its share, with the rows"
+    yield "  # that were answered as labelled, and only what also rose in loss leaves. Measured ahead of plain"
+    yield "  # fine-tuning with the same averaging where some overfit, equal where none did (README, Results)."
     yield from (f"  # {key}: {value}" for key, value in MSFT_PLUS.items())
 
 
