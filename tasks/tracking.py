@@ -160,11 +160,9 @@ def close_round_run(search: SearchRef, round_index: int, tags: Mapping[str, str]
 def log_datasets(search: SearchRef, sub_datasets: Iterable[SubDatasetRef]) -> None:
     """Link the train and validation rows, by their hashes, to the search's run."""
     inputs = [
-        _dataset(
-            sub_dataset.name, context, split.sha256, {"rows": split.num_rows, "tokens": split.num_tokens}
-        )
-        for sub_dataset in sub_datasets
-        for context, split in (("train", sub_dataset.train), ("validation", sub_dataset.validation))
+        _dataset(part.name, context, rows.sha256, {"rows": rows.num_rows, "tokens": rows.num_tokens})
+        for part in sub_datasets
+        for context, rows in (("train", part.train), ("validation", part.validation))
     ]
     client_of(search.tracking_uri).log_inputs(search.run_id, datasets=inputs)
 
@@ -181,8 +179,8 @@ def log_test_datasets(search: SearchRef, test: CheckpointScores, hashes: Mapping
 
 def _dataset(name: str, context: str, sha256: str, size: Mapping[str, int]) -> DatasetInput:
     source = json.dumps({**size, "sha256": sha256})
-    dataset = Dataset(name=f"{name}/{context}", digest=sha256[:16], source_type="local", source=source)
-    return DatasetInput(dataset=dataset, tags=[InputTag("mlflow.data.context", context)])
+    dataset = Dataset(f"{name}/{context}", sha256[:16], source_type="local", source=source)
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
 
 
 @bridges_outages
