@@ -24,12 +24,12 @@ def compare_methods(
     seeds: tuple[int, ...] = (),
     control: str = "",
     parallel: int | None = None,
-) -> None:
+) -> SearchRef:
     """Search with each method and seed at one budget, `search.max_epochs`, and report their test scores and costs.
 
     Run again, it takes searches that have ended as they are, and goes on with the others.
     """
-    _compare(config, methods, seeds, control, parallel)
+    return _compare(config, methods, seeds, control, parallel)
 
 
 @tells_its_end
@@ -63,7 +63,7 @@ def _compare(
     control: str,
     parallel: int | None = None,
     wait_s: float = 0.0,
-) -> None:
+) -> SearchRef:
     arms, control = plan_comparison(config, methods, seeds, control)
     comparison = open_comparison(config, arms, control)
     with true_status(comparison):
@@ -72,6 +72,7 @@ def _compare(
         )
         report_comparison(config, comparison, control, outcomes)
         refuse_failures(outcomes)
+    return comparison
 
 
 def search_arm(arm: Arm, comparison: SearchRef, wait_s: float = 0.0) -> ChampionResult:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,11 +18,12 @@ from flows.compare import compare_file, compare_methods
 from tasks import ownership, training
 from tasks.comparison import plan_comparison
 from tasks.config import SearchConfig
-from tasks.config_file import load_config
+from tasks.config_file import dump_config, load_config
 from tasks.errors import IncompleteComparisonError, WorkerError
 from tasks.ownership import directory_of, own_directory
 from tasks.schedules import fill_in_run_number
 from tests.integration.conftest import REPOSITORY
+from tests.integration.test_commands import msft
 
 RUN_ID = "0698fb76-ea9a-7be7-8000-75f2a5a8d2b3"
 
@@ -85,6 +87,19 @@ def test_a_comparison_reports_what_ended_and_run_again_trains_only_what_failed(
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert parent.data.metrics["sft/mean"] == pytest.approx(summary.loc["sft", "mean"])
     assert parent.data.params["seeds"] == "5"
+
+    file = tmp_path / "smoke.yaml"
+    file.write_text(dump_config(config))
+    told = msft(
+        "compare", str(file), "--methods", "sft,msft", "--seeds", "5", "--json", home=tmp_path / "prefect"
+    )
+    assert told.returncode == 0, told.stderr
+    values = json.loads(told.stdout)  # and so nothing else
+    assert values["directory"] == str(directory)
+    by_method = {row["method"]: row for row in values["summary"]}
+    assert by_method["msft"]["difference"] == pytest.approx(summary.loc["msft", "difference"])
+    assert by_method["sft"]["difference"] is None
+    assert {row["error"] for row in values["runs"]} == {None}
 
 
 def test_a_rescheduled_comparison_waits_for_a_search_that_still_saves_and_gives_the_run_its_own_seed(
