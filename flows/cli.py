@@ -94,14 +94,22 @@ def deploy(
             help="Turn schedules off, or on: runs that overlap queue or are skipped. Default: as it is; new ones off."
         ),
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Register deployments with the server of PREFECT_API_URL, and what picks up their lost runs."""
+    from tasks.console import output
+
+    output.choose(quiet=False, as_json=as_json)
     from tasks.deployment import LOST_AFTER_S
     from tasks.deployment import deploy as register
+    from tasks.terminal import say
 
     placeholders = {"MSFT_HOME": os.path.abspath(directory or "."), "MSFT_IMAGE": image}
+    lines = []
     for line in register(names or [], file, placeholders, lost_after_s or LOST_AFTER_S, schedule):
-        print(line)
+        say(line)
+        lines.append(line)
+    output.give({"lines": lines})
 
 
 app.command()(compare)

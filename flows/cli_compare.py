@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli_options import Methods, Overrides, Parallel, Seeds
+from flows.cli_options import Json, Methods, Overrides, Parallel, Quiet, Seeds
 from tasks.errors import ConfigError
 
 
@@ -17,15 +17,22 @@ def compare(
     control: Annotated[str, typer.Option(help="What the others are measured against; default: sft.")] = "",
     parallel: Parallel = None,
     overrides: Overrides = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Search with several methods and seeds at one budget; tables, CSV files and a plot say which is best."""
+    from tasks.console import output
+
+    output.choose(quiet=quiet, as_json=as_json)
     from flows.compare import compare_methods
+    from tasks.comparison_summary import comparison_values
     from tasks.config_file import load_config
     from tasks.prefect_server import run_flow
 
     loaded = load_config(config, overrides or [])
     chosen, numbers = split_list(methods), seeds_of(seeds)
-    run_flow(lambda: compare_methods(loaded, chosen, numbers, control, parallel), loaded.output_root)
+    done = run_flow(lambda: compare_methods(loaded, chosen, numbers, control, parallel), loaded.output_root)
+    output.give(comparison_values(done.directory))
 
 
 def sweep(
@@ -42,9 +49,15 @@ def sweep(
     seeds: Seeds = "",
     parallel: Parallel = None,
     overrides: Overrides = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Search over a grid of settings; plots show peaks, their shift after an exclusion, accuracy and FLOPs."""
+    from tasks.console import output
+
+    output.choose(quiet=quiet, as_json=as_json)
     from flows.sweep import sweep_grid
+    from tasks.comparison_summary import comparison_values
     from tasks.config_file import load_config
     from tasks.prefect_server import run_flow
     from tasks.sweep import read_axis
@@ -52,7 +65,8 @@ def sweep(
     loaded = load_config(config, overrides or [])
     axes = tuple(read_axis(text) for text in over)
     chosen, numbers = split_list(methods), seeds_of(seeds)
-    run_flow(lambda: sweep_grid(loaded, axes, chosen, numbers, parallel), loaded.output_root)
+    done = run_flow(lambda: sweep_grid(loaded, axes, chosen, numbers, parallel), loaded.output_root)
+    output.give(comparison_values(done.directory))
 
 
 def split_list(text: str) -> tuple[str, ...]:

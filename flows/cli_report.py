@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
+from flows.cli_options import Json, OutputRoot, Search
 
 
-def report(
-    search: Annotated[
-        str, typer.Argument(help="A search's directory, or its name or id under --output-root.")
-    ],
-    output_root: Annotated[str, typer.Option(help="What holds the searches' directories.")] = "searches",
-) -> None:
+def report(search: Search, output_root: OutputRoot = "searches", as_json: Json = False) -> None:
     """Write the report of a search, ended or not, as one HTML page and as Markdown."""
+    from tasks.console import output
+
+    output.choose(quiet=False, as_json=as_json)
     from tasks.report.page import write_page
     from tasks.search_status import find_search
+    from tasks.terminal import say
 
-    for page in write_page(find_search(output_root, search)):
-        print(page)
+    pages = [str(page) for page in write_page(find_search(output_root, search))]
+    for page in pages:
+        say(page)
+    output.give({"pages": pages})

@@ -21,15 +21,15 @@ from tasks.schedules import fill_in_run_number
 
 @flow(name="msft-search", flow_run_name=search_run_name, persist_result=False)
 def msft_search(
-    config: SearchConfig, accept_changes: bool = False, parent_run_id: str = ""
+    config: SearchConfig, accept_changes: bool = False, parent_run_id: str = "", wait_s: float = 0.0
 ) -> ChampionResult:
     """Search for the model that no sub-dataset over-fitted away, and return it.
 
     Run again after any interruption, it goes on from the last decision on record and the last checkpoint;
     `accept_changes` lets it do so on other packages or processes than it began with. `parent_run_id` is the MLflow
-    run of the comparison that it is part of.
+    run of the comparison that it is part of, and `wait_s` how long it waits for another process that still saves.
     """
-    return _search(config, accept_changes, parent_run_id=parent_run_id)
+    return _search(config, accept_changes, wait_s, parent_run_id)
 
 
 @tells_its_end

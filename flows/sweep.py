@@ -7,6 +7,7 @@ from prefect import flow
 from flows.compare import search_arm
 from tasks.comparison import comparison_of, open_comparison, refuse_failures, run_searches
 from tasks.config import SearchConfig
+from tasks.contracts import SearchRef
 from tasks.lifecycle import true_status
 from tasks.sweep import Axis, plan_sweep
 from tasks.sweep_report import report_sweep
@@ -19,7 +20,7 @@ def sweep_grid(
     methods: tuple[str, ...] = (),
     seeds: tuple[int, ...] = (),
     parallel: int | None = None,
-) -> None:
+) -> SearchRef:
     """Search at each point of a grid with each method and seed, and report peaks, their shifts, scores and costs.
 
     Run again, it takes searches that have ended as they are, and goes on with the others.
@@ -30,3 +31,4 @@ def sweep_grid(
         outcomes = run_searches(config, comparison, arms, lambda arm: search_arm(arm, comparison), parallel)
         report_sweep(comparison, axes, control, outcomes)
         refuse_failures(outcomes)
+    return comparison

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -49,8 +48,7 @@ class Output:
         """Take up the command's options."""
         self.is_json = as_json
         _TERMINAL.quiet = quiet
-        if as_json:
-            _TERMINAL.file = sys.stderr
+        _TERMINAL.stderr = as_json
 
     def give(self, result: Any) -> None:
         """Print a result for machines, where they asked for it."""

@@ -23,6 +23,7 @@ from tasks import tracking
 from tasks.config import SearchConfig
 from tasks.contracts import Value
 from tasks.errors import MsftError
+from tasks.flow_runs import RunningFlow, running_flows
 from tasks.launch import capture
 from tasks.redaction import without_password
 from tasks.search_status import SearchStatus, command_for, list_searches
@@ -51,15 +52,18 @@ def diagnose(config: SearchConfig | None, output_root: str, tracking_uri: str | 
     uri = own or f"sqlite:///{Path(root, 'mlflow.db').resolve()}"
     searches = list_searches(root)
     store = check_tracking(uri)
+    prefect = check_prefect(PREFECT_API_URL.value())
+    flows = running_flows() if prefect.verdict == "ok" and PREFECT_API_URL.value() else ()
     held = _run_statuses(uri) if store.verdict == "ok" and searches else {}
     return [
         check_python(platform.python_version(), metadata(DISTRIBUTION)["Requires-Python"]),
         *check_packages(requires(DISTRIBUTION) or []),
         check_devices(config),
         check_disk(root, shutil.disk_usage(_existing(Path(root))).free),
-        check_prefect(PREFECT_API_URL.value()),
+        prefect,
         store,
         *check_searches(searches, held),
+        *check_flow_runs(flows, searches, root),
         *check_workers(psutil.process_iter()),
     ]
 
@@ -187,6 +191,36 @@ def check_searches(searches: Sequence[SearchStatus], run_statuses: dict[str, str
             finding=f"{len(searches)} here, {running} running, none left behind",
         )
     ]
+
+
+def check_flow_runs(
+    flows: Sequence[RunningFlow] | None, searches: Sequence[SearchStatus], output_root: str
+) -> list[Check]:
+    """Name the flow runs that Prefect shows as RUNNING and that run none of the searches here.
+
+    The owner's line of a search names the flow run. One that another machine works for has its searches elsewhere, so
+    this hinders nothing.
+    """
+    if flows is None:
+        fix = "set PREFECT_API_AUTH_STRING or PREFECT_API_KEY, as its workers have it"
+        finding = "the Prefect server does not tell which runs it has"
+        return [Check(name="flow runs", verdict="warn", finding=finding, fix=fix)]
+    owners = [one.owner for one in searches if one.owner]
+    left = [flow for flow in flows if not any(owner.endswith(flow.id) for owner in owners)]
+    here = f"no search in {output_root} is its own"
+    return [
+        Check(
+            name="flow runs",
+            verdict="warn",
+            finding=f"{flow.name}: Prefect shows it as RUNNING{_since(flow)}, and {here}",
+            fix=f"prefect flow-run cancel {flow.id}, unless it runs on another machine or in another folder",
+        )
+        for flow in left
+    ]
+
+
+def _since(flow: RunningFlow) -> str:
+    return f" since {flow.since:%Y-%m-%dT%H:%M:%SZ}" if flow.since is not None else ""
 
 
 def check_workers(processes: Iterable[psutil.Process]) -> list[Check]:

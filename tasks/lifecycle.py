@@ -13,12 +13,12 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks import prefect_pages, registry, terminal, tracking
-from tasks.algorithm.state import SearchState
+from tasks.algorithm.state import CheckpointKey, SearchState
 from tasks.config import SearchConfig
 from tasks.config_file import dump_config, search_id_of
 from tasks.contracts import ChampionResult, CheckpointScores, Inputs, SearchRef, SubDatasetScore
 from tasks.environment import describe_environment
-from tasks.errors import ChangedWorldError, MsftError, TrackingError
+from tasks.errors import ChangedWorldError, EmptyCurveError, MsftError, TrackingError
 from tasks.evaluation import score_champion
 from tasks.journal import FILE, append_event, read_events, read_state
 from tasks.manifest import write_json
@@ -147,8 +147,9 @@ def crown_champion(
         test=test if test.scores else None,
     )
     registry.mark_checkpoint(search, key, {"msft.champion": "true"})
-    digests = {part.name: (part.test_sha256 or "")[:16] for part in inputs.sub_datasets}
-    registry.log_test_scores(search, checkpoint, test, digests)
+    hashes = {part.name: part.test_sha256 for part in inputs.sub_datasets if part.test_sha256 is not None}
+    tracking.log_test_datasets(search, test, hashes)
+    registry.log_test_scores(search, checkpoint, test, {name: sha256[:16] for name, sha256 in hashes.items()})
     append_event(search.directory, {"event": "champion_crowned", "champion": result.model_dump(mode="json")})
     return result
 
@@ -206,15 +207,22 @@ def meet_changes(config: SearchConfig, directory: str, inputs: Inputs, accept_ch
 def _held(search: SearchRef, inputs: Inputs, state: SearchState) -> CheckpointScores:
     """Return the champion's validation scores as MLflow holds them."""
     assert state.champion is not None
-    held = registry.held_scores(search, state.champion.checkpoint)
-    scores = tuple(
-        SubDatasetScore(
-            sub_dataset=name,
-            accuracy=held.value("accuracy", name),
-            loss=held.value("loss", name) or 0.0,
-            num_examples=int(held.value("num_examples", name) or 0),
-            correct="",
-        )
-        for name in inputs.names
+    key = state.champion.checkpoint
+    held = registry.held_scores(search, key)
+    scores = tuple(held_score(held, key, name) for name in inputs.names)
+    return CheckpointScores(key=key, sha256="", scores=scores, cost=held.cost())
+
+
+def held_score(held: registry.HeldScores, key: CheckpointKey, name: str) -> SubDatasetScore:
+    """Return a sub-dataset's score as MLflow holds it.
+
+    Raises:
+        EmptyCurveError: its loss or its number of rows is not there, so that it was not measured.
+    """
+    loss, count = held.value("loss", name), held.value("num_examples", name)
+    if loss is None or count is None:
+        raise EmptyCurveError(f"{name} at {key}")
+    accuracy = held.value("accuracy", name)
+    return SubDatasetScore(
+        sub_dataset=name, accuracy=accuracy, loss=loss, num_examples=int(count), correct=""
     )
-    return CheckpointScores(key=state.champion.checkpoint, sha256="", scores=scores, cost=held.cost())

@@ -103,7 +103,8 @@ def _gpus(config: SearchConfig, devices: Path) -> tuple[str, ...]:
 @contextmanager
 def _locked(path: Path, what: str, wait_s: float) -> Iterator[None]:
     deadline = time.monotonic() + wait_s
-    run = f", flow run {flow_run.id}" if flow_run.id else ""
+    # A comparison that starts again gives its searches new runs; the comparison's own stays the same.
+    run = f", flow run {flow_run.root_flow_run_id or flow_run.id}" if flow_run.id else ""
     with _open_for_all(path) as lock:
         while not _try_lock(lock):
             lock.seek(0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.markup import escape
@@ -56,10 +56,21 @@ def show_plan_and_actual(comparisons: Sequence[Comparison]) -> None:
     if not comparisons:
         return
     table = _table("plan and actual", *COURSES, "actual")
+    for cells in plan_and_actual(comparisons):
+        table.add_row(*cells)
+    print_table(table)
+
+
+def plan_and_actual(
+    comparisons: Sequence[Comparison], flops: Callable[[float], str] = "{:.3g}".format
+) -> tuple[tuple[str, ...], ...]:
+    """Return rows of texts: a quantity, its least, as expected and most by the plan, and what it came to."""
+    rows = []
     for row in comparisons:
         values = (row.least, row.expected, row.most, row.actual)
-        table.add_row(_QUANTITIES[row.quantity], *(_shown(row.quantity, value) for value in values))
-    print_table(table)
+        texts = [flops(value) if "flops" in row.quantity else _shown(row.quantity, value) for value in values]
+        rows.append((_QUANTITIES[row.quantity], *texts))
+    return tuple(rows)
 
 
 def _table(first: str, *headings: str) -> Table:

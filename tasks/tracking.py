@@ -13,7 +13,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from mlflow.exceptions import MlflowException
 
 from tasks.addresses import round_title, search_title
-from tasks.contracts import IntervalStats, Mixture, SearchRef, SubDatasetRef
+from tasks.contracts import CheckpointScores, IntervalStats, Mixture, SearchRef, SubDatasetRef
 from tasks.errors import CheckpointNotFoundError, DeletedRunError, TrackingError
 from tasks.story import spaced
 from tasks.tracking_client import bridges_outages, client_of, is_not_there, patiently
@@ -170,18 +170,28 @@ def close_round_run(search: SearchRef, round_index: int, tags: Mapping[str, str]
 @bridges_outages
 def log_datasets(search: SearchRef, sub_datasets: Iterable[SubDatasetRef]) -> None:
     """Link the train and validation rows, by their hashes, to the search's run."""
-    inputs = []
-    for sub_dataset in sub_datasets:
-        for context, split in (("train", sub_dataset.train), ("validation", sub_dataset.validation)):
-            source = json.dumps({"rows": split.num_rows, "tokens": split.num_tokens, "sha256": split.sha256})
-            dataset = Dataset(
-                name=f"{sub_dataset.name}/{context}",
-                digest=split.sha256[:16],
-                source_type="local",
-                source=source,
-            )
-            inputs.append(DatasetInput(dataset=dataset, tags=[InputTag("mlflow.data.context", context)]))
+    inputs = [
+        _dataset(part.name, context, rows.sha256, {"rows": rows.num_rows, "tokens": rows.num_tokens})
+        for part in sub_datasets
+        for context, rows in (("train", part.train), ("validation", part.validation))
+    ]
     client_of(search.tracking_uri).log_inputs(search.run_id, datasets=inputs)
+
+
+@bridges_outages
+def log_test_datasets(search: SearchRef, test: CheckpointScores, hashes: Mapping[str, str]) -> None:
+    """Link the test rows that the champion was scored on; not before, since a search must not depend on them."""
+    inputs = [
+        _dataset(score.sub_dataset, "test", hashes[score.sub_dataset], {"rows": score.num_examples})
+        for score in test.scores
+    ]
+    client_of(search.tracking_uri).log_inputs(search.run_id, datasets=inputs)
+
+
+def _dataset(name: str, context: str, sha256: str, size: Mapping[str, int]) -> DatasetInput:
+    source = json.dumps({**size, "sha256": sha256})
+    dataset = Dataset(f"{name}/{context}", sha256[:16], source_type="local", source=source)
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
 
 
 @bridges_outages

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from tasks.plan_view import plan_and_actual, size_text
 from tasks.report import words
 from tasks.report.curves import mean_chart, sub_dataset_charts
 from tasks.report.remarks import remarks
@@ -77,6 +78,8 @@ def _contents(story: Story) -> dict[str, Any]:
         "is_champion_discarded": story.champion is not None
         and is_discarded(story, story.champion.checkpoint),
         "costs": cost_rows(story),
+        "plan": plan_and_actual(story.plan, words.flops),
+        "size": size_text,
         "mixture": mixture_rows(story),
         "data": data_rows(story),
         "settings": (*_identity(story), *settings_rows(story, _SECTIONS)),

@@ -13,6 +13,7 @@ from tasks.algorithm.peaks import Curve, MetricPoint
 from tasks.algorithm.state import Champion, CheckpointKey, SearchState
 from tasks.contracts import ChampionResult
 from tasks.journal import read_events, read_state
+from tasks.planning import Comparison, compare_with_plan, read_plan
 
 FULL_EPOCHS = "full-mixture epochs"
 ROWS = "training rows"
@@ -90,6 +91,7 @@ class Story:
         crowned: the champion with its test scores; None while the search goes on.
         round_under_way: a round that has begun and is not decided.
         accepted_changes: what was accepted on the way that may change the result.
+        plan: what the search was to cost beside what it did; empty without a plan or a decided round.
     """
 
     search_id: str
@@ -106,6 +108,7 @@ class Story:
     crowned: ChampionResult | None
     round_under_way: int | None
     accepted_changes: tuple[str, ...] = field(default=())
+    plan: tuple[Comparison, ...] = field(default=())
 
     @property
     def title(self) -> str:
@@ -142,6 +145,11 @@ class Story:
     def totals(self) -> dict[str, LedgerLine]:
         """Return the ledger's sums over all rounds by kind of work."""
         return total_by_kind(line for told in self.rounds for line in told.ledger)
+
+    @property
+    def all_flops(self) -> float:
+        """Return the FLOPs of all work on record, what was repeated after interruptions among it."""
+        return sum(line.flops for line in self.totals.values())
 
     def shown(self, score: float) -> float:
         """Return a score in the unit that people read: an accuracy, or a loss in nats a token."""
@@ -185,7 +193,13 @@ def read_story(directory: str) -> Story:
             if event["event"] == "world_changed"
             for difference in event["differences"]
         ),
+        plan=_plan(directory, decided),
     )
+
+
+def _plan(directory: str, decided: Sequence[Mapping[str, Any]]) -> tuple[Comparison, ...]:
+    plan = read_plan(directory)
+    return tuple(compare_with_plan(plan, decided)) if plan is not None and decided else ()
 
 
 def _rounds(

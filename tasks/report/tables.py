@@ -119,10 +119,9 @@ class CostRow:
 
 
 def cost_rows(story: Story) -> tuple[CostRow, ...]:
-    """Return the sums of accepted, discarded and evaluation work."""
-    lines = story.totals.values()
-    total = sum(line.flops for line in lines)
-    return tuple(CostRow(line, line.flops / total if total else 0.0) for line in lines)
+    """Return the sums of each kind of work."""
+    total = story.all_flops
+    return tuple(CostRow(line, line.flops / total if total else 0.0) for line in story.totals.values())
 
 
 @dataclass(frozen=True)

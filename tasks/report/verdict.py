@@ -97,13 +97,15 @@ def _cost(story: Story) -> str:
     totals = story.totals
     accepted, discarded, evaluation = (totals[kind] for kind in ("accepted", "discarded", "evaluation"))
     trained = accepted.num_tokens + discarded.num_tokens
-    all_flops = accepted.flops + discarded.flops + evaluation.flops
+    all_flops = story.all_flops
     spent = f"{story.spent:.2f} {story.unit}" if story.unit == FULL_EPOCHS else f"{story.spent:,.0f} rows"
     lost = f"{discarded.num_tokens / trained:.0%} were discarded by rollbacks" if trained else "none counted"
     lost = lost if discarded.num_examples else "none were discarded"
     so_far = "" if story.state.is_finished else "So far it"
     evaluated = f"{evaluation.flops / all_flops:.0%}" if all_flops else "none"
+    repeated = totals["restart"].flops
+    again = f" and work repeated after interruptions {words.share(repeated / all_flops)}" if repeated else ""
     return (
         f"{so_far or 'The search'} trained on {spent} ({trained:,} tokens), of which {lost}; of "
-        f"{words.flops(all_flops)} in all, evaluation took {evaluated}."
+        f"{words.flops(all_flops)} in all, evaluation took {evaluated}{again}."
     )

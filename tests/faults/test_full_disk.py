@@ -91,7 +91,7 @@ def test_a_small_file_keeps_its_content_and_leaves_nothing_else(small_disk: Path
 
 
 def test_progress_that_cannot_be_shown_ends_no_training(small_disk: Path) -> None:
-    progress = ProgressFile(small_disk, 0, 10)
+    progress = ProgressFile(small_disk, 0, 10, "cpu")
     progress.report(1, 0.5, 1.0, TRAINED)
     filler = fill(small_disk)
     progress.report(2, 0.5, 1.0, TRAINED)

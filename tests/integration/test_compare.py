@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import time
+from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlflow
@@ -10,10 +14,18 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-from flows.compare import compare_methods
-from tasks import training
+from flows.compare import compare_file, compare_methods
+from tasks import ownership, training
+from tasks.comparison import plan_comparison
 from tasks.config import SearchConfig
+from tasks.config_file import dump_config, load_config
 from tasks.errors import IncompleteComparisonError, WorkerError
+from tasks.ownership import directory_of, own_directory
+from tasks.schedules import fill_in_run_number
+from tests.integration.conftest import REPOSITORY
+from tests.integration.test_commands import msft
+
+RUN_ID = "0698fb76-ea9a-7be7-8000-75f2a5a8d2b3"
 
 
 def runs_of(config: SearchConfig) -> list[Any]:
@@ -75,3 +87,48 @@ def test_a_comparison_reports_what_ended_and_run_again_trains_only_what_failed(
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert parent.data.metrics["sft/mean"] == pytest.approx(summary.loc["sft", "mean"])
     assert parent.data.params["seeds"] == "5"
+
+    file = tmp_path / "smoke.yaml"
+    file.write_text(dump_config(config))
+    told = msft(
+        "compare", str(file), "--methods", "sft,msft", "--seeds", "5", "--json", home=tmp_path / "prefect"
+    )
+    assert told.returncode == 0, told.stderr
+    values = json.loads(told.stdout)  # and so nothing else
+    assert values["directory"] == str(directory)
+    by_method = {row["method"]: row for row in values["summary"]}
+    assert by_method["msft"]["difference"] == pytest.approx(summary.loc["msft", "difference"])
+    assert by_method["sft"]["difference"] is None
+    assert {row["error"] for row in values["runs"]} == {None}
+
+
+def test_a_rescheduled_comparison_waits_for_a_search_that_still_saves_and_gives_the_run_its_own_seed(
+    prefect_server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attempt before holds the search's directory until this one has found that out."""
+    file = str(REPOSITORY / "deployments" / "configs" / "smoke.yaml")
+    shorter = ("search.max_epochs=0.5", "search.compute_budget_epochs=0.5", f"output_root={tmp_path}")
+    monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__ID", RUN_ID)
+    (seed,) = fill_in_run_number(["seed={run}"])
+    config = load_config(file, [*shorter, seed])
+    (arm,), _ = plan_comparison(config, ("sft",), (), "")
+    with ExitStack() as attempt_before:
+        attempt_before.enter_context(own_directory(arm.config))
+        waits: list[float] = []
+
+        def save_meanwhile(wait_s: float) -> None:
+            waits.append(wait_s)
+            attempt_before.close()
+
+        monkeypatch.setattr(
+            ownership, "time", SimpleNamespace(monotonic=time.monotonic, sleep=save_meanwhile)
+        )
+        state = compare_file(
+            file, ("sft",), control="sft", overrides=(*shorter, "seed={run}"), return_state=True
+        )
+    assert state.is_completed(), state.message
+    assert len(waits) == 1
+    lock = Path(directory_of(arm.config), "lock").read_text()
+    assert (
+        f"flow run {state.state_details.flow_run_id}" in lock
+    )  # the comparison's, which another attempt shares

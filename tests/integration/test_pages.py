@@ -14,7 +14,10 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, FlowRunFilter, FlowRunFilterName
 
 from tasks.config import SearchConfig
+from tasks.errors import EmptyCurveError
 from tasks.journal import read_events
+from tasks.lifecycle import held_score
+from tasks.registry import HeldScores
 from tasks.story import rounds_of, spaced
 
 
@@ -80,6 +83,31 @@ def test_checkpoints_sort_by_their_mean_and_name_the_rows_they_were_scored_on(st
         assert {(m.dataset_name, m.dataset_digest) for m in losses} <= logged
         assert model.tags["msft.path"] in ("accepted", "discarded")
         assert int(model.params["step"]) == int(model.name[-8:])
+
+
+def test_the_champions_test_scores_name_the_rows_that_the_run_links(store: Store) -> None:
+    logged = {
+        i.dataset.name: (i.dataset.digest, [tag.value for tag in i.tags])
+        for i in store.parent.inputs.dataset_inputs
+    }
+    started = read_events(str(store.directory))[0]
+    (champion,) = store.client.search_logged_models(
+        [store.experiment.experiment_id], filter_string="name = 'champion'"
+    )
+    metrics = {metric.key: metric for metric in champion.metrics}
+    for name in ("max", "cmp", "roman"):
+        digest = started["content"][f"{name}/test"][:16]
+        assert logged[f"{name}/test"] == (digest, ["test"])
+        score = metrics[f"test/loss/{name}"]
+        assert (score.dataset_name, score.dataset_digest) == (f"{name}/test", digest)
+
+
+def test_a_score_that_mlflow_does_not_hold_is_no_zero(store: Store, searched: Any) -> None:
+    model = store.checkpoints()[0]
+    key = searched[1].key
+    assert held_score(HeldScores(model), key, "max").loss > 0
+    with pytest.raises(EmptyCurveError, match="nowhere at round"):
+        held_score(HeldScores(model), key, "nowhere")
 
 
 def test_each_round_shows_the_machine_it_ran_on(store: Store) -> None:

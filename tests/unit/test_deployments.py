@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import kubernetes_validate
 import pytest
 import yaml
 from prefect.client.schemas.objects import FlowRun, State, StateType
@@ -16,6 +17,7 @@ from prefect.flows import load_flow_from_entrypoint
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools.validation import validate
+from prefect.utilities.templating import apply_values
 
 from flows.compare import compare_file
 from flows.search import search_file
@@ -122,6 +124,21 @@ def test_a_kubernetes_job_gets_a_gpu_and_time_to_save() -> None:
     assert pod["terminationGracePeriodSeconds"] == "{{ grace_period_seconds }}"
     assert (given["gpus"], given["backoff_limit"]) == (1, 0)
     assert given["grace_period_seconds"] > 30  # after which Prefect itself ends the run
+
+
+def test_the_job_that_prefect_renders_is_valid_and_knows_no_other_fields() -> None:
+    template = yaml.safe_load((FILE.parent / "kubernetes.yaml").read_text())
+    known = template["variables"]["properties"]
+    given = DEPLOYMENTS["search-kubernetes"]["work_pool"]["job_variables"]
+    defaults = {name: variable["default"] for name, variable in known.items() if "default" in variable}
+    # What a worker adds: the run's name and command, and its environment as Kubernetes has it.
+    own = {"name": "search", "command": ["prefect", "flow-run", "execute"], "image": "msft:1"}
+    own["env"] = [{"name": name, "value": value} for name, value in given["env"].items()]
+    manifest = template["job_configuration"]["job_manifest"]
+    job = apply_values(manifest, defaults | given | own, remove_notset=True)
+    assert "{{" not in str(job)
+    kubernetes_validate.validate(job, "1.37", strict=True)
+    assert (job["spec"]["parallelism"], job["spec"]["completions"]) == (1, 1)
 
 
 def test_no_path_of_a_machine_and_no_registry_is_named() -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tasks.compared_methods import configure
 from tasks.config_draft import write_draft
 from tasks.config_file import load_config
 from tasks.data_folder import find_data
@@ -133,6 +135,29 @@ def test_a_mixture_with_long_completions_is_selected_by_loss(tmp_path: Path) -> 
     config = load_config(write_draft(str(tmp_path / "data"), str(tmp_path / "x.yaml"), "none").path)
     assert config.evaluation.selection == "loss"
     assert [part.metric for part in config.mixture.sub_datasets] == ["auto", "loss"]
+
+
+def test_averaging_is_on_and_the_measured_search_stands_ready_under_the_papers(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write(tmp_path / "data" / f"{name}.jsonl", PAIR)
+    written = Path(write_draft(str(tmp_path / "data"), str(tmp_path / "x.yaml"), "none").path)
+    papers = load_config(str(written))
+    assert (papers.training.ema, papers.search.compute_budget_epochs, papers.search.options) == (
+        0.99,
+        2.0,
+        {},
+    )
+    written.write_text(
+        re.sub(
+            r"^  # (compute_budget_epochs|evals_per_epoch|options):",
+            r"  \1:",
+            written.read_text(),
+            flags=re.M,
+        )
+    )
+    uncommented = load_config(str(written))
+    assert uncommented == configure(papers, "msft_plus", papers.seed, {}, papers.name)
+    assert uncommented != papers
 
 
 def test_the_models_own_limit_of_tokens_is_kept(tmp_path: Path) -> None:

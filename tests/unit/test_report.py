@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import xml.etree.ElementTree as ET
 from itertools import pairwise
@@ -16,12 +17,13 @@ from flows.cli import app
 from tasks.algorithm.ledger import ledger_lines, total_by_kind
 from tasks.algorithm.state import CheckpointKey
 from tasks.errors import JournalError
+from tasks.planning import FILE, Plan, Work
 from tasks.report.axes import axis_over, spread
 from tasks.report.curves import mean_chart, sub_dataset_charts
 from tasks.report.page import render_html, render_markdown, write_page
 from tasks.report.remarks import remarks
 from tasks.report.story import Story, read_story
-from tasks.report.tables import score_rows
+from tasks.report.tables import cost_rows, score_rows
 from tasks.report.tree import checkpoint_tree
 from tasks.report.verdict import standing, verdict
 from tests.unit.made_search import MadeSearch
@@ -87,6 +89,49 @@ def test_the_verdict_says_what_was_excluded_who_won_and_what_it_cost(rolled_back
         "10 GFLOPs in all, evaluation took 30%.",
     )
     assert standing(_story(rolled_back)) == "Ended after 3 rounds: enough is spent"
+
+
+def test_what_interruptions_had_repeated_is_in_one_total_and_has_a_colour(rolled_back: MadeSearch) -> None:
+    journal = rolled_back.directory / "journal.jsonl"
+    *before, crowned = rolled_back.events()
+    before[-1]["restarts"] = [{"lost": {"flops": 6e9, "num_tokens": 3000, "seconds": 1.0}}]
+    journal.write_text("".join(json.dumps(event) + "\n" for event in [*before, crowned]))
+    story = _story(rolled_back)
+    # 7 GFLOPs of training, 3 of evaluation, 6 repeated
+    assert verdict(story)[2].endswith(
+        "of 16 GFLOPs in all, evaluation took 19% and work repeated after interruptions 38%."
+    )
+    assert [row.flops_share for row in cost_rows(story)] == [2 / 16, 5 / 16, 3 / 16, 6 / 16]
+    html = render_html(story)
+    for kind in story.totals:
+        assert f'class="work-{kind}"' in html
+        assert f".work-{kind} {{ background:" in html
+
+
+def test_both_pages_show_the_bytes_written_and_the_plan_beside_what_came_of_it(
+    rolled_back: MadeSearch,
+) -> None:
+    journal = rolled_back.directory / "journal.jsonl"
+    started, *rest = rolled_back.events()
+    rest[0]["checkpoints"] = [{"key": {"round": 0, "step": 10}, "num_bytes": 2_500_000, "seconds": 0.0}]
+    journal.write_text("".join(json.dumps(event) + "\n" for event in [started, *rest]))
+    assert "Plan and actual" not in render_html(_story(rolled_back))
+    work = Work.model_validate({field: 11 for field in Work.model_fields} | {"bytes_written": 7_000_000})
+    plan = Plan(num_sub_datasets=2, num_parameters=9, num_trained=9, least=work, expected=work, most=work)
+    (rolled_back.directory / FILE).write_text(plan.model_dump_json())
+    story = _story(rolled_back)
+    html, markdown = render_html(story), render_markdown(story)
+    assert "| accepted | 20% | 2 GFLOPs | 2,000 | 200 | 2.5 MB | 4 s |" in markdown
+    assert '<td class="number">2.5 MB</td>' in html
+    assert "| rounds | 11 | 11 | 11 | 3 |" in markdown
+    assert "| checkpoints written | 7.0 MB | 7.0 MB | 7.0 MB | 2.5 MB |" in markdown
+    told = (
+        '<th class="name">rounds</th>' + 3 * '<td class="number">11</td>' + '<td class="number"><b>3</b></td>'
+    )
+    assert told in html
+    assert (
+        "| training FLOPs | 11 FLOPs | 11 FLOPs | 11 FLOPs | 7 GFLOPs |" in markdown
+    )  # as all FLOPs of the pages
 
 
 def test_the_shading_covers_the_discarded_stretches_and_nothing_else(rolled_back: MadeSearch) -> None:

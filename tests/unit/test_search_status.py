@@ -15,6 +15,7 @@ from tasks.config import SearchConfig
 from tasks.config_file import dump_config, parse_config, search_id_of
 from tasks.diagnosis import (
     check_disk,
+    check_flow_runs,
     check_packages,
     check_prefect,
     check_python,
@@ -23,6 +24,7 @@ from tasks.diagnosis import (
     check_workers,
 )
 from tasks.errors import ConfigError, OtherSearchError, SearchNotFoundError
+from tasks.flow_runs import RunningFlow
 from tasks.journal import append_event
 from tasks.ownership import own_directory
 from tasks.progress import ProgressFile
@@ -62,7 +64,7 @@ def test_a_search_that_nobody_runs_is_resumable_and_says_where_it_stands(tmp_pat
     directory = begin(tmp_path, config_in(tmp_path))
     decide(directory)
     (directory / "rounds" / "001").mkdir()
-    ProgressFile(directory / "rounds" / "001", 0, 30).report(12, 1.0, 2.0, NONE)
+    ProgressFile(directory / "rounds" / "001", 0, 30, "cpu").report(12, 1.0, 2.0, NONE)
     one = status_of(str(directory))
     assert (one.condition, one.owner, one.round, one.progress) == ("resumable", None, 1, (12, 30))
     assert (one.active, one.excluded, one.champion) == (("b",), ("a",), "round 0 step 4")
@@ -139,6 +141,20 @@ def test_a_left_search_is_named_with_the_command_that_goes_on(
     assert "while MLflow shows it as RUNNING" in left.finding
     (without,) = check_searches(list_searches(str(tmp_path)), {search_id: "KILLED"})
     assert "MLflow" not in without.finding
+
+
+def test_a_flow_run_that_runs_a_search_here_is_no_leftover(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [RunningFlow(id=name, name=f"search-{name}", since=None) for name in ("mine", "lost")]
+    monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__ID", "mine")
+    with own_directory(config_in(tmp_path)):
+        (left,) = check_flow_runs(runs, list_searches(str(tmp_path)), "searches")
+    assert (left.verdict, left.fix.partition(",")[0]) == ("warn", "prefect flow-run cancel lost")
+    assert "search-lost: Prefect shows it as RUNNING, and no search in searches is its own" in left.finding
+    assert check_flow_runs([], [], "searches") == []
+    (silent,) = check_flow_runs(None, [], "searches")
+    assert "PREFECT_API_AUTH_STRING" in silent.fix
 
 
 def test_a_worker_without_its_search_is_named_with_the_command_that_ends_it() -> None:

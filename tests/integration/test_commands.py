@@ -1,0 +1,185 @@
+"""Every command of `msft` in a process of its own: exit codes, and what stands on stdout and what does not."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import StateType
+from prefect.settings import PREFECT_API_URL
+from prefect.states import Running
+
+from tests.integration.conftest import REPOSITORY
+
+SMOKE = str(REPOSITORY / "deployments" / "configs" / "smoke.yaml")
+COLOUR = re.compile(r"\x1b\[[0-9;]*3[0-7]")
+
+
+def msft(
+    *arguments: str, home: Path, stand_in: Path | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the command as a user would, whose environment knows of no server but that of `environment`."""
+    inherited = {
+        key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "MLFLOW_"))
+    }
+    paths = {"PREFECT_HOME": str(home), "PYTHONPATH": str(REPOSITORY)}
+    return subprocess.run(
+        [sys.executable, "-m", "flows.cli", *arguments],
+        env={**inherited, **paths, **environment},
+        cwd=stand_in,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+@pytest.fixture(scope="module")
+def place(searched: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a user stands: a finished search under searches/, and a folder of data."""
+    config, _ = searched
+    place = tmp_path_factory.mktemp("place")
+    (place / "searches").symlink_to(config.output_root)
+    (place / "data").mkdir()
+    rows = [{"prompt": f"{n} + 1 =", "completion": f" {n + 1}"} for n in range(20)]
+    (place / "data" / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return place
+
+
+DONE: dict[str, tuple[tuple[str, ...], set[str]]] = {
+    "init": (("init", "data", "--model", "none"), {"config", "sub_datasets"}),
+    "plan": (("plan", SMOKE, "--set", "output_root=searches"), {"plan", "prices"}),
+    "search": (("search", SMOKE, "--set", "output_root=searches"), {"champion", "ledger", "plan"}),
+    "resume": (("resume", "smoke"), {"champion", "ledger", "plan"}),
+    "status": (("status", "smoke"), {"condition", "champion_score"}),
+    "report": (("report", "smoke"), {"pages"}),
+    "export": (("export", "smoke", "--to", "out/model"), {"to", "num_bytes"}),
+    "sweep": (
+        ("sweep", SMOKE, "--over", "search.max_epochs=0.5", "--methods", "sft", "--set", "output_root=swept"),
+        {"summary", "runs"},
+    ),
+}
+
+
+@pytest.mark.parametrize("command", DONE)
+def test_a_command_that_is_done_ends_with_0_and_gives_under_json_one_value_on_stdout(
+    place: Path, command: str
+) -> None:
+    arguments, keys = DONE[command]
+    ended = msft(*arguments, "--json", home=place / "prefect", stand_in=place)
+    assert ended.returncode == 0, ended.stderr
+    assert keys <= json.loads(ended.stdout).keys()
+    assert ended.stderr.strip()  # what a person reads stands there instead
+
+
+def test_the_doctor_gives_its_checks_and_ends_as_they_do(place: Path) -> None:
+    ended = msft("doctor", "--json", home=place / "prefect", stand_in=place)
+    checks = json.loads(ended.stdout)
+    assert ended.returncode == int(any(check["verdict"] == "fail" for check in checks)), ended.stderr
+    assert {"python", "torch", "disk", "prefect", "mlflow", "searches"} <= {check["name"] for check in checks}
+
+
+def test_the_doctor_names_a_flow_run_that_nobody_runs_and_its_fix_ends_it(
+    place: Path, prefect_server: None
+) -> None:
+    @flow(name="msft-search")
+    def lost() -> None:
+        """Stand for a search whose machine was lost: Prefect heard of its begin, and of nothing since."""
+
+    server = {"PREFECT_API_URL": str(PREFECT_API_URL.value())}
+    with get_client(sync_client=True) as client:
+        run = client.create_flow_run(lost, name="search-lost", state=Running())
+        told = msft("doctor", "--json", home=place / "prefect", stand_in=place, **server)
+        (found,) = [check for check in json.loads(told.stdout) if check["name"] == "flow runs"]
+        assert found["verdict"] == "warn"
+        assert "search-lost: Prefect shows it as RUNNING" in found["finding"]
+        command = found["fix"].partition(",")[0]
+        assert command == f"prefect flow-run cancel {run.id}"
+        subprocess.run(
+            [sys.executable, "-m", *command.split()], env={**os.environ, **server}, check=True, timeout=300
+        )
+        state = client.read_flow_run(run.id).state
+    assert state is not None
+    assert state.type == StateType.CANCELLED
+
+
+def test_a_deployment_is_told_line_by_line(place: Path, prefect_server: None) -> None:
+    server = {"PREFECT_API_URL": str(PREFECT_API_URL.value())}
+    ended = msft("deploy", "--json", home=place / "prefect", stand_in=place, **server)
+    assert ended.returncode == 0, ended.stderr
+    assert "work pool msft-process: created, of type process" in json.loads(ended.stdout)["lines"]
+
+
+@pytest.mark.parametrize("command", ["plan", "search", "resume", "sweep"])
+def test_quiet_leaves_stdout_empty(place: Path, command: str) -> None:
+    ended = msft(*DONE[command][0], "--quiet", home=place / "prefect", stand_in=place)
+    assert (ended.returncode, ended.stdout) == (0, ""), ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("status", "nothing"), 1, "no such search"),
+        (("resume", "nothing"), 1, "no such search"),
+        (("report", "nothing"), 1, "no such search"),
+        (("export", "nothing", "--to", "out"), 1, "no such search"),
+        (("init", "nowhere"), 1, "nowhere"),
+        (("deploy",), 1, "PREFECT_API_URL is not set"),
+        (("plan", SMOKE, "--set", "sed=1"), 2, "did you mean seed"),
+        (("search", SMOKE, "--set", "sed=1"), 2, "did you mean seed"),
+        (("doctor", SMOKE, "--set", "sed=1"), 2, "did you mean seed"),
+        (("compare", SMOKE, "--methods", "sfd"), 2, "no method 'sfd'"),
+        (("compare", SMOKE, "--seeds", "one"), 2, "wanted whole numbers"),
+        (("sweep", SMOKE, "--over", "rows"), 2, "wanted the form a.b=1,2,3"),
+    ],
+    ids=lambda value: " ".join(value[:1]) if isinstance(value, tuple) else None,
+)
+def test_what_fails_ends_with_1_what_is_refused_with_2_and_both_say_why_under_json_too(
+    tmp_path: Path, arguments: Sequence[str], code: int, said: str
+) -> None:
+    ended = msft(*arguments, "--json", home=tmp_path, stand_in=tmp_path)
+    assert (ended.returncode, "Traceback" in ended.stderr) == (code, False), ended.stderr
+    assert said in json.loads(ended.stdout)["error"]
+    assert said in " ".join(ended.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("serch", SMOKE), "Did you mean 'search'?"),
+        (("search",), "Missing argument 'CONFIG'"),
+        (("search", SMOKE, "--jsn"), "No such option: --jsn"),
+        (("deploy", "--schedule", "never"), "'off', 'queue', 'skip'"),
+    ],
+)
+def test_a_command_line_that_cannot_be_read_ends_with_2_and_a_hint(
+    tmp_path: Path, arguments: Sequence[str], said: str
+) -> None:
+    ended = msft(*arguments, home=tmp_path, stand_in=tmp_path)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert said in ended.stderr
+
+
+def test_no_color_leaves_out_colours_that_a_terminal_would_have(tmp_path: Path) -> None:
+    bright = msft("report", "nothing", home=tmp_path, stand_in=tmp_path, FORCE_COLOR="1")
+    plain = msft("report", "nothing", home=tmp_path, stand_in=tmp_path, FORCE_COLOR="1", NO_COLOR="1")
+    assert COLOUR.search(bright.stdout)
+    assert not COLOUR.search(plain.stdout)
+    assert "no such search" in plain.stdout
+
+
+def test_a_shell_is_given_its_completion(tmp_path: Path) -> None:
+    for shell in ("bash", "zsh", "fish"):
+        ended = msft(
+            "--show-completion", shell, home=tmp_path, _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1"
+        )
+        assert ended.returncode == 0, ended.stderr
+        assert "complete" in ended.stdout
