@@ -12,7 +12,7 @@ from prefect.cache_policies import NO_CACHE
 from rich.markup import escape
 from rich.table import Table
 
-from tasks import terminal, tracking
+from tasks import run_log, terminal, tracking
 from tasks.comparison import Finding, find_all, title_of
 from tasks.config import SearchConfig
 from tasks.console import console, print_table
@@ -46,9 +46,9 @@ def report_comparison(
         )
         show_comparison(config, frames, control)
     terminal.note(f"files: {directory}")
-    tracking.log_files(comparison, paths, "comparison")
+    run_log.log_files(comparison, paths, "comparison")
     metrics = comparison_metrics(frames["summary"]) if findings else {}
-    tracking.log_summary(comparison, metrics, {"msft.control": control}, stamp_of(findings))
+    run_log.log_summary(comparison, metrics, {"msft.control": control}, stamp_of(findings))
     tracking.close_search_run(comparison, "FAILED" if any(o.error for o in outcomes) else "FINISHED")
 
 

@@ -10,14 +10,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
 from pathlib import Path
 
 from tasks import terminal
 from tasks.config import TrainingConfig
 from tasks.contracts import WorkerFailure
 from tasks.errors import WorkerError
+from tasks.lanes import current_lane
 from tasks.manifest import no_room
 
 # A worker finishes its optimizer step and saves a checkpoint after SIGTERM; then the group is killed.
@@ -29,32 +28,6 @@ _LOG_TAIL = 15
 # Runs a module, and ends it when this process is gone.
 _LIFELINE = "tasks.workers.lifeline"
 _TIED = (sys.executable, "-m", _LIFELINE)
-
-
-@dataclass(frozen=True)
-class Lane:
-    """Where one of several searches that run side by side in this process runs, and what ends it.
-
-    Attributes:
-        gpus: CUDA_VISIBLE_DEVICES of its workers; None: as this process has it.
-        is_over: set to end its workers and the search itself, which a signal does to the main thread only.
-    """
-
-    gpus: str | None
-    is_over: threading.Event
-
-
-_LANE: ContextVar[Lane | None] = ContextVar("lane", default=None)
-
-
-@contextmanager
-def in_lane(lane: Lane) -> Iterator[None]:
-    """Start the workers of the block's search in a lane."""
-    token = _LANE.set(lane)
-    try:
-        yield
-    finally:
-        _LANE.reset(token)
 
 
 def run_module(
@@ -104,7 +77,7 @@ def failure_path_of(spec: Path) -> Path:
 
 def _environment(threads: int | None) -> dict[str, str]:
     count = str(num_threads(threads))
-    lane = _LANE.get()
+    lane = current_lane()
     return {
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as the driver numbers them, whose ids the locks go by
         **os.environ,
@@ -138,7 +111,7 @@ def visible_gpus(devices: Path) -> tuple[str, ...]:
     A container may have the machine's fourth alone, as nvidia3: CUDA counts what is there.
     """
     found = [str(number) for number, _ in enumerate(devices.glob("nvidia[0-9]*"))]
-    lane = _LANE.get()
+    lane = current_lane()
     chosen = lane.gpus if lane is not None and lane.gpus else os.environ.get("CUDA_VISIBLE_DEVICES")
     if not found or chosen is None:
         return tuple(found)
@@ -228,7 +201,7 @@ def _run(
 
 
 def _wait(process: subprocess.Popen[bytes], on_poll: Callable[[], None] | None) -> None:
-    lane = _LANE.get()
+    lane = current_lane()
     while process.poll() is None:
         if lane is not None and lane.is_over.is_set():
             raise KeyboardInterrupt

@@ -12,7 +12,7 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import prefect_pages, registry, terminal, tracking
+from tasks import prefect_pages, registry, run_log, terminal, tracking
 from tasks.algorithm.state import CheckpointKey, SearchState
 from tasks.config import SearchConfig
 from tasks.config_file import dump_config, search_id_of
@@ -58,7 +58,7 @@ def open_search(
     )
     if not events:
         _begin(config, search, inputs)
-    tracking.log_files(search, [Path(directory, FILE)])
+    run_log.log_files(search, [Path(directory, FILE)])
     prefect_pages.show_link(search)
     state = read_state(directory)
     terminal.show_search(search, state, is_resumed=bool(events))
@@ -85,8 +85,8 @@ def _begin(config: SearchConfig, search: SearchRef, inputs: Inputs) -> None:
     write_json(files[0], dump_config(config))  # other searches of this name read it
     write_json(files[1], json.dumps(environment, indent=1) + "\n")
     files.append(record_plan(config, search.directory, inputs))
-    tracking.log_datasets(search, inputs.sub_datasets)
-    tracking.log_files(search, files)
+    run_log.log_datasets(search, inputs.sub_datasets)
+    run_log.log_files(search, files)
     started = {
         "event": "search_started",
         "search_id": search.search_id,
@@ -148,7 +148,7 @@ def crown_champion(
     )
     registry.mark_checkpoint(search, key, {"msft.champion": "true"})
     hashes = {part.name: part.test_sha256 for part in inputs.sub_datasets if part.test_sha256 is not None}
-    tracking.log_test_datasets(search, test, hashes)
+    run_log.log_test_datasets(search, test, hashes)
     registry.log_test_scores(search, checkpoint, test, {name: sha256[:16] for name, sha256 in hashes.items()})
     append_event(search.directory, {"event": "champion_crowned", "champion": result.model_dump(mode="json")})
     return result

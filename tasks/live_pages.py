@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tasks import registry, terminal, tracking
+from tasks import registry, run_log, terminal, tracking
 from tasks.contracts import CheckpointRef, IntervalStats, Mixture, RolloutSpec, SearchRef
 from tasks.errors import MsftError
 from tasks.manifest import checkpoint_directory
@@ -36,7 +36,7 @@ def record_published(
     published_at_ms = {checkpoint.key: checkpoint.published_at_ms for checkpoint in checkpoints}
     for interval in intervals:
         if interval.key in published_at_ms:
-            tracking.log_training(search, run_id, interval, published_at_ms[interval.key])
+            run_log.log_training(search, run_id, interval, published_at_ms[interval.key])
 
 
 @contextmanager
@@ -106,7 +106,7 @@ class LivePages:
             self._register_new()
         if is_end or time.monotonic() >= self._log_at:
             self._log_at = time.monotonic() + _LOG_S
-            tracking.log_system(self._search, self._run_id, self._readings.take(), self._step)
+            run_log.log_system(self._search, self._run_id, self._readings.take(), self._step)
 
     def _register_new(self) -> None:
         directories = {

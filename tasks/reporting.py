@@ -11,7 +11,7 @@ import pandas as pd
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import prefect_pages, registry, terminal, tracking
+from tasks import prefect_pages, registry, run_log, terminal, tracking
 from tasks.algorithm.ledger import ledger_lines, total_by_kind
 from tasks.algorithm.state import CheckpointKey, SearchState
 from tasks.config import SearchConfig
@@ -33,14 +33,14 @@ def report_round(search: SearchRef, state: SearchState) -> None:
     """
     events = read_events(search.directory)
     rounds = _rounds(events)
-    tracking.describe_run(search, search.run_id, tell_search(events))
+    run_log.describe_run(search, search.run_id, tell_search(events))
     if not rounds:
         return
     event = rounds[-1]
     decision = event["decision"]
     _show_accepted(search, event)
     run_id = tracking.round_run_of(search, event["round"])
-    tracking.describe_run(search, run_id, tell_round(event, by_loss=is_by_loss(events)))
+    run_log.describe_run(search, run_id, tell_round(event, by_loss=is_by_loss(events)))
     tracking.close_round_run(
         search,
         event["round"],
@@ -52,8 +52,8 @@ def report_round(search: SearchRef, state: SearchState) -> None:
         },
     )
     excluded = ", ".join(exclusion.sub_dataset for exclusion in state.excluded)
-    tracking.tag_search(search, {"msft.excluded": excluded or "none", "msft.num_rounds": str(state.round)})
-    tracking.log_files(search, [Path(search.directory, FILE)])
+    run_log.tag_search(search, {"msft.excluded": excluded or "none", "msft.num_rounds": str(state.round)})
+    run_log.log_files(search, [Path(search.directory, FILE)])
     prefect_pages.show_round(search, events)
 
 
@@ -63,7 +63,7 @@ def _show_accepted(search: SearchRef, event: dict[str, Any]) -> None:
     accepted = registry.accept_path(search, event["round"], target)
     for interval in map(IntervalStats.model_validate, event["intervals"]):
         if interval.key in accepted:
-            tracking.log_training(search, search.run_id, interval, accepted[interval.key])
+            run_log.log_training(search, search.run_id, interval, accepted[interval.key])
 
 
 @task(name="write report", task_run_name="write report", cache_policy=NO_CACHE)
@@ -87,8 +87,8 @@ def write_report(
         frame.to_csv(directory / f"{name}.csv", index=False)
         frame.to_parquet(directory / f"{name}.parquet", index=False)
     write_page(search.directory)
-    tracking.log_files(search, [*sorted(directory.iterdir())], "report")
-    tracking.log_files(search, [Path(search.directory, FILE)])
+    run_log.log_files(search, [*sorted(directory.iterdir())], "report")
+    run_log.log_files(search, [Path(search.directory, FILE)])
     totals = total_by_kind(line for event in _rounds(events) for line in ledger_lines(event))
     scored = zip(*(frames["scores"][column] for column in ("split", "sub_dataset", "score")), strict=True)
     metrics = {f"champion/{split}/{name}": float(score) for split, name, score in scored}
@@ -98,8 +98,8 @@ def write_report(
     tags = {"msft.champion": str(champion.key), "msft.stop_reason": state.stop_reason}
     crowned_at = next(event["at"] for event in events if event["event"] == "champion_crowned")
     stamp_ms = int(pd.Timestamp(crowned_at).timestamp()) * 1000
-    tracking.log_summary(search, metrics, tags, stamp_ms)
-    tracking.describe_run(search, search.run_id, tell_search(events))
+    run_log.log_summary(search, metrics, tags, stamp_ms)
+    run_log.describe_run(search, search.run_id, tell_search(events))
     prefect_pages.show_end(search, events)
     tracking.close_search_run(search, "FINISHED")
     reasons = [event["decision"]["reason"] for event in _rounds(events)]

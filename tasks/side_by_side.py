@@ -19,7 +19,8 @@ from tasks.config import SearchConfig
 from tasks.console import printing_to
 from tasks.contracts import Value
 from tasks.errors import MsftError
-from tasks.launch import Lane, in_lane, visible_gpus
+from tasks.lanes import Lane, in_lane
+from tasks.launch import visible_gpus
 
 # A Prefect server that is away is started again, and the flow with it (tasks/prefect_server.py).
 _NOT_THE_SEARCHS_FAULT = (httpx.TransportError,)

@@ -10,7 +10,7 @@ import pandas as pd
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import terminal, tracking
+from tasks import run_log, terminal, tracking
 from tasks.comparison import Finding, find_all
 from tasks.comparison_report import (
     comparison_metrics,
@@ -57,9 +57,9 @@ def report_sweep(
     if not frames["shifts"].empty:
         paths += save_figure(plot_shifts(frames["shifts"]), directory / "shifts")
     terminal.note(f"files: {directory}")
-    tracking.log_files(comparison, paths, "sweep")
+    run_log.log_files(comparison, paths, "sweep")
     metrics = comparison_metrics(_named(frames["summary"], names)) if findings else {}
-    tracking.log_summary(comparison, metrics, {"msft.control": control}, stamp_of(findings))
+    run_log.log_summary(comparison, metrics, {"msft.control": control}, stamp_of(findings))
     tracking.close_search_run(comparison, "FAILED" if any(o.error for o in outcomes) else "FINISHED")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import terminal, tracking
+from tasks import run_log, terminal, tracking
 from tasks.algorithm.state import SearchState
 from tasks.config import SearchConfig, TrainingConfig
 from tasks.contracts import CheckpointRef, Inputs, Mixture, RolloutResult, RolloutSpec, SearchRef
@@ -131,5 +131,5 @@ def register_checkpoints(
     """Register every published checkpoint in MLflow with what was trained before it; idempotent by its key."""
     record_published(search, mixture, rollout.checkpoints, rollout.intervals)
     run_id = tracking.open_round_run(search, rollout.round, [part.name for part in mixture.draws])
-    tracking.log_mixture(search, run_id, mixture, rollout.checkpoints[0].published_at_ms)
+    run_log.log_mixture(search, run_id, mixture, rollout.checkpoints[0].published_at_ms)
     return rollout.checkpoints

@@ -16,7 +16,7 @@ from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 
-from tasks import tracking, tracking_client
+from tasks import run_log, tracking, tracking_client
 from tasks.contracts import Mixture, SearchRef
 from tasks.errors import NoDiskSpaceError, TrackingError, WorkerError
 from tasks.journal import append_event, read_events
@@ -125,10 +125,10 @@ def test_a_full_disk_under_mlflow_is_named_at_once(small_disk: Path, tiny_mixtur
     began = time.monotonic()
     with pytest.raises(NoDiskSpaceError, match="no room for what MLflow is to keep"):
         # More than the pages that the store has have room for.
-        tracking.log_system(search, run_id, {f"system/{n}": 1.0 for n in range(1000)}, 1)
+        run_log.log_system(search, run_id, {f"system/{n}": 1.0 for n in range(1000)}, 1)
     assert time.monotonic() - began < 600
     filler.unlink()
-    tracking.log_mixture(search, run_id, tiny_mixture, 1)
+    run_log.log_mixture(search, run_id, tiny_mixture, 1)
 
 
 def test_sqlite_without_room_is_not_an_outage_and_a_server_without_room_is(

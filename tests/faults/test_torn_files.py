@@ -15,7 +15,7 @@ import torch
 from mlflow import MlflowClient
 from safetensors.torch import save_file
 
-from tasks import tracking
+from tasks import run_log, tracking
 from tasks.contracts import RolloutResult, RolloutSpec, SearchRef
 from tasks.errors import NoDiskSpaceError
 from tasks.live_pages import record_published
@@ -135,7 +135,7 @@ def test_mlflow_holds_the_points_of_a_checkpoint_that_was_trained_again_once(
         result = RolloutResult.model_validate_json((spec_path.parent / "rollout_result.json").read_text())
         record_published(search, spec.mixture, result.checkpoints, result.intervals)
         run_id = tracking.open_round_run(search, 0, [])
-        tracking.log_mixture(search, run_id, spec.mixture, result.checkpoints[0].published_at_ms)
+        run_log.log_mixture(search, run_id, spec.mixture, result.checkpoints[0].published_at_ms)
         return tracked(client, search.experiment_id, search.search_id)
 
     expected = record()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from tasks import lifecycle, registry, tracking, tracking_client
+from tasks import lifecycle, registry, run_log, tracking, tracking_client
 from tasks.algorithm.state import CheckpointKey
 from tasks.contracts import (
     CheckpointRef,
@@ -65,14 +65,14 @@ def record_a_round(search: SearchRef, mixture: Mixture) -> SearchRef:
     """Put on record all that a search of one round does, through the functions that its tasks call."""
     search = tracking.open_search_run(search, "outages", {"seed": 1, "training.batch_size": 8}, is_new=True)
     run_id = tracking.open_round_run(search, 0, NAMES)
-    tracking.log_mixture(search, run_id, mixture, STAMP_MS)
+    run_log.log_mixture(search, run_id, mixture, STAMP_MS)
     for step in (1, 2):
         registry.register_checkpoint(search, run_id, checkpoint(0, step))
         interval = IntervalStats(
             key=CheckpointKey(0, step), num_tokens=5, num_completion_tokens=2, num_examples=3, flops=1e5,
             seconds=0.1, learning_rate=1e-3, losses=dict.fromkeys(NAMES, 0.5), batch_hash="ab",
         )  # fmt: skip
-        tracking.log_training(search, run_id, interval, STAMP_MS + step)
+        run_log.log_training(search, run_id, interval, STAMP_MS + step)
         registry.log_scores(search, checkpoint(0, step), scores_at(step), dict.fromkeys(NAMES, "d1"))
     assert registry.held_scores(search, CheckpointKey(0, 2)).value("accuracy", "max") == 0.2
     assert registry.find_checkpoint(search, CheckpointKey(0, 1)) == checkpoint(0, 1)
@@ -82,10 +82,10 @@ def record_a_round(search: SearchRef, mixture: Mixture) -> SearchRef:
     card = ModelCard(front={}, body="", lineage={"msft.search_id": search.search_id})
     registry.register_champion(search, champion, CheckpointKey(0, 2), card)
     assert set(registry.accept_path(search, 0, CheckpointKey(0, 1))) == {CheckpointKey(0, 1)}
-    tracking.tag_search(search, {"msft.excluded": "none"})
+    run_log.tag_search(search, {"msft.excluded": "none"})
     registry.mark_checkpoint(search, CheckpointKey(0, 2), {"msft.champion": "true"})
     tracking.close_round_run(search, 0, {"msft.decision": "advance"})
-    tracking.log_files(search, [champion / "config.json"])
+    run_log.log_files(search, [champion / "config.json"])
     tracking.close_search_run(search, "FINISHED")
     return search
 
@@ -131,7 +131,7 @@ def test_a_server_that_is_away_is_waited_for(
     began = time.monotonic()
     run_id = tracking.open_round_run(search, 0, NAMES)
     assert time.monotonic() - began > 3
-    tracking.log_mixture(search, run_id, tiny_mixture, STAMP_MS)
+    run_log.log_mixture(search, run_id, tiny_mixture, STAMP_MS)
 
 
 def test_a_server_that_is_away_for_a_moment_hears_that_a_search_was_told_to_end(
@@ -173,7 +173,7 @@ def test_a_locked_database_is_waited_for(local: SearchRef, tiny_mixture: Mixture
     lock.execute("BEGIN EXCLUSIVE")
     threading.Timer(8.0, lambda: lock.execute("COMMIT")).start()
     began = time.monotonic()
-    tracking.log_mixture(search, run_id, tiny_mixture, STAMP_MS)
+    run_log.log_mixture(search, run_id, tiny_mixture, STAMP_MS)
     assert time.monotonic() - began > 7
     shares = MlflowClient(search.tracking_uri).get_run(run_id).data.metrics
     assert shares["mixture/examples/max"] == pytest.approx(1 / 3)
@@ -234,7 +234,7 @@ def test_a_deleted_run_is_named_and_goes_on_when_restored(local: SearchRef, tiny
     client.delete_run(run_id)
     for call in (
         lambda: tracking.open_round_run(search, 0, NAMES),
-        lambda: tracking.log_mixture(search, run_id, tiny_mixture, STAMP_MS),
+        lambda: run_log.log_mixture(search, run_id, tiny_mixture, STAMP_MS),
     ):
         with pytest.raises(DeletedRunError, match=f"mlflow runs restore --run-id {run_id}"):
             call()

@@ -124,7 +124,7 @@ def test_flows_handle_no_paths_and_do_no_arithmetic(module: str) -> None:
 
 def test_only_the_registry_and_the_runs_beside_it_import_mlflow() -> None:
     # system_metrics.py reads the machine with MLflow's own classes, and talks to no store.
-    importers = ["registry", "system_metrics", "tracking", "tracking_client"]
+    importers = ["registry", "run_log", "system_metrics", "tracking", "tracking_client"]
     assert _importers({"mlflow"}) == [f"tasks/{name}.py" for name in importers]
 
 
