@@ -80,14 +80,15 @@ def ends_at(point: dict[str, Any], reached: Path) -> Callable[[Any], Any]:
 
 
 def end(point: dict[str, Any], reached: Path) -> None:
-    """Take the machine away: the process and the search that owns it end without a word."""
+    """Take the machine away: the process and the search that owns it end without a word, or are told to."""
     descriptor = os.open(reached, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.write(descriptor, f"{point['name']}\n".encode())
     os.fsync(descriptor)
+    number = signal.Signals[f"SIG{point['signal']}"]
     owner = os.environ.get("MSFT_OWNER_PID")
     if owner is not None:
-        os.kill(int(owner), signal.SIGKILL)
-    os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(int(owner), number)
+    os.kill(os.getpid(), number)
 
 
 def writes_down(trace: Path) -> Callable[[Any], Any]:
