@@ -155,7 +155,7 @@ def test_what_fails_ends_with_1_what_is_refused_with_2_and_both_say_why_under_js
     ("arguments", "said"),
     [
         (("serch", SMOKE), "Did you mean 'search'?"),
-        (("search",), "Missing argument 'CONFIG'"),
+        (("search",), "Missing argument 'config'"),
         (("search", SMOKE, "--jsn"), "No such option: --jsn"),
         (("deploy", "--schedule", "never"), "'off', 'queue', 'skip'"),
     ],
@@ -165,7 +165,7 @@ def test_a_command_line_that_cannot_be_read_ends_with_2_and_a_hint(
 ) -> None:
     ended = msft(*arguments, home=tmp_path, stand_in=tmp_path)
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert said in ended.stderr
+    assert said in " ".join(ended.stderr.replace("│", " ").split())  # a box may break the line
 
 
 def test_no_color_leaves_out_colours_that_a_terminal_would_have(tmp_path: Path) -> None:
