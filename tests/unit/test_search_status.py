@@ -62,7 +62,7 @@ def test_a_search_that_nobody_runs_is_resumable_and_says_where_it_stands(tmp_pat
     directory = begin(tmp_path, config_in(tmp_path))
     decide(directory)
     (directory / "rounds" / "001").mkdir()
-    ProgressFile(directory / "rounds" / "001", 0, 30).report(12, 1.0, 2.0, NONE)
+    ProgressFile(directory / "rounds" / "001", 0, 30, "cpu").report(12, 1.0, 2.0, NONE)
     one = status_of(str(directory))
     assert (one.condition, one.owner, one.round, one.progress) == ("resumable", None, 1, (12, 30))
     assert (one.active, one.excluded, one.champion) == (("b",), ("a",), "round 0 step 4")
