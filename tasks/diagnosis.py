@@ -34,6 +34,7 @@ _LITTLE_BYTES, _TOO_FEW_BYTES = 20 * 10**9, 2 * 10**9
 _TIMEOUT_S = 5.0
 _TORCH_S = 180.0
 _WORKERS = "tasks.workers."
+_CRASHED = '{"state": {"type": "CRASHED"}, "force": true}'
 
 
 class Check(Value):
@@ -207,13 +208,14 @@ def check_flow_runs(
         return [Check(name="flow runs", verdict="warn", finding=finding, fix=fix)]
     owners = [one.owner for one in searches if one.owner]
     left = [flow for flow in flows if not any(owner.endswith(flow.id) for owner in owners)]
-    here = f"no search in {output_root} is its own"
+    here = f"no search in {output_root} is its own (left behind, unless another machine or folder has it)"
     return [
         Check(
             name="flow runs",
             verdict="warn",
             finding=f"{flow.name}: Prefect shows it as RUNNING{_since(flow)}, and {here}",
-            fix=f"prefect flow-run cancel {flow.id}, unless it runs on another machine or in another folder",
+            # `prefect flow-run cancel` would leave it CANCELLING for ever: nobody is there to end.
+            fix=f"prefect api POST /flow_runs/{flow.id}/set_state --data '{_CRASHED}'",
         )
         for flow in left
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -101,14 +102,11 @@ def test_the_doctor_names_a_flow_run_that_nobody_runs_and_its_fix_ends_it(
         (found,) = [check for check in json.loads(told.stdout) if check["name"] == "flow runs"]
         assert found["verdict"] == "warn"
         assert "search-lost: Prefect shows it as RUNNING" in found["finding"]
-        command = found["fix"].partition(",")[0]
-        assert command == f"prefect flow-run cancel {run.id}"
-        subprocess.run(
-            [sys.executable, "-m", *command.split()], env={**os.environ, **server}, check=True, timeout=300
-        )
+        command = [sys.executable, "-m", *shlex.split(found["fix"])]
+        subprocess.run(command, env={**os.environ, **server}, check=True, timeout=300)
         state = client.read_flow_run(run.id).state
     assert state is not None
-    assert state.type == StateType.CANCELLED
+    assert state.type == StateType.CRASHED
 
 
 def test_a_deployment_is_told_line_by_line(place: Path, prefect_server: None) -> None:
@@ -118,7 +116,7 @@ def test_a_deployment_is_told_line_by_line(place: Path, prefect_server: None) ->
     assert "work pool msft-process: created, of type process" in json.loads(ended.stdout)["lines"]
 
 
-@pytest.mark.parametrize("command", ["plan", "search", "resume", "sweep"])
+@pytest.mark.parametrize("command", ["plan", "search", "sweep"])
 def test_quiet_leaves_stdout_empty(place: Path, command: str) -> None:
     ended = msft(*DONE[command][0], "--quiet", home=place / "prefect", stand_in=place)
     assert (ended.returncode, ended.stdout) == (0, ""), ended.stderr
