@@ -161,7 +161,7 @@ def test_tokenizer_reads_other_characters_as_unknown() -> None:
     assert tokenizer.encode("é") == [tokenizer.unk_token_id]
 
 
-@pytest.mark.parametrize("name", ["quickstart", "quickstart_base", "held_out"])
+@pytest.mark.parametrize("name", ["quickstart", "quickstart_base", "held_out", "sixteen"])
 def test_the_quickstart_asks_only_for_what_the_skills_can_give(name: str) -> None:
     config = SearchConfig.model_validate(yaml.safe_load((DATA / f"{name}.yaml").read_text()))
     for sub_dataset in config.mixture.sub_datasets:
