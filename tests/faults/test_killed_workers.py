@@ -53,9 +53,11 @@ def test_a_worker_that_is_killed_again_and_again_ends_the_search_after_three_ret
         command.kill_all()
 
 
-def test_a_killed_scorer_changes_no_decision_and_no_score(undisturbed: Undisturbed, tmp_path: Path) -> None:
-    """One that works after the roll-out, whose task is then tried again."""
-    way = ("evaluation.beside_training=no",)
+@pytest.mark.parametrize("beside", ["yes", "no"], ids=["beside the roll-out", "after the roll-out"])
+def test_a_killed_scorer_changes_no_decision_and_no_score(
+    undisturbed: Undisturbed, tmp_path: Path, beside: str
+) -> None:
+    way = (f"evaluation.beside_training={beside}",)
     command = Command(CONFIG, tmp_path / "searches", tmp_path / "prefect", way, program=("-c", IMPATIENT))
     try:
         scorer = next_of(command, "scorer", [])
