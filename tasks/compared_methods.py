@@ -65,6 +65,11 @@ METHODS: Mapping[str, ComparedMethod] = {
         "forward",
         {**_OFTEN, "training.ema": _EMA, "search.options": {"random_seed": 1}},
     ),
+    "forward_plus": ComparedMethod(
+        "Forward+ (answered rehearsal, loss guard, EMA)",
+        "forward",
+        {**_OFTEN, "training.ema": _EMA, "search.options": _PLUS},
+    ),
     "msft_rehearsal": ComparedMethod(
         "mSFT + rehearsal + EMA", "msft", {"training.ema": _EMA, "search.options": {"rehearsal": 0.1}}
     ),

@@ -63,6 +63,8 @@ def compare(arguments: argparse.Namespace, overrides: Sequence[str]) -> list[str
     """
     command = [sys.executable, "-m", "flows.cli", "compare", arguments.config]
     command += ["--methods", arguments.methods, "--seeds", ",".join(str(seed) for seed in arguments.seeds)]
+    if arguments.parallel is not None:
+        command += ["--parallel", str(arguments.parallel)]
     for override in overrides:
         command += ["--set", override]
     subprocess.run(command, check=True)
@@ -151,6 +153,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--slice", type=int, help="Rows of each split of each sub-dataset, on a CPU.")
+    parser.add_argument("--parallel", type=int, help="Searches at a time, as `msft compare` takes it.")
     parser.add_argument(
         "--set", dest="overrides", action="append", default=[], help="a.b=c, as `msft` takes it."
     )
