@@ -31,6 +31,7 @@ from tasks.manifest import hash_file
 
 CONFIG = Path(__file__).parents[2] / "data" / "real10.yaml"
 FRAMES = ("scores", "ledger", "decisions")
+NO_SEARCHES = ("cache", "mlflow-artifacts")  # MLflow keeps a copy of each search's record and report
 # What a CPU of two cores trains in minutes; by loss, which few rows tell apart better than accuracy.
 ON_CPU = (
     "training.device=cpu",
@@ -76,6 +77,8 @@ def collect(searches: Path, out: Path) -> dict[str, pd.DataFrame]:
     frames: dict[str, list[pd.DataFrame]] = {name: [] for name in FRAMES}
     for config_file in sorted(searches.rglob("config.yaml")):
         report = config_file.parent / "report"
+        if config_file.relative_to(searches).parts[0] in NO_SEARCHES:
+            continue
         if not ((config_file.parent / "journal.jsonl").is_file() and (report / "scores.csv").is_file()):
             continue
         config = load_config(str(config_file))
@@ -95,7 +98,7 @@ def copy_comparison(searches: Path, out: Path) -> None:
     for path in searches.rglob("*"):
         inside = path.relative_to(searches)
         owned = any((searches / parent / "journal.jsonl").exists() for parent in inside.parents)
-        is_other = inside.parts[0] in ("cache", "mlflow-artifacts")
+        is_other = inside.parts[0] in NO_SEARCHES
         if path.suffix in (".csv", ".png", ".json") and path.is_file() and not owned and not is_other:
             target = out / "comparison" / inside
             target.parent.mkdir(parents=True, exist_ok=True)

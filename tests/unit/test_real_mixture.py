@@ -32,6 +32,7 @@ def test_every_finished_search_is_collected_with_its_seed(tmp_path: Path) -> Non
     searches = tmp_path / "searches"
     _search(searches / "a-1", seed=1, accuracy=0.5)
     _search(searches / "b" / "a-2", seed=2, accuracy=0.7)
+    _search(searches / "mlflow-artifacts" / "run" / "artifacts", seed=1, accuracy=0.5)  # MLflow's copy of one
     _search(searches / "unfinished", seed=3, accuracy=0.0)
     (searches / "unfinished" / "report" / "scores.csv").unlink()
     merged = collect(searches, tmp_path)
