@@ -26,7 +26,7 @@ from tasks.model_card import card_of
 from tasks.planning import record_plan
 from tasks.preparation import open_test_splits
 from tasks.retrying import RETRY
-from tasks.rollback import find_whole
+from tasks.rollback import find_whole, keep_the_champion
 from tasks.world import differences, remarks, world_of
 
 # How long an end waits for an MLflow that is away for a moment; Prefect kills a run 30 s after it told it to end.
@@ -124,11 +124,22 @@ def crown_champion(
 ) -> ChampionResult:
     """Export the champion, score it once on test, register it, and return the result.
 
-    A search that has its champion returns it as it is on record: test is never scored again.
+    A search that has its champion returns it as it is on record: test is never scored again. Of its checkpoints only
+    the champion's stays on the disk.
     """
     recorded = [event for event in read_events(search.directory) if event["event"] == "champion_crowned"]
     if recorded:
-        return ChampionResult.model_validate(recorded[0]["champion"])
+        result = ChampionResult.model_validate(recorded[0]["champion"])
+    else:
+        result = _crown(config, search, inputs, state)
+        append_event(
+            search.directory, {"event": "champion_crowned", "champion": result.model_dump(mode="json")}
+        )
+    keep_the_champion(search, state)
+    return result
+
+
+def _crown(config: SearchConfig, search: SearchRef, inputs: Inputs, state: SearchState) -> ChampionResult:
     assert state.champion is not None
     key = state.champion.checkpoint
     checkpoint = find_whole(search, registry.find_checkpoint(search, key))
@@ -150,7 +161,6 @@ def crown_champion(
     hashes = {part.name: part.test_sha256 for part in inputs.sub_datasets if part.test_sha256 is not None}
     run_log.log_test_datasets(search, test, hashes)
     registry.log_test_scores(search, checkpoint, test, {name: sha256[:16] for name, sha256 in hashes.items()})
-    append_event(search.directory, {"event": "champion_crowned", "champion": result.model_dump(mode="json")})
     return result
 
 

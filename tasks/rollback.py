@@ -10,10 +10,10 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import task_run
 
 from tasks import registry, terminal
-from tasks.algorithm.state import SearchState
+from tasks.algorithm.state import CheckpointKey, SearchState
 from tasks.contracts import CheckpointRef, SearchRef
 from tasks.errors import CheckpointDamagedError
-from tasks.manifest import MANIFEST, hash_file, verify
+from tasks.manifest import MANIFEST, checkpoint_directory, hash_file, verify
 
 
 def _run_name() -> str:
@@ -33,8 +33,9 @@ def roll_back(search: SearchRef, state: SearchState) -> CheckpointRef | None:
     """
     if state.checkpoint is None:
         return None
+    assert state.champion is not None
     checkpoint = find_whole(search, registry.find_checkpoint(search, state.checkpoint))
-    _remove_unneeded(search, state)
+    _remove_unneeded(search, state.round, {state.checkpoint, state.champion.checkpoint})
     return checkpoint
 
 
@@ -51,14 +52,18 @@ def find_whole(search: SearchRef, checkpoint: CheckpointRef) -> CheckpointRef:
     return checkpoint
 
 
-def _remove_unneeded(search: SearchRef, state: SearchState) -> None:
+def keep_the_champion(search: SearchRef, state: SearchState) -> None:
+    """Remove all checkpoints but the champion's from the disk of a search that is over."""
     assert state.champion is not None
-    kept = {state.checkpoint, state.champion.checkpoint}
-    needed = {Path(search.directory, registry.find_checkpoint(search, key).directory) for key in kept if key}
+    _remove_unneeded(search, state.round, {state.champion.checkpoint})
+
+
+def _remove_unneeded(search: SearchRef, num_decided: int, kept: set[CheckpointKey]) -> None:
+    needed = {checkpoint_directory(search.round_directory(key.round), key.step) for key in kept}
     removed: list[str] = []
     freed = 0
     for round_directory in sorted(Path(search.directory, "rounds").iterdir()):
-        if int(round_directory.name) >= state.round:
+        if int(round_directory.name) >= num_decided:
             continue  # a roll-out under way
         for directory in sorted((round_directory / "checkpoints").glob("*step-*")):
             if directory not in needed:

@@ -19,7 +19,7 @@ from tasks.config import SearchConfig
 from tasks.console import printing_to
 from tasks.contracts import Value
 from tasks.errors import MsftError
-from tasks.lanes import Lane, in_lane
+from tasks.lanes import Lane, current_lane, in_lane
 from tasks.launch import visible_gpus
 
 # A Prefect server that is away is started again, and the flow with it (tasks/prefect_server.py).
@@ -117,6 +117,9 @@ def _attempt(arm: Arm, search: Callable[[Arm], Any], logs: Path | None) -> Outco
     except _NOT_THE_SEARCHS_FAULT:
         raise
     except Exception as error:  # whatever one search fails by, hours of the others must not be lost
+        lane = current_lane()
+        if lane is not None and lane.is_over.is_set():
+            raise  # not its fault: all were told to end, which is said once, for all of them
         text = str(error) if isinstance(error, MsftError) else f"{type(error).__name__}: {error}"
         terminal.fail(f"{arm.label}: {text}")
         return Outcome(arm=arm, error=text or type(error).__name__)

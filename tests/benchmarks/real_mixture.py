@@ -1,7 +1,7 @@
 """Compare methods on the ten real sub-datasets, and keep every number with what it was run on.
 
-    python -m tests.benchmarks.real_mixture --methods sft,msft,msft_paper --seeds 1 2 3 --out results   # one GPU
-    python -m tests.benchmarks.real_mixture --methods sft,msft --seeds 1 --out results --slice 16       # a CPU
+    python -m tests.benchmarks.real_mixture --methods sft,msft,msft_paper --seeds 1 2 3 --out results         # one GPU
+    python -m tests.benchmarks.real_mixture --methods sft,msft --seeds 1 --out results --slice 16 16 16  # a CPU
 
 Runs `msft compare` under OUT; the same command again goes on after an interruption. Then writes into OUT:
 `scores.csv`, `ledger.csv`, `decisions.csv` (every search's own, with its name and seed), what the comparison wrote
@@ -47,12 +47,13 @@ ON_CPU = (
 )
 
 
-def overrides_of(config: str, slice_rows: int | None, extra: Sequence[str]) -> list[str]:
+def overrides_of(config: str, slice_rows: Sequence[int] | None, extra: Sequence[str]) -> list[str]:
     """Return the `--set` values: those of a slice on a CPU where one is asked for, then the user's own."""
     if slice_rows is None:
         return list(extra)
     names = [sub_dataset.name for sub_dataset in load_config(config).mixture.sub_datasets]
-    limits = f"{{train: {slice_rows}, validation: {slice_rows}, test: {slice_rows}}}"
+    train, validation, test = slice_rows
+    limits = f"{{train: {train}, validation: {validation}, test: {test}}}"
     return [*(f"mixture.sub_datasets.{name}.max_rows={limits}" for name in names), *ON_CPU, *extra]
 
 
@@ -155,7 +156,13 @@ def main() -> int:
     parser.add_argument("--methods", required=True, help="Names as `msft compare` knows them, with commas.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--slice", type=int, help="Rows of each split of each sub-dataset, on a CPU.")
+    parser.add_argument(
+        "--slice",
+        type=int,
+        nargs=3,
+        metavar=("TRAIN", "VALIDATION", "TEST"),
+        help="Rows of each sub-dataset, on a CPU.",
+    )
     parser.add_argument("--parallel", type=int, help="Searches at a time, as `msft compare` takes it.")
     parser.add_argument(
         "--set", dest="overrides", action="append", default=[], help="a.b=c, as `msft` takes it."

@@ -51,6 +51,7 @@ POINTS = (
     ("KILL", "champion export", TEST, "tasks.workers.scoring:Scorer.score", 1, "before"),
     ("TERM", "champion export, told", TEST, "tasks.workers.scoring:Scorer.score", 1, "before"),
     ("KILL", "champion registered, not in the journal", FLOW, "tasks.lifecycle:append_event", 1, "before"),
+    ("KILL", "removal of all but the champion", FLOW, "tasks.lifecycle:keep_the_champion", 1, "before"),
     ("KILL", "report", FLOW, "tasks.reporting:curves_frame", 1, "after"),
     ("KILL", "end of the MLflow run", FLOW, "tasks.tracking:close_search_run", 1, "before"),
 )

@@ -124,11 +124,10 @@ def test_a_finished_search_run_again_trains_nothing_and_gives_the_same(searched:
     assert [log.stat().st_size for log in logs] == sizes
 
 
-def test_only_the_start_of_the_next_round_and_the_champion_are_kept(searched: Any) -> None:
+def test_of_its_checkpoints_a_finished_search_keeps_the_champion(searched: Any) -> None:
     config, result = searched
-    kept = {path.name for path in directory_of(config).glob("rounds/*/checkpoints/*")}
-    assert f"step-{result.key.step:08d}" in kept
-    assert len(kept) <= 2
+    kept = [path.name for path in directory_of(config).glob("rounds/*/checkpoints/*")]
+    assert kept == [f"step-{result.key.step:08d}"]
 
 
 def test_a_search_interrupted_in_every_stage_ends_like_the_undisturbed_one(

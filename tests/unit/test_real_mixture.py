@@ -55,10 +55,10 @@ def test_what_the_comparison_wrote_is_copied_and_nothing_of_a_search(tmp_path: P
 
 
 def test_a_slice_limits_every_split_and_runs_on_a_cpu_and_the_user_has_the_last_word() -> None:
-    overrides = overrides_of(str(CONFIG), 4, ["training.max_length=128"])
+    overrides = overrides_of(str(CONFIG), (4, 3, 9), ["training.max_length=128"])
     config = load_config(str(CONFIG), overrides)
     limits = {tuple(s.max_rows.model_dump().values()) for s in config.mixture.sub_datasets}
-    assert limits == {(4, 4, 4)}
+    assert limits == {(4, 3, 9)}
     assert (config.training.device, config.training.max_length) == ("cpu", 128)
     assert overrides_of(str(CONFIG), None, ["seed=3"]) == ["seed=3"]
 
