@@ -83,6 +83,11 @@ METHODS: Mapping[str, ComparedMethod] = {
         "msft",
         {**_OFTEN, "training.ema": _EMA, "search.options": _PLUS},
     ),
+    "msft_memory": ComparedMethod(
+        "mSFT+ with memory",
+        "msft",
+        {**_OFTEN, "training.ema": _EMA, "search.options": {**_PLUS, "memory": True}},
+    ),
     "msft_plus_random": ComparedMethod(
         "mSFT+, by lot",
         "msft",

@@ -6,12 +6,14 @@ from dataclasses import dataclass, replace
 
 from tasks.algorithm.exclusion import ExclusionRule, describe, rank_overfitting
 from tasks.algorithm.peaks import Curve
+from tasks.algorithm.state import CheckpointKey
 from tasks.algorithm.strategies import (
     Decision,
     Opening,
     OptimizerAction,
     Rehearse,
     RoundReport,
+    along_the_path,
     drawn_by_lot,
     rehearsed,
 )
@@ -25,6 +27,8 @@ class Msft:
         rehearsal: factor on the share at which excluded sub-datasets stay in the mixture (paper: 0).
         rehearse: which of their rows; "answered": those that the checkpoint rolled back to answers as labelled.
         loss_guard: share above its least at which the loss of what overfits must end; None: go by the score alone.
+        memory: a sub-dataset is held to its best on the whole path that led here, not to that of this roll-out alone.
+            What loses a little in each roll-out is seen only so; the rollback still goes to its best in this one.
         random_seed: a control: as many leave, at the same times and with the same rollback, but drawn by lot.
             None: those that overfit.
     """
@@ -35,6 +39,7 @@ class Msft:
     rehearsal: float = 0.0
     rehearse: Rehearse = "all"
     loss_guard: float | None = None
+    memory: bool = False
     random_seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -51,7 +56,8 @@ class Msft:
 
     def observe(self, report: RoundReport) -> Decision:
         """Exclude the earliest overfitting sub-datasets, or advance where none overfits."""
-        active = [curve for curve in report.curves if curve.sub_dataset in report.active]
+        curves = along_the_path(report) if self.memory else report.curves
+        active = [curve for curve in curves if curve.sub_dataset in report.active]
         leaving = rank_overfitting(active, self._rule)[: self.exclude_per_round]
         names = self._names(leaving, report)
         verdicts = tuple(
@@ -61,7 +67,7 @@ class Msft:
                 is_active=curve.sub_dataset in report.active,
                 is_excluded_now=curve.sub_dataset in names,
             )
-            for curve in report.curves
+            for curve in curves
         )
         if not leaving:
             return Decision(
@@ -70,13 +76,14 @@ class Msft:
                 weights=rehearsed(report, report.active, self.rehearsal),
                 verdicts=verdicts,
             )
-        target = leaving[0].peak.checkpoint
+        first = next(curve for curve in report.curves if curve.sub_dataset == leaving[0].sub_dataset)
+        target = first.peak.checkpoint  # an older one, with memory, would cost the others more
         return Decision(
             roll_back_to=target,
             exclude=names,
             optimizer=self.optimizer_on_rollback,
             weights=rehearsed(report, set(report.active) - set(names), self.rehearsal),
-            reason=self._reason_to_exclude(leaving, active, report) + self._of_the_lot(names),
+            reason=self._reason_to_exclude(leaving, active, report, target) + self._of_the_lot(names),
             verdicts=verdicts,
         )
 
@@ -100,7 +107,9 @@ class Msft:
             f"(largest: {worst.sub_dataset}, {worst.drop:.3f}): advance from the end of the roll-out"
         )
 
-    def _reason_to_exclude(self, leaving: list[Curve], active: list[Curve], report: RoundReport) -> str:
+    def _reason_to_exclude(
+        self, leaving: list[Curve], active: list[Curve], report: RoundReport, target: CheckpointKey
+    ) -> str:
         first = leaving[0]
         epochs = report.epochs_until(first.peak.checkpoint)
         tied = [
@@ -108,7 +117,9 @@ class Msft:
             for curve in active
             if self._rule.overfits(curve) and curve.peak.checkpoint == first.peak.checkpoint
         ]
-        when = "at the round's start" if epochs == 0 else f"{epochs:.2f} epochs into the roll-out"
+        is_older = epochs < 0
+        when = f"{epochs:.2f} epochs into the roll-out" if epochs > 0 else "at the round's start"
+        when = f"{-epochs:.2f} epochs before the roll-out" if is_older else when
         tie = (
             f"; tied with {', '.join(n for n in tied if n != first.sub_dataset)}, it lost most "
             "or stands first in the mixture"
@@ -119,5 +130,5 @@ class Msft:
         return (
             f"{first.sub_dataset} peaked earliest, {when} (step {first.peak.checkpoint.step}), at "
             f"{first.peak.score:.3f} and fell to {first.end.score:.3f}{tie}{others}: exclude, roll back to "
-            f"{first.peak.checkpoint}"
+            f"{'its best in this one, ' if is_older else ''}{target}"
         )

@@ -9,7 +9,7 @@ from tasks.algorithm.exclusion import ExclusionRule
 from tasks.algorithm.msft import Msft
 from tasks.algorithm.peaks import Curve, MetricPoint, choose_champion, mean_scores
 from tasks.algorithm.state import CheckpointKey
-from tasks.algorithm.strategies import Decision, RoundReport
+from tasks.algorithm.strategies import Decision, RoundReport, along_the_path
 
 START = CheckpointKey(1, 100)  # a checkpoint of the round before
 
@@ -129,6 +129,63 @@ def test_under_the_loss_guard_a_fall_of_the_score_alone_excludes_nothing(
     if not gone:
         assert decision.verdicts[0].word == "drop, loss not risen"
         assert decision.reason.startswith("scores fell (a 0.200), but no loss has risen with them: advance")
+
+
+def _round(index: int, start: CheckpointKey, scores: dict[str, tuple[float, ...]]) -> RoundReport:
+    """Return a round of 10 steps an epoch, evaluated every 5; its first scores are those at its start."""
+    keys = [start, *(CheckpointKey(index, start.step + 5 * i) for i in range(1, len(scores["a"])))]
+    curves = tuple(
+        Curve(
+            name,
+            tuple(MetricPoint(key, point, 1.0 - point, 200) for key, point in zip(keys, points, strict=True)),
+        )
+        for name, points in scores.items()
+    )
+    return RoundReport(index, tuple(scores), curves, steps_per_epoch=10.0)
+
+
+def _slow_loser() -> RoundReport:
+    """Return three rounds in each of which `a` loses 0.03 at most; the first one was cut after its second point."""
+    base = CheckpointKey(0, 0)
+    first = _round(0, base, {"a": (0.1, 0.87, 0.99), "b": (0.1, 0.2, 0.3)})
+    second = _round(1, CheckpointKey(0, 5), {"a": (0.87, 0.86, 0.84), "b": (0.2, 0.3, 0.4)})
+    third = _round(2, CheckpointKey(1, 15), {"a": (0.84, 0.845, 0.81), "b": (0.4, 0.5, 0.6)})
+    return replace(third, previous=(first, second))
+
+
+def test_with_memory_what_loses_a_little_in_every_round_goes_and_without_it_stays() -> None:
+    rule = ExclusionRule(literal=False, min_delta=0.05)
+    forgetful = Msft(rule, 1, "restore", loss_guard=0.05).observe(_slow_loser())
+    remembering = Msft(rule, 1, "restore", loss_guard=0.05, memory=True).observe(_slow_loser())
+    assert forgetful.exclude == ()
+    assert (remembering.exclude, remembering.roll_back_to) == (("a",), CheckpointKey(2, 20))
+    assert remembering.reason == (
+        "a peaked earliest, 1.00 epochs before the roll-out (step 5), at 0.870 and fell to 0.810: "
+        "exclude, roll back to its best in this one, round 2 step 20"
+    )
+
+
+def test_memory_is_of_the_path_that_led_here_alone() -> None:
+    """The 0.99 at round 0 step 10 was discarded; round 1 goes on from step 5."""
+    a, b = along_the_path(_slow_loser())
+    assert [(str(point.checkpoint), point.score) for point in a.points] == [
+        ("round 0 step 0", 0.1),
+        ("round 0 step 5", 0.87),
+        ("round 1 step 10", 0.86),
+        ("round 1 step 15", 0.84),
+        ("round 2 step 20", 0.845),
+        ("round 2 step 25", 0.81),
+    ]
+    assert [point.score for point in b.points] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+
+
+def test_a_roll_out_discarded_to_its_start_leaves_no_memory() -> None:
+    base = CheckpointKey(0, 0)
+    first = _round(0, base, {"a": (0.1, 0.9, 0.95), "b": (0.1, 0.2, 0.3)})
+    second = _round(1, CheckpointKey(0, 5), {"a": (0.9, 0.99, 0.7), "b": (0.2, 0.1, 0.1)})
+    third = _round(2, CheckpointKey(0, 5), {"a": (0.9, 0.91, 0.92), "b": (0.2, 0.3, 0.4)})
+    a, _ = along_the_path(replace(third, previous=(first, second)))
+    assert [point.score for point in a.points] == [0.1, 0.9, 0.91, 0.92]
 
 
 def test_the_last_active_one_can_go() -> None:
