@@ -81,6 +81,66 @@ def test_a_decision_is_that_of_the_pseudo_code(
     assert {v.sub_dataset for v in decision.verdicts if v.word == "excluded now"} == set(excluded)
 
 
+@given(
+    rollouts=st.lists(
+        st.lists(st.tuples(*[st.integers(0, VALIDATION_ROWS)] * 3), min_size=1, max_size=4),
+        min_size=1,
+        max_size=5,
+    ),
+    min_delta=st.integers(0, 40),
+)
+def test_with_memory_each_is_held_to_its_best_on_the_path_as_a_plain_walk_has_it(
+    rollouts: list[list[tuple[int, ...]]], min_delta: int
+) -> None:
+    """The walk keeps the accepted points in one list, which a rollback cuts."""
+    search = Msft(
+        ExclusionRule(literal=False, min_delta=min_delta / VALIDATION_ROWS), 1, "restore", memory=True
+    )
+    path: list[tuple[CheckpointKey, tuple[int, ...]]] = [(CheckpointKey(0, 0), (0, 0, 0))]
+    active, previous = ["a", "b", "c"], ()
+    for number, points in enumerate(rollouts):
+        trained = [
+            (CheckpointKey(number, path[-1][0].step + 1 + i), scores) for i, scores in enumerate(points)
+        ]
+        rollout = [path[-1], *trained]
+        report = RoundReport(number, tuple(active), _curves_of(rollout), 1.0, previous)
+        decision = search.observe(report)
+        gone, target = _remembering_reference(path, rollout, active, min_delta)
+        assert (list(decision.exclude), decision.roll_back_to) == (gone, target)
+        path = [point for point in [*path, *trained] if point[0] <= target]
+        active = [name for name in active if name not in gone]
+        previous = (*previous, report)
+        if not active:
+            break
+
+
+def _curves_of(rollout: list[tuple[CheckpointKey, tuple[int, ...]]]) -> tuple[Curve, ...]:
+    return tuple(
+        Curve(name, tuple(MetricPoint(key, scores[i] / VALIDATION_ROWS, 1.0, 200) for key, scores in rollout))
+        for i, name in enumerate("abc")
+    )
+
+
+def _remembering_reference(
+    path: list[tuple[CheckpointKey, tuple[int, ...]]],
+    rollout: list[tuple[CheckpointKey, tuple[int, ...]]],
+    active: list[str],
+    min_delta: int,
+) -> tuple[list[str], CheckpointKey]:
+    candidates = []
+    for order, name in enumerate("abc"):
+        scores = [one[order] for _, one in [*path, *rollout[1:]]]
+        peak = scores.index(max(scores))
+        lost = scores[peak] - scores[-1]
+        if name in active and peak < len(scores) - 1 and lost > min_delta:
+            candidates.append((peak, -lost, order, name))
+    if not candidates:
+        return [], rollout[-1][0]
+    *_, order, name = min(candidates)
+    own = [one[order] for _, one in rollout]
+    return [name], rollout[own.index(max(own))][0]
+
+
 @given(rounds=st.lists(_correct_rows(), min_size=1, max_size=4))
 def test_the_champion_is_the_earliest_of_the_best_means_ever_published(rounds: list[Counts]) -> None:
     champion: Champion | None = None
