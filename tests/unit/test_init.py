@@ -156,7 +156,7 @@ def test_averaging_is_on_and_the_measured_search_stands_ready_under_the_papers(t
         )
     )
     uncommented = load_config(str(written))
-    assert uncommented == configure(papers, "msft_plus", papers.seed, {}, papers.name)
+    assert uncommented == configure(papers, "msft_memory", papers.seed, {}, papers.name)
     assert uncommented != papers
 
 
