@@ -118,8 +118,8 @@ class Msft:
             if self._rule.overfits(curve) and curve.peak.checkpoint == first.peak.checkpoint
         ]
         is_older = epochs < 0
-        when = f"{epochs:.2f} epochs into the roll-out" if epochs > 0 else "at the round's start"
-        when = f"{-epochs:.2f} epochs before the roll-out" if is_older else when
+        side = "before" if is_older else "into"
+        when = f"{abs(epochs):.2f} epochs {side} the roll-out" if epochs else "at the round's start"
         tie = (
             f"; tied with {', '.join(n for n in tied if n != first.sub_dataset)}, it lost most "
             "or stands first in the mixture"

@@ -104,26 +104,17 @@ def rehearsed(report: RoundReport, active: Collection[str], factor: float) -> di
 
 def along_the_path(report: RoundReport) -> tuple[Curve, ...]:
     """Return this round's curves with the points before them on the accepted path, back to the base model."""
-    start = min(point.checkpoint for point in report.curves[0].points)
-    rounds = [report]
-    kept: list[set[CheckpointKey]] = [{point.checkpoint for point in report.curves[0].points}]
+    paths = [list(curve.points) for curve in report.curves]
+    start = min(point.checkpoint for point in paths[0])
     for past in reversed(report.previous):
-        keys = {point.checkpoint for point in past.curves[0].points}
-        if start.round == past.round:
-            rounds.append(past)
-            kept.append({key for key in keys if key <= start})
-            start = min(keys)
-    return tuple(_joined(index, rounds, kept) for index in range(len(report.curves)))
-
-
-def _joined(index: int, rounds: list[RoundReport], kept: list[set[CheckpointKey]]) -> Curve:
-    points = {
-        point.checkpoint: point
-        for one, keys in zip(rounds, kept, strict=True)
-        for point in one.curves[index].points
-        if point.checkpoint in keys
-    }
-    return Curve(rounds[0].curves[index].sub_dataset, tuple(points[key] for key in sorted(points)))
+        if past.round == start.round:
+            for path, curve in zip(paths, past.curves, strict=True):
+                path += [point for point in curve.points if point.checkpoint < start]
+            start = min(point.checkpoint for point in paths[0])
+    return tuple(
+        Curve(curve.sub_dataset, tuple(sorted(path, key=lambda point: point.checkpoint)))
+        for curve, path in zip(report.curves, paths, strict=True)
+    )
 
 
 def drawn_by_lot(report: RoundReport, num: int, random_seed: int) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """Compare methods on the ten real sub-datasets, and keep every number with what it was run on.
 
-    python -m tests.benchmarks.real_mixture --methods sft,msft,msft_paper --seeds 1 2 3 --out results         # one GPU
+    python -m tests.benchmarks.real_mixture --methods sft,msft,msft_paper --seeds 1 2 3 --out results          # one GPU
     python -m tests.benchmarks.real_mixture --methods sft,msft --seeds 1 --out results --slice 16 16 16  # a CPU
 
 Runs `msft compare` under OUT; the same command again goes on after an interruption. Then writes into OUT:
