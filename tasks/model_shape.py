@@ -52,10 +52,18 @@ def measure_model(base: BaseModelRef) -> ModelSize:
 def attention_width(config: Any) -> int:
     """Return layers × heads × a head's width, of a transformers config; 0 for a model without attention."""
     num_heads = getattr(config, "num_attention_heads", None) or 0
-    if num_heads == 0:
-        return 0
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // num_heads
-    return int(config.num_hidden_layers * num_heads * head_dim)
+    return int(config.num_hidden_layers * num_heads * head_width(config)) if num_heads else 0
+
+
+def cache_width(config: Any) -> int:
+    """Return how many numbers a token's keys and values are, over all layers; 0 for a model without attention."""
+    heads = getattr(config, "num_key_value_heads", None) or getattr(config, "num_attention_heads", None) or 0
+    return int(2 * config.num_hidden_layers * heads * head_width(config)) if heads else 0
+
+
+def head_width(config: Any) -> int:
+    """Return the width of an attention head, of a transformers config."""
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
 def _tensors(directory: Path) -> Iterator[tuple[str, list[int]]]:

@@ -14,6 +14,7 @@ from tasks.algorithm.answers import number_in
 from tasks.algorithm.ledger import ModelShape
 from tasks.contracts import ScoreSplit, SubDatasetScore
 from tasks.errors import NonFiniteScoreError
+from tasks.model_shape import cache_width
 from tasks.workers.forward import Row, collate, supports_logit_positions, token_logits, token_losses
 
 
@@ -54,6 +55,7 @@ class Scorer:
             shape,
         )
         self.device = next(model.parameters()).device
+        self.generated_tokens = generated_tokens(batch_tokens, model.config.get_text_config())
         self.keeps_logits = supports_logit_positions(model)
         self.autocast = autocast
         self.cost = Cost()
@@ -183,7 +185,7 @@ class Scorer:
             row["input_ids"][: row["prompt_length"]] + begun for row, begun in zip(rows, starts, strict=True)
         ]
         texts = [""] * len(rows)
-        for indices in _batches([len(prompt) + limit for prompt in prompts], self.batch_tokens):
+        for indices in _batches([len(prompt) + limit for prompt in prompts], self.generated_tokens):
             width = max(len(prompts[i]) for i in indices)
             left = limit - min(len(starts[i]) for i in indices)
             pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
@@ -218,6 +220,16 @@ class Scorer:
             [token for token in ids if token not in self._ends], skip_special_tokens=True
         )
         return text
+
+
+def generated_tokens(batch_tokens: int, config: Any) -> int:
+    """Return how many padded tokens to generate at once: as many as take the memory of the logits of `batch_tokens`.
+
+    Each token of generation is a pass through the whole model, so few large batches are done first. What stays in
+    memory is keys and values; logits, of which generation has one position's, lie in bfloat16 and in float32 otherwise.
+    """
+    width = cache_width(config)
+    return batch_tokens * max(1, 2 * config.vocab_size // width) if width else batch_tokens
 
 
 def end_tokens(tokenizer: Any, rows: Sequence[Mapping[str, Any]]) -> frozenset[int]:

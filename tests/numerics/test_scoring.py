@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, MambaConfig, PreTrainedConfig
 
 from tasks.algorithm.answers import number_in
 from tasks.contracts import BaseModelRef, ScoreSplit
 from tasks.sources import Example
 from tasks.tokenisation import Encoder
 from tasks.workers.model import shape_of
-from tasks.workers.scoring import Scorer, is_match
+from tasks.workers.scoring import Scorer, generated_tokens, is_match
 from tests.conftest import examples_of
 
 MakeSplit = Callable[..., ScoreSplit]
@@ -140,6 +140,43 @@ def test_a_smaller_batch_changes_no_score(half_taught: Any, encoder: Encoder, ma
     ]
     assert scores[0].correct == scores[1].correct
     assert scores[0].loss == pytest.approx(scores[1].loss, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("config", "times"),
+    [
+        # 49,152 tokens against 2 × 30 layers × 3 heads × 64
+        (LlamaConfig(vocab_size=49152, hidden_size=576, num_hidden_layers=30, num_attention_heads=9,
+                     num_key_value_heads=3), 8),
+        (LlamaConfig(vocab_size=100, hidden_size=64, num_hidden_layers=2, num_attention_heads=2), 1),
+        (MambaConfig(vocab_size=50000), 1),
+    ],
+    ids=["SmolLM2-135M", "a small vocabulary", "no attention"],
+)  # fmt: skip
+def test_generation_fills_the_memory_that_logits_would(config: PreTrainedConfig, times: int) -> None:
+    assert generated_tokens(512, config) == 512 * times
+
+
+def test_more_rows_are_generated_at_once_and_change_no_score(
+    half_taught: Any, encoder: Encoder, make_split: MakeSplit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generate, batches = half_taught.generate, []
+
+    def counting(**inputs: Any) -> Any:
+        batches.append(len(inputs["input_ids"]))
+        return generate(**inputs)
+
+    monkeypatch.setattr(half_taught, "generate", counting)
+    split, scores = make_split("batches", "numeric", examples_of("max")), []
+    for vocab_size in (half_taught.config.vocab_size, 50000):  # as if it were that of a real model
+        monkeypatch.setattr(half_taught.config, "vocab_size", vocab_size)
+        scorer = Scorer(half_taught, encoder.tokenizer, 64, shape_of(half_taught), autocast=False)
+        scores.append(scorer.score(split))
+        batches.append(0)
+    *small, _, large, _ = batches
+    assert len(small) > 1
+    assert sum(small) == large
+    assert scores[0] == scores[1]
 
 
 @pytest.mark.parametrize(
