@@ -17,7 +17,8 @@ AcceptChanges = Annotated[
 Methods = Annotated[str, typer.Option(help="Names, such as sft,msft,msft_paper.")]
 Seeds = Annotated[str, typer.Option(help="Such as 1,2,3; default: the file's.")]
 Parallel = Annotated[
-    int | None, typer.Option(min=1, help="Searches at a time; default: one a GPU, one on a CPU.")
+    int | None,
+    typer.Option(min=1, help="Searches at a time; default: one a GPU, one on a CPU. More share them."),
 ]
 OutputRoot = Annotated[str, typer.Option("--output-root", help="Where the searches lie.")]
 Search = Annotated[

@@ -16,10 +16,12 @@ class Lane:
     Attributes:
         gpus: CUDA_VISIBLE_DEVICES of its workers; None: as this process has it.
         is_over: set to end its workers and the search itself, which a signal does to the main thread only.
+        shares_gpus: whether other lanes have the same GPUs.
     """
 
     gpus: str | None
     is_over: threading.Event
+    shares_gpus: bool = False
 
 
 _LANE: ContextVar[Lane | None] = ContextVar("lane", default=None)

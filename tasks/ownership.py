@@ -19,6 +19,7 @@ from tasks.config_file import search_id_of
 from tasks.errors import BusyError, JournalError, LockError, OtherSearchError
 from tasks.gpus import gpu_named, installed_gpus
 from tasks.journal import read_events
+from tasks.lanes import current_lane
 from tasks.launch import visible_gpus
 from tasks.strict_yaml import read_yaml
 from tasks.world import differences, identity_in, identity_of
@@ -69,16 +70,19 @@ def own_gpus(
 ) -> Iterator[tuple[str, ...]]:
     """Give the GPUs that the search trains on to this process alone, among all searches of this machine (or container).
 
-    They are the first `training.num_processes` that CUDA_VISIBLE_DEVICES names (all, with an Accelerate config).
+    Searches side by side that were told to share a GPU share it with such searches only. The GPUs are the first
+    `training.num_processes` that CUDA_VISIBLE_DEVICES names (all, with an Accelerate config).
 
     Raises:
         BusyError: another search owns one of them.
     """
     names = _gpus(config, devices)
+    lane = current_lane()
+    kind = fcntl.LOCK_SH if lane is not None and lane.shares_gpus else fcntl.LOCK_EX
     with ExitStack() as stack:
         for key, name in _keys_of(names).items():
             lock = (locks or Path(tempfile.gettempdir())) / f"msft-gpu-{key}.lock"
-            stack.enter_context(_locked(lock, f"GPU {name}", wait_s))
+            stack.enter_context(_locked(lock, f"GPU {name}", wait_s, kind))
         yield names
 
 
@@ -101,12 +105,12 @@ def _gpus(config: SearchConfig, devices: Path) -> tuple[str, ...]:
 
 
 @contextmanager
-def _locked(path: Path, what: str, wait_s: float) -> Iterator[None]:
+def _locked(path: Path, what: str, wait_s: float, kind: int = fcntl.LOCK_EX) -> Iterator[None]:
     deadline = time.monotonic() + wait_s
     # A comparison that starts again gives its searches new runs; the comparison's own stays the same.
     run = f", flow run {flow_run.root_flow_run_id or flow_run.id}" if flow_run.id else ""
     with _open_for_all(path) as lock:
-        while not _try_lock(lock):
+        while not _try_lock(lock, kind):
             lock.seek(0)
             owner = lock.read().strip() or "unknown"
             # A machine that only seemed lost still works for the same run: its result is the run's.
@@ -120,9 +124,9 @@ def _locked(path: Path, what: str, wait_s: float) -> Iterator[None]:
         yield
 
 
-def _try_lock(lock: IO[str]) -> bool:
+def _try_lock(lock: IO[str], kind: int = fcntl.LOCK_EX) -> bool:
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

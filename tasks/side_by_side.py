@@ -59,15 +59,17 @@ class Outcome(Value):
 def lanes(config: SearchConfig, parallel: int | None, devices: Path = Path("/dev")) -> tuple[str | None, ...]:
     """Return CUDA_VISIBLE_DEVICES for each search that may run at the same time; None leaves it as it is.
 
-    With several GPUs each search has its `training.num_processes` of them, `parallel` searches at most; without any,
-    `parallel` searches share the CPU, by default one.
+    Each search has its `training.num_processes` of the GPUs. By default as many run as find their own; of more,
+    several share a GPU, which a small model alone does not fill. Without GPUs they share the CPU, by default one.
     """
     gpus = () if config.training.device == "cpu" else visible_gpus(devices)
     if not gpus:
         return (None,) * (parallel or 1)
     each = len(gpus) if config.training.accelerate_config is not None else config.training.num_processes
     groups = [",".join(gpus[i : i + each]) for i in range(0, len(gpus) - each + 1, each)]
-    return tuple(groups[:parallel]) or (None,)
+    if not groups:
+        return (None,)
+    return tuple(groups[i % len(groups)] for i in range(parallel or len(groups)))
 
 
 def run_side_by_side(
@@ -85,7 +87,7 @@ def run_side_by_side(
     def run(arm: Arm) -> Outcome:
         gpu = free.get()
         try:
-            with in_lane(Lane(gpu, is_over)):
+            with in_lane(Lane(gpu, is_over, shares_gpus=gpus.count(gpu) > 1)):
                 return _attempt(arm, search, logs if len(gpus) > 1 else None)
         finally:
             free.put(gpu)

@@ -21,6 +21,7 @@ from tasks.config_file import change_config, search_id_of
 from tasks.contracts import ChampionResult, CheckpointScores, EvaluationCost, SubDatasetScore
 from tasks.errors import ConfigError, DifferentDataError, IncompleteComparisonError
 from tasks.journal import append_event
+from tasks.lanes import current_lane
 from tasks.ownership import directory_of
 from tasks.plots import plot_comparison, save_figure
 from tasks.side_by_side import Arm, Outcome, lanes, run_side_by_side
@@ -214,17 +215,23 @@ def test_one_failed_search_does_not_lose_the_others(gpus: tuple[None, ...], tmp_
     assert [outcome.error for outcome in outcomes] == ["", "ValueError: broken", "", ""]
 
 
-def test_searches_side_by_side_have_a_gpu_and_a_log_each(tmp_path: Path) -> None:
+@pytest.mark.parametrize("gpus", [("0,1", "2,3"), ("2,3", "2,3")], ids=["their own", "shared"])
+def test_searches_side_by_side_have_a_gpu_and_a_log_each(tmp_path: Path, gpus: tuple[str, ...]) -> None:
     both_run = threading.Barrier(2)
     seen: dict[int, str] = {}
+    sharing: set[bool] = set()
 
     def search(arm: Arm) -> None:
         both_run.wait(30)
         seen[arm.seed] = launch._environment(1)["CUDA_VISIBLE_DEVICES"]
+        lane = current_lane()
+        assert lane is not None
+        sharing.add(lane.shares_gpus)
         terminal.note(f"search {arm.seed}")
 
-    run_side_by_side(ARMS, search, ("0,1", "2,3"), tmp_path)
-    assert sorted(seen.values()) == ["0,1", "0,1", "2,3", "2,3"]
+    run_side_by_side(ARMS, search, gpus, tmp_path)
+    assert sorted(seen.values()) == sorted([*gpus, *gpus])
+    assert sharing == {gpus[0] == gpus[1]}
     assert os.environ.get("CUDA_VISIBLE_DEVICES") != "0,1"
     for arm in ARMS:
         assert (tmp_path / f"tiny-msft-seed-{arm.seed}.log").read_text() == f"search {arm.seed}\n"
@@ -298,6 +305,7 @@ def test_each_search_gets_its_gpus_and_a_cpu_takes_one_search_unless_told(
     assert lanes(one, None, tmp_path) == ("0", "1", "2", "3", "4")
     assert lanes(one, 2, tmp_path) == ("0", "1")
     assert lanes(two, None, tmp_path) == ("0,1", "2,3")
+    assert lanes(two, 3, tmp_path) == ("0,1", "2,3", "0,1")  # told to run more than find their own
     assert lanes(config_of(training={"accelerate_config": "x"}), None, tmp_path) == ("0,1,2,3,4",)
     assert lanes(config_of(training={"num_processes": 8}), None, tmp_path) == (None,)
     assert lanes(config_of(), None, tmp_path) == (None,)

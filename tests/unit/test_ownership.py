@@ -24,6 +24,7 @@ from tasks.environment import device_of
 from tasks.errors import BusyError, LockError, OtherSearchError
 from tasks.gpus import Gpu, gpu_named, installed_gpus
 from tasks.journal import append_event
+from tasks.lanes import Lane, in_lane
 from tasks.ownership import own_directory, own_gpus
 from tasks.world import differences, remarks, world_of
 
@@ -167,6 +168,23 @@ def test_a_gpu_has_one_owner_and_the_second_is_told_its_name(tmp_path: Path, gpu
             pass
     with own_gpus(two, 0, gpus, tmp_path) as owned:
         assert owned == ("0", "1")
+
+
+def test_searches_that_share_a_gpu_share_it_with_no_other(tmp_path: Path, gpus: Path) -> None:
+    with (
+        in_lane(Lane("0", threading.Event(), shares_gpus=True)),
+        own_gpus(config_of(tmp_path), 0, gpus, tmp_path),
+        own_gpus(config_of(tmp_path), 0, gpus, tmp_path) as shared,
+    ):
+        assert shared == ("0",)
+        with in_lane(Lane("0", threading.Event())), pytest.raises(BusyError, match="GPU 0 is in use"):
+            own_gpus(config_of(tmp_path), 0, gpus, tmp_path).__enter__()
+    with (
+        own_gpus(config_of(tmp_path), 0, gpus, tmp_path),
+        in_lane(Lane("0", threading.Event(), shares_gpus=True)),
+        pytest.raises(BusyError, match="GPU 0 is in use"),
+    ):
+        own_gpus(config_of(tmp_path), 0, gpus, tmp_path).__enter__()
 
 
 def test_the_gpus_that_are_owned_are_those_that_the_worker_sees(
