@@ -3,6 +3,8 @@
     python -m tests.benchmarks.real_mixture --methods sft,msft,msft_paper --seeds 1 2 3 --out results          # one GPU
     python -m tests.benchmarks.real_mixture --methods sft,msft --seeds 1 --out results --slice 16 16 16  # a CPU
 
+`--slice` takes as many rows of each sub-dataset; without a GPU also settings that a CPU trains with in minutes.
+
 Runs `msft compare` under OUT; the same command again goes on after an interruption. Then writes into OUT:
 `scores.csv`, `ledger.csv`, `decisions.csv` (every search's own, with its name and seed), what the comparison wrote
 itself, and `environment.json` (GPU, driver, versions, commit, hashes of data and model, command, seconds). A run on
@@ -28,6 +30,7 @@ from tasks.base_model import _package_file
 from tasks.config import SearchConfig
 from tasks.config_file import load_config
 from tasks.environment import describe_environment
+from tasks.launch import has_accelerator
 from tasks.manifest import hash_file
 
 CONFIG = Path(__file__).parents[2] / "data" / "real10.yaml"
@@ -48,14 +51,20 @@ ON_CPU = (
 )
 
 
-def overrides_of(config: str, slice_rows: Sequence[int] | None, extra: Sequence[str]) -> list[str]:
-    """Return the `--set` values: those of a slice on a CPU where one is asked for, then the user's own."""
+def overrides_of(
+    config: str, slice_rows: Sequence[int] | None, extra: Sequence[str], *, on_cpu: bool
+) -> list[str]:
+    """Return the `--set` values: those of a slice where one is asked for (and of a CPU), then the user's own."""
     if slice_rows is None:
         return list(extra)
     names = [sub_dataset.name for sub_dataset in load_config(config).mixture.sub_datasets]
     train, validation, test = slice_rows
     limits = f"{{train: {train}, validation: {validation}, test: {test}}}"
-    return [*(f"mixture.sub_datasets.{name}.max_rows={limits}" for name in names), *ON_CPU, *extra]
+    return [
+        *(f"mixture.sub_datasets.{name}.max_rows={limits}" for name in names),
+        *(ON_CPU if on_cpu else ()),
+        *extra,
+    ]
 
 
 def compare(arguments: argparse.Namespace, overrides: Sequence[str]) -> list[str]:
@@ -162,7 +171,7 @@ def main() -> int:
         type=int,
         nargs=3,
         metavar=("TRAIN", "VALIDATION", "TEST"),
-        help="Rows of each sub-dataset, on a CPU.",
+        help="Rows of each sub-dataset.",
     )
     parser.add_argument("--parallel", type=int, help="Searches at a time, as `msft compare` takes it.")
     parser.add_argument(
@@ -172,7 +181,9 @@ def main() -> int:
     arguments = parser.parse_args()
     searches = arguments.out / "searches"
     searches.mkdir(parents=True, exist_ok=True)
-    overrides = overrides_of(arguments.config, arguments.slice, arguments.overrides)
+    overrides = overrides_of(
+        arguments.config, arguments.slice, arguments.overrides, on_cpu=not has_accelerator()
+    )
     overrides.append(f"output_root={searches.resolve()}")
     began = time.monotonic()
     if not arguments.only_collect:

@@ -54,13 +54,16 @@ def test_what_the_comparison_wrote_is_copied_and_nothing_of_a_search(tmp_path: P
     assert sorted(map(str, copied)) == ["compare-1/table.csv", "table.csv"]
 
 
-def test_a_slice_limits_every_split_and_runs_on_a_cpu_and_the_user_has_the_last_word() -> None:
-    overrides = overrides_of(str(CONFIG), (4, 3, 9), ["training.max_length=128"])
-    config = load_config(str(CONFIG), overrides)
-    limits = {tuple(s.max_rows.model_dump().values()) for s in config.mixture.sub_datasets}
-    assert limits == {(4, 3, 9)}
-    assert (config.training.device, config.training.max_length) == ("cpu", 128)
-    assert overrides_of(str(CONFIG), None, ["seed=3"]) == ["seed=3"]
+def test_a_slice_limits_every_split_runs_on_a_cpu_where_there_is_no_gpu_and_the_user_has_the_last_word() -> (
+    None
+):
+    for on_cpu, batch_size in ((True, 16), (False, 64)):
+        overrides = overrides_of(str(CONFIG), (4, 3, 9), ["training.max_length=128"], on_cpu=on_cpu)
+        config = load_config(str(CONFIG), overrides)
+        limits = {tuple(s.max_rows.model_dump().values()) for s in config.mixture.sub_datasets}
+        assert limits == {(4, 3, 9)}
+        assert (config.training.batch_size, config.training.max_length) == (batch_size, 128)
+    assert overrides_of(str(CONFIG), None, ["seed=3"], on_cpu=True) == ["seed=3"]
 
 
 def test_the_environment_names_data_model_and_command(tmp_path: Path) -> None:
