@@ -20,21 +20,22 @@ class Batch:
     """Tensors of one forward pass.
 
     Attributes:
-        inputs: what the model is called with. Shapes (rows, tokens); packed rows lie end to end in one row.
+        inputs: what the model is called with. Shapes (rows, tokens); packed rows lie end to end in one row, and
+            where they are `bounded`, their bounds come with them under transformers' names of FlashAttention's.
         positions: (k,) positions whose logits are needed: those before a supervised token, of any row.
         targets: (rows, k) token that follows each position.
         is_supervised: (rows, k) whether that token counts.
         row_of: (rows, k) which of the given rows it belongs to.
     """
 
-    inputs: dict[str, torch.Tensor]
+    inputs: dict[str, Any]
     positions: torch.Tensor
     targets: torch.Tensor
     is_supervised: torch.Tensor
     row_of: torch.Tensor
 
 
-def collate(rows: Sequence[Row], device: torch.device, *, packed: bool) -> Batch:
+def collate(rows: Sequence[Row], device: torch.device, *, packed: bool, bounded: bool = False) -> Batch:
     """Return the batch of `rows`; a row's first token is never supervised."""
     ids, flags, row_of, inputs = _packed(rows) if packed else _padded(rows)
     positions = np.flatnonzero(flags[:, 1:].any(axis=0))
@@ -42,7 +43,7 @@ def collate(rows: Sequence[Row], device: torch.device, *, packed: bool) -> Batch
         positions = np.zeros(1, dtype=np.int64)
     tensors = {key: torch.from_numpy(value).to(device) for key, value in inputs.items()}
     return Batch(
-        inputs=tensors,
+        inputs={**tensors, **(_bounds(rows, device) if packed and bounded and rows else {})},
         positions=torch.from_numpy(positions).to(device),
         targets=torch.from_numpy(ids[:, positions + 1]).to(device),
         is_supervised=torch.from_numpy(flags[:, positions + 1].astype(bool)).to(device),
@@ -82,6 +83,18 @@ def _packed(rows: Sequence[Row]) -> Arrays:
     positions = np.concatenate([np.arange(len(row_ids)) for row_ids, _ in rows])[None]
     row_of = np.concatenate([np.full(len(row_ids), index) for index, (row_ids, _) in enumerate(rows)])[None]
     return ids, np.concatenate(flags)[None], row_of, {"input_ids": ids, "position_ids": positions}
+
+
+def _bounds(rows: Sequence[Row], device: torch.device) -> dict[str, Any]:
+    lengths = [len(ids) for ids, _ in rows]
+    ends = torch.from_numpy(np.cumsum([0, *lengths], dtype=np.int32)).to(device)
+    longest = max(lengths)
+    return {
+        "cu_seq_lens_q": ends,
+        "cu_seq_lens_k": ends,
+        "max_length_q": longest,
+        "max_length_k": longest,
+    }
 
 
 def supports_logit_positions(model: Any) -> bool:

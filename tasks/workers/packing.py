@@ -43,6 +43,6 @@ def check_packing(stepper: Stepper) -> None:
 
 def _logits(stepper: Stepper, rows: list[Row], *, packed: bool) -> torch.Tensor:
     """Return the logits before each row's second and later tokens, of shape (tokens, vocabulary)."""
-    batch = collate(rows, stepper.accelerator.device, packed=packed)
+    batch = collate(rows, stepper.accelerator.device, packed=packed, bounded=stepper.bounds_rows)
     with stepper.accelerator.autocast():
         return token_logits(stepper.model, batch, at_positions=stepper.keeps_logits)[0]

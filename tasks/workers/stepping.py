@@ -14,6 +14,7 @@ from tasks.algorithm.ledger import RowCost
 from tasks.contracts import RolloutSpec
 from tasks.errors import NonFiniteLossError
 from tasks.workers.accounting import Step
+from tasks.workers.attention import attends_within_rows
 from tasks.workers.batches import Draw, RowStore, micro_batches
 from tasks.workers.forward import Batch, collate, supports_logit_positions, token_logits, token_losses
 from tasks.workers.optimisation import learning_rate_at, undone
@@ -43,6 +44,7 @@ class Stepper:
         self.optimizer = optimizer
         self.stores = [RowStore(part.train) for part in spec.mixture.draws]
         self.keeps_logits = supports_logit_positions(accelerator.unwrap_model(model))
+        self.bounds_rows = attends_within_rows(accelerator.unwrap_model(model))
 
     def measure(self, rows: Sequence[Draw], number: int) -> Step:
         """Return the rows of optimizer step `number`, from 1 on the accepted path, with their sizes."""
@@ -116,7 +118,8 @@ class Stepper:
 
     def _logits(self, step: Step, part: Sequence[int]) -> tuple[Batch, torch.Tensor]:
         rows = [self.stores[step.rows[i].sub_dataset].row(step.rows[i].row) for i in part]
-        batch = collate(rows, self.accelerator.device, packed=self.spec.training.batching == "packed")
+        packed = self.spec.training.batching == "packed"
+        batch = collate(rows, self.accelerator.device, packed=packed, bounded=self.bounds_rows)
         with self.accelerator.autocast():
             return batch, token_logits(self.model, batch, at_positions=self.keeps_logits)
 

@@ -20,6 +20,7 @@ from tasks.progress import ProgressFile
 from tasks.published import reference_to
 from tasks.randomness import seed_from
 from tasks.workers.accounting import IntervalAccount, Step
+from tasks.workers.attention import use_packed_attention
 from tasks.workers.averaging import WeightAverage
 from tasks.workers.batches import Draw, chain_hash
 from tasks.workers.checkpoint import (
@@ -100,12 +101,15 @@ class Trainer:
         model = load_base(spec.model)
         if start is not None:
             load_weights(model, start)
+        is_packed = spec.training.batching == "packed"
+        if is_packed and spec.model.attn_implementation is None:
+            use_packed_attention(model, self.accelerator.device, precision=spec.training.precision)
         self.names = trained_names(model)
         self.shape = shape_of(model)
         model.train()
         self.model, self.optimizer = self.accelerator.prepare(model, adamw(model, spec))
         self.stepper = Stepper(spec, self.accelerator, self.model, self.optimizer)
-        if spec.training.batching == "packed":
+        if is_packed:
             check_packing(self.stepper)
         if start is not None and (own is not None or spec.optimizer == "restore"):
             load_optimizer(self.model, self.optimizer.optimizer, start)

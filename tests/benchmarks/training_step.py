@@ -51,7 +51,7 @@ def trainer_of(config: SearchConfig, inputs: Inputs, directory: Path) -> TimedTr
         method=config.search.method,
         options=config.search.options,
         mixture=mixture,
-        model=inputs.model,
+        model=inputs.model.model_copy(update={"attn_implementation": config.model.attn_implementation}),
         training=config.training,
         start=None,
         start_directory=None,
