@@ -134,22 +134,24 @@ def beside(module: str, spec: Path, *, threads: int | None, on_poll: Callable[[]
 
 
 @contextmanager
-def keep_running(arguments: Sequence[str], log: Path, extra: Mapping[str, str]) -> Iterator[None]:
-    """Run `python -m arguments…` while the block runs, and start it again when it dies."""
+def keep_running(arguments: Sequence[str], log: Path, extra: Mapping[str, str]) -> Iterator[list[int]]:
+    """Run `python -m arguments…` while the block runs, and start it again when it dies; give the exit codes so far."""
     environment = {**_environment(1), **extra}
     is_over = threading.Event()
+    codes: list[int] = []
 
     def watch() -> None:
         process = _spawn([*_TIED, *arguments], log, environment)
         while not is_over.wait(_POLL_S):
             if process.poll() is not None and not is_over.wait(_RESTART_S):
+                codes.append(process.returncode)
                 process = _spawn([*_TIED, *arguments], log, environment)
         _end_group(process, _SERVICE_GRACE_S)
 
     thread = threading.Thread(target=watch, name="keep-running")
     thread.start()
     try:
-        yield
+        yield codes
     finally:
         is_over.set()
         thread.join()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -28,6 +28,8 @@ from tasks.prefect_pages import LOCAL_PAGES
 _START_S = 180.0
 _POLL_S = 0.1
 _MAX_CALLS = 5
+# One that ends by itself does so again, as with a package that is missing; one that is killed need not.
+_MAX_FAILED_STARTS = 3
 Result = TypeVar("Result")
 
 
@@ -80,8 +82,8 @@ def _api(output_root: str) -> Iterator[str]:
     arguments = ["uvicorn", "--factory", "prefect.server.api.server:create_app", "--host", "127.0.0.1"]
     arguments += ["--port", str(port), "--log-level", "error", "--lifespan", "on"]
     url = f"http://127.0.0.1:{port}/api"
-    with keep_running(arguments, _log(output_root), environment):
-        _wait_for(url, output_root)
+    with keep_running(arguments, _log(output_root), environment) as exit_codes:
+        _wait_for(url, output_root, exit_codes)
         with temporary_settings({PREFECT_API_URL: url, PREFECT_UI_URL: LOCAL_PAGES}):
             yield url
 
@@ -97,7 +99,8 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait_for(url: str, output_root: str) -> None:
+def _wait_for(url: str, output_root: str, exit_codes: Sequence[int] = ()) -> None:
+    """Wait until the server answers, but not for one that ends by itself again and again."""
     deadline = time.monotonic() + _START_S
     cause = "no answer"
     while time.monotonic() < deadline:
@@ -106,5 +109,10 @@ def _wait_for(url: str, output_root: str) -> None:
             return
         except httpx.HTTPError as error:
             cause = str(error)
+        if sum(code > 0 for code in exit_codes) >= _MAX_FAILED_STARTS:
+            lines = _log(output_root).read_text(errors="replace").split("\n")
+            last = next((line.strip() for line in reversed(lines) if line.strip()), "nothing in its log")
+            cause = f"it ended {len(exit_codes)} times before it answered: {last}"
+            break
         time.sleep(_POLL_S)
     raise PrefectServerError(url, cause, str(_log(output_root)))

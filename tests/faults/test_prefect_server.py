@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -96,6 +97,24 @@ def test_a_server_that_dies_again_and_again_is_named(tmp_path: Path) -> None:
     flow = Flow(*[httpx.ConnectError("All connection attempts failed")] * 9)
     with pytest.raises(PrefectServerError, match="lost"):
         run_flow(flow, str(tmp_path))
+
+
+def test_a_server_that_cannot_start_is_named_with_its_reason_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a package that it needs is missing; it was waited for for three minutes once."""
+    (tmp_path / "uvicorn.py").write_text("raise ModuleNotFoundError('no asyncpg here')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    flow = Flow()
+    with (
+        temporary_settings({PREFECT_API_URL: None, PREFECT_HOME: tmp_path / "prefect"}),
+        pytest.raises(
+            PrefectServerError, match=r"ended 3 times.*ModuleNotFoundError: no asyncpg here"
+        ) as failed,
+    ):
+        run_flow(flow, str(tmp_path))
+    assert str(tmp_path / "prefect-server.log") in str(failed.value)
+    assert flow.num_calls == 0
 
 
 @pytest.mark.usefixtures("_api")
