@@ -43,7 +43,10 @@ class ModelConfig(Settings):
         None, description="Another tokenizer than the model's; `characters` is the quickstart's own."
     )
     trust_remote_code: bool = False
-    attn_implementation: str | None = Field(None, description="As transformers takes it; None: its choice.")
+    attn_implementation: str | None = Field(
+        None,
+        description="As transformers takes it; None: its choice, but packed rows attend within themselves on a GPU.",
+    )
     gradient_checkpointing: bool = False
     lora: LoraConfig | None = None
 

@@ -45,6 +45,7 @@ ON_CPU = (
     "training.batching=packed",
     "training.warmup_steps=5",
     "evaluation.batch_tokens=4096",
+    "evaluation.beside_training=auto",
     "evaluation.selection=loss",
     "search.evals_per_epoch=2",
     "search.max_epochs=4",

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch.nn import functional as F
 from torch.nn.attention import varlen
 from transformers import AutoModelForCausalLM, GemmaConfig, LlamaConfig, MistralConfig, PreTrainedConfig
@@ -75,7 +76,8 @@ def losses_and_gradients(
         losses.sum().backward()
         owners = torch.tensor(part, device=DEVICE)[batch.row_of]
         sums.index_add_(0, owners.flatten(), losses.detach().flatten())
-    return sums.tolist(), [parameter.grad.clone() for parameter in model.parameters()]
+    gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    return sums.tolist(), gradients
 
 
 @pytest.fixture
@@ -100,6 +102,23 @@ def test_packed_rows_train_as_each_row_alone_does(config: PreTrainedConfig) -> N
         assert losses == pytest.approx(alone[0], rel=tolerance, abs=tolerance)
         for mine, theirs in zip(gradients, alone[1], strict=True):
             assert float((mine - theirs).norm()) <= tolerance * float(theirs.norm()) + 1e-6
+
+
+@pytest.mark.usefixtures("kernel")
+def test_adapters_train_on_packed_rows_too_with_their_forward_pass_done_twice() -> None:
+    rows, gradients = rows_of(7, 1, 19), []
+    for packed in (False, True):
+        model = get_peft_model(model_of(LLAMA), LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False))
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.enable_input_require_grads()
+        if packed:
+            use_packed_attention(model, torch.device("cuda"), precision="bf16")
+            assert attends_within_rows(model)
+        gradients.append(losses_and_gradients(model.train(), rows, packed=packed)[1])
+    tolerance = 0.03 if GPU else 1e-5
+    assert gradients[0]
+    for alone, mine in zip(*gradients, strict=True):
+        assert float((mine - alone).norm()) <= tolerance * float(alone.norm()) + 1e-6
 
 
 @pytest.mark.usefixtures("kernel")
