@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import AttentionInterface
 
+from tasks.contracts import BaseModelRef
 from tasks.model_shape import head_width
 
 NAME = "packed_rows"
@@ -55,8 +56,10 @@ def attend_within_rows(
     return output.view(batch, tokens, heads, -1), None
 
 
-def use_packed_attention(model: Any, device: torch.device, *, precision: str) -> None:
+def use_packed_attention(model: Any, base: BaseModelRef, device: torch.device, precision: str) -> None:
     """Let the model attend within packed rows where torch's FlashAttention can do its attention; else change nothing.
+
+    An attention that the configuration names is left as it is too.
 
     Under a mask over all pairs of tokens, attention was more than half of a packed step's work on an H200
     (data/RESULTS.md).
@@ -66,6 +69,7 @@ def use_packed_attention(model: Any, device: torch.device, *, precision: str) ->
         device.type == "cuda"
         and torch.version.hip is None
         and precision == "bf16"
+        and base.attn_implementation is None
         and config._attn_implementation == "sdpa"
         and getattr(model, "_supports_flash_attn", False)
         and head_width(config) <= _MAX_HEAD_WIDTH

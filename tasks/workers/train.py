@@ -102,8 +102,8 @@ class Trainer:
         if start is not None:
             load_weights(model, start)
         is_packed = spec.training.batching == "packed"
-        if is_packed and spec.model.attn_implementation is None:
-            use_packed_attention(model, self.accelerator.device, precision=spec.training.precision)
+        if is_packed:
+            use_packed_attention(model, spec.model, self.accelerator.device, spec.training.precision)
         self.names = trained_names(model)
         self.shape = shape_of(model)
         model.train()

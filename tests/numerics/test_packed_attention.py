@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.nn.attention import varlen
 from transformers import AutoModelForCausalLM, GemmaConfig, LlamaConfig, MistralConfig, PreTrainedConfig
 
+from tasks.contracts import BaseModelRef
 from tasks.workers.attention import attends_within_rows, use_packed_attention
 from tasks.workers.forward import Row, collate, token_logits, token_losses
 
@@ -82,18 +83,18 @@ def losses_and_gradients(
 
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put the exact attention in the kernel's place where there is no GPU, and let the model take it for one."""
+    """Put the exact attention in the kernel's place where there is no GPU."""
     if not GPU:
         monkeypatch.setattr(varlen, "varlen_attn", exact)
 
 
 @pytest.mark.parametrize("config", [LLAMA, MISTRAL], ids=["llama", "mistral with a window"])
 @pytest.mark.usefixtures("kernel")
-def test_packed_rows_train_as_each_row_alone_does(config: PreTrainedConfig) -> None:
+def test_packed_rows_train_as_each_row_alone_does(tiny_base: BaseModelRef, config: PreTrainedConfig) -> None:
     rows = rows_of(7, 1, 19, 2, 33)
     alone = losses_and_gradients(model_of(config), rows, packed=False)  # transformers' own attention
     model = model_of(config)
-    use_packed_attention(model, torch.device("cuda"), precision="bf16")
+    use_packed_attention(model, tiny_base, torch.device("cuda"), "bf16")
     assert attends_within_rows(model)
     packed = losses_and_gradients(model, rows, packed=True)
     apart = losses_and_gradients(model, rows, packed=False)  # each row one of its batch
@@ -105,14 +106,16 @@ def test_packed_rows_train_as_each_row_alone_does(config: PreTrainedConfig) -> N
 
 
 @pytest.mark.usefixtures("kernel")
-def test_adapters_train_on_packed_rows_too_with_their_forward_pass_done_twice() -> None:
+def test_adapters_train_on_packed_rows_too_with_their_forward_pass_done_twice(
+    tiny_base: BaseModelRef,
+) -> None:
     rows, gradients = rows_of(7, 1, 19), []
     for packed in (False, True):
         model = get_peft_model(model_of(LLAMA), LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False))
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
         if packed:
-            use_packed_attention(model, torch.device("cuda"), precision="bf16")
+            use_packed_attention(model, tiny_base, torch.device("cuda"), "bf16")
             assert attends_within_rows(model)
         gradients.append(losses_and_gradients(model.train(), rows, packed=packed)[1])
     tolerance = 0.03 if GPU else 1e-5
@@ -122,10 +125,10 @@ def test_adapters_train_on_packed_rows_too_with_their_forward_pass_done_twice() 
 
 
 @pytest.mark.usefixtures("kernel")
-def test_rows_without_their_bounds_see_each_other() -> None:
+def test_rows_without_their_bounds_see_each_other(tiny_base: BaseModelRef) -> None:
     """Which `check_packing` refuses before the first step."""
     rows, model = rows_of(7, 19), model_of(LLAMA)
-    use_packed_attention(model, torch.device("cuda"), precision="bf16")
+    use_packed_attention(model, tiny_base, torch.device("cuda"), "bf16")
     right, _ = losses_and_gradients(model, rows, packed=True)
     batch = collate(rows, DEVICE, packed=True)
     with torch.autocast(DEVICE.type, torch.bfloat16, enabled=GPU):
@@ -134,20 +137,31 @@ def test_rows_without_their_bounds_see_each_other() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "device", "precision"),
+    ("config", "chosen", "device", "precision"),
     [
-        (LLAMA, "cpu", "bf16"),
-        (LLAMA, "cuda", "fp32"),
-        (LlamaConfig(**{**SIZES, "attn_implementation": "eager"}), "cuda", "bf16"),
-        (LlamaConfig(**{**SIZES, "head_dim": 512}), "cuda", "bf16"),
-        (LlamaConfig(**SIZES, attention_dropout=0.1), "cuda", "bf16"),
-        (GemmaConfig(**SIZES, attn_logit_softcapping=50.0), "cuda", "bf16"),
+        (LLAMA, None, "cpu", "bf16"),
+        (LLAMA, None, "cuda", "fp32"),
+        (LLAMA, "sdpa", "cuda", "bf16"),
+        (LlamaConfig(**{**SIZES, "attn_implementation": "eager"}), None, "cuda", "bf16"),
+        (LlamaConfig(**{**SIZES, "head_dim": 512}), None, "cuda", "bf16"),
+        (LlamaConfig(**SIZES, attention_dropout=0.1), None, "cuda", "bf16"),
+        (GemmaConfig(**SIZES, attn_logit_softcapping=50.0), None, "cuda", "bf16"),
     ],
-    ids=["a CPU", "float32", "the user's own choice", "heads too wide", "dropout", "capped scores"],
+    ids=[
+        "a CPU",
+        "float32",
+        "the user's choice",
+        "the model's",
+        "heads too wide",
+        "dropout",
+        "capped scores",
+    ],
 )
-def test_other_attention_is_left_as_it_is(config: PreTrainedConfig, device: str, precision: str) -> None:
-    model = model_of(config)
+def test_other_attention_is_left_as_it_is(
+    tiny_base: BaseModelRef, config: PreTrainedConfig, chosen: str | None, device: str, precision: str
+) -> None:
+    model, base = model_of(config), tiny_base.model_copy(update={"attn_implementation": chosen})
     before = model.config._attn_implementation
-    use_packed_attention(model, torch.device(device), precision=precision)
+    use_packed_attention(model, base, torch.device(device), precision)
     assert model.config._attn_implementation == before
     assert not attends_within_rows(model)

@@ -54,9 +54,7 @@ def test_what_the_comparison_wrote_is_copied_and_nothing_of_a_search(tmp_path: P
     assert sorted(map(str, copied)) == ["compare-1/table.csv", "table.csv"]
 
 
-def test_a_slice_limits_every_split_runs_on_a_cpu_where_there_is_no_gpu_and_the_user_has_the_last_word() -> (
-    None
-):
+def test_a_slice_limits_every_split_and_takes_a_cpus_settings_on_a_cpu_alone() -> None:
     for on_cpu, batch_size in ((True, 16), (False, 64)):
         overrides = overrides_of(str(CONFIG), (4, 3, 9), ["training.max_length=128"], on_cpu=on_cpu)
         config = load_config(str(CONFIG), overrides)
