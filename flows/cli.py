@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import signal
 import sys
@@ -21,6 +22,7 @@ from flows.cli_report import report
 from flows.cli_status import resume, status
 from tasks.errors import ConfigError, MsftError
 
+logger = logging.getLogger(__name__)
 _EPILOG = "\n\n".join(
     (
         "Exit codes: 0 done; 1 failed, and the message says what to do (doctor: something fails); "
@@ -57,8 +59,8 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Search for the champion of a mixture; run again after an interruption, it goes on where it was."""
-    from tasks.config_file import explain_config, load_config
-    from tasks.console import output
+    from tasks.config.loading import explain_config, load_config
+    from tasks.report.console import output
 
     output.choose(quiet=quiet, as_json=as_json)
     loaded = load_config(config, overrides or [])
@@ -66,8 +68,8 @@ def search(
         print(explain_config(loaded))
         return
     from flows.search import msft_search
-    from tasks.prefect_server import run_flow
-    from tasks.search_summary import directory_of, summary_of
+    from tasks.record.summary import directory_of, summary_of
+    from tasks.runtime.prefect_server import run_flow
 
     run_flow(lambda: msft_search(loaded, accept_changes), loaded.output_root)
     output.give(summary_of(directory_of(loaded)))
@@ -97,12 +99,12 @@ def deploy(
     as_json: Json = False,
 ) -> None:
     """Register deployments with the server of PREFECT_API_URL, and what picks up their lost runs."""
-    from tasks.console import output
+    from tasks.report.console import output
 
     output.choose(quiet=False, as_json=as_json)
-    from tasks.deployment import LOST_AFTER_S
-    from tasks.deployment import deploy as register
-    from tasks.terminal import say
+    from tasks.commands.deploy import LOST_AFTER_S
+    from tasks.commands.deploy import deploy as register
+    from tasks.report.terminal import say
 
     placeholders = {"MSFT_HOME": os.path.abspath(directory or "."), "MSFT_IMAGE": image}
     lines = []
@@ -162,8 +164,9 @@ def main() -> None:
 
     Ctrl-C ends it with 130, SIGTERM with 143 and a lost terminal with 129, after its workers have saved what they had.
     """
-    from tasks import terminal
+    from tasks.report import terminal
 
+    terminal.log_to_terminal()
     end = _EndOnSignal()
     try:
         app()
@@ -172,7 +175,7 @@ def main() -> None:
             end.ignore()
             raise  # it was done already
         if end.number:
-            terminal.note("interrupted; the same command goes on from the last checkpoint")
+            logger.info("interrupted; the same command goes on from the last checkpoint")
             sys.exit(128 + end.number)
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             terminal.fail(

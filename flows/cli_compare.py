@@ -21,13 +21,13 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Search with several methods and seeds at one budget; tables, CSV files and a plot say which is best."""
-    from tasks.console import output
+    from tasks.report.console import output
 
     output.choose(quiet=quiet, as_json=as_json)
     from flows.compare import compare_methods
-    from tasks.comparison_summary import comparison_values
-    from tasks.config_file import load_config
-    from tasks.prefect_server import run_flow
+    from tasks.comparison.summary import comparison_values
+    from tasks.config.loading import load_config
+    from tasks.runtime.prefect_server import run_flow
 
     loaded = load_config(config, overrides or [])
     chosen, numbers = split_list(methods), seeds_of(seeds)
@@ -53,14 +53,14 @@ def sweep(
     as_json: Json = False,
 ) -> None:
     """Search over a grid of settings; plots show peaks, their shift after an exclusion, accuracy and FLOPs."""
-    from tasks.console import output
+    from tasks.report.console import output
 
     output.choose(quiet=quiet, as_json=as_json)
     from flows.sweep import sweep_grid
-    from tasks.comparison_summary import comparison_values
-    from tasks.config_file import load_config
-    from tasks.prefect_server import run_flow
-    from tasks.sweep import read_axis
+    from tasks.comparison.grid import read_axis
+    from tasks.comparison.summary import comparison_values
+    from tasks.config.loading import load_config
+    from tasks.runtime.prefect_server import run_flow
 
     loaded = load_config(config, overrides or [])
     axes = tuple(read_axis(text) for text in over)

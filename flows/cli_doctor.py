@@ -24,12 +24,12 @@ def doctor(
 
     Ends with 1 where something fails; a warning hinders nothing.
     """
-    from tasks.console import output
+    from tasks.report.console import output
 
     output.choose(quiet=False, as_json=as_json)
-    from tasks.config_file import load_config
-    from tasks.diagnosis import diagnose
-    from tasks.status_view import show_checks
+    from tasks.commands.doctor import diagnose
+    from tasks.commands.status_view import show_checks
+    from tasks.config.loading import load_config
 
     loaded = load_config(config, overrides or []) if config is not None else None
     checks = diagnose(loaded, output_root, tracking_uri)

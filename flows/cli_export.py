@@ -21,13 +21,13 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Export the champion of a finished search: an ordinary model directory, or its adapters."""
-    from tasks.console import output
+    from tasks.report.console import output
 
     output.choose(quiet=False, as_json=as_json)
-    from tasks.export import export_champion
-    from tasks.plan_view import size_text
-    from tasks.search_status import find_search
-    from tasks.terminal import say
+    from tasks.commands.export import export_champion
+    from tasks.record.status import find_search
+    from tasks.report.plan_view import size_text
+    from tasks.report.terminal import say
 
     done = export_champion(find_search(output_root, search), to, merge_lora=merge_lora)
     kind = "adapters" if done.has_adapters_only else "model"

@@ -23,11 +23,11 @@ def init(
 
     One sub-dataset for each file, for each group NAME_train, NAME_validation, NAME_test, or for each sub-folder.
     """
-    from tasks.console import output
+    from tasks.report.console import output
 
     output.choose(quiet=False, as_json=as_json)
-    from tasks.config_draft import DEFAULT_MODEL, write_draft
-    from tasks.draft_view import draft_values, show_draft
+    from tasks.commands.init import DEFAULT_MODEL, write_draft
+    from tasks.commands.init_view import draft_values, show_draft
 
     draft = write_draft(folder, out, model or DEFAULT_MODEL)
     show_draft(draft)

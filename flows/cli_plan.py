@@ -27,13 +27,13 @@ def plan(
     What the search will decide is not known, so each quantity is given at its least, as expected with one exclusion a
     round, and at its most. The data is read and tokenised for it, as the search does first and then finds it done.
     """
-    from tasks.console import output
+    from tasks.report.console import output
 
     output.choose(quiet=quiet, as_json=as_json)
-    from tasks.config_file import load_config
-    from tasks.plan_view import plan_values, show_plan
-    from tasks.planning import make_plan, prepare_inputs
-    from tasks.pricing import measured_speed, num_devices_of, price_plan, stated_speed
+    from tasks.config.loading import load_config
+    from tasks.planning.plan import make_plan, prepare_inputs
+    from tasks.planning.pricing import measured_speed, num_devices_of, price_plan, stated_speed
+    from tasks.report.plan_view import plan_values, show_plan
 
     loaded = load_config(config, overrides or [])
     inputs = prepare_inputs(loaded)

@@ -15,11 +15,11 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Say where searches stand: running (and by whom), resumable or finished; round, exclusions, champion, budget."""
-    from tasks.console import output
+    from tasks.report.console import output
 
     output.choose(quiet=False, as_json=as_json)
-    from tasks.search_status import find_search, list_searches, status_of
-    from tasks.status_view import show_search_status, show_statuses
+    from tasks.commands.status_view import show_search_status, show_statuses
+    from tasks.record.status import find_search, list_searches, status_of
 
     if search is not None:
         one = status_of(find_search(output_root, search))
@@ -40,13 +40,13 @@ def resume(
     as_json: Json = False,
 ) -> None:
     """Go on with a search from what its directory holds; no configuration file is needed."""
-    from tasks.console import output
+    from tasks.report.console import output
 
     output.choose(quiet=quiet, as_json=as_json)
     from flows.search import msft_search
-    from tasks.prefect_server import run_flow
-    from tasks.search_status import find_search, resumed_config
-    from tasks.search_summary import summary_of
+    from tasks.record.status import find_search, resumed_config
+    from tasks.record.summary import summary_of
+    from tasks.runtime.prefect_server import run_flow
 
     directory = find_search(output_root, search)
     config = resumed_config(directory, overrides or [])

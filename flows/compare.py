@@ -5,16 +5,22 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.search import msft_search
-from tasks.comparison import comparison_of, open_comparison, plan_comparison, refuse_failures, run_searches
-from tasks.comparison_report import report_comparison
-from tasks.config import SearchConfig
-from tasks.config_file import load_shown_config
+from tasks.commands.run_events import tells_its_end
+from tasks.commands.schedules import fill_in_run_number
+from tasks.comparison.parallel import Arm
+from tasks.comparison.report import report_comparison
+from tasks.comparison.runs import (
+    comparison_of,
+    open_comparison,
+    plan_comparison,
+    refuse_failures,
+    run_searches,
+)
+from tasks.config.loading import load_shown_config
+from tasks.config.schema import SearchConfig
 from tasks.contracts import ChampionResult, SearchRef
-from tasks.lifecycle import true_status
-from tasks.ownership import HANDOVER_S
-from tasks.run_events import tells_its_end
-from tasks.schedules import fill_in_run_number
-from tasks.side_by_side import Arm
+from tasks.opening import true_status
+from tasks.record.ownership import HANDOVER_S
 
 
 @flow(name="msft-compare", flow_run_name="compare-{config.name}", persist_result=False)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from prefect import flow
 
 from tasks.algorithm.state import SearchState
-from tasks.config import SearchConfig
+from tasks.config.schema import SearchConfig
 from tasks.contracts import CheckpointRef, Inputs, SearchRef
 from tasks.evaluation import evaluate_checkpoints
 from tasks.mixing import build_mixture
-from tasks.prefect_pages import round_run_name
 from tasks.pruning import decide_pruning
+from tasks.report.prefect_artifacts import round_run_name
 from tasks.reporting import report_round
 from tasks.rollback import roll_back
 from tasks.training import register_checkpoints, train_rollout

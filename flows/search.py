@@ -5,18 +5,18 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.round import search_round
-from tasks.base_model import prepare_base_model
-from tasks.config import SearchConfig
-from tasks.config_file import load_shown_config
+from tasks.commands.run_events import tells_its_end
+from tasks.commands.schedules import fill_in_run_number
+from tasks.config.loading import load_shown_config
+from tasks.config.schema import SearchConfig
 from tasks.contracts import ChampionResult, Inputs
-from tasks.lifecycle import crown_champion, meet_changes, open_search, reference_to, true_status
-from tasks.ownership import HANDOVER_S, own_cache, own_directory, own_gpus
-from tasks.prefect_pages import search_run_name
+from tasks.data.base_model import prepare_base_model
+from tasks.opening import crown_champion, meet_changes, open_search, reference_to, true_status
 from tasks.preparation import prepare_sub_datasets
+from tasks.record.ownership import HANDOVER_S, own_cache, own_directory, own_gpus
+from tasks.report.prefect_artifacts import search_run_name
 from tasks.reporting import report_round, write_report
 from tasks.rollback import roll_back
-from tasks.run_events import tells_its_end
-from tasks.schedules import fill_in_run_number
 
 
 @flow(name="msft-search", flow_run_name=search_run_name, persist_result=False)

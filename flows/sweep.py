@@ -5,12 +5,12 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.compare import search_arm
-from tasks.comparison import comparison_of, open_comparison, refuse_failures, run_searches
-from tasks.config import SearchConfig
+from tasks.comparison.grid import Axis, plan_sweep
+from tasks.comparison.runs import comparison_of, open_comparison, refuse_failures, run_searches
+from tasks.comparison.sweep_report import report_sweep
+from tasks.config.schema import SearchConfig
 from tasks.contracts import SearchRef
-from tasks.lifecycle import true_status
-from tasks.sweep import Axis, plan_sweep
-from tasks.sweep_report import report_sweep
+from tasks.opening import true_status
 
 
 @flow(name="msft-sweep", flow_run_name="sweep-{config.name}", persist_result=False)

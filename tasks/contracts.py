@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.algorithm.peaks import Curve
+from tasks.algorithm.curves import Curve
 from tasks.algorithm.state import CheckpointKey
-from tasks.config import LoraConfig, TrainingConfig
+from tasks.config.schema import LoraConfig, TrainingConfig
 from tasks.redaction import Uri
 
 Metric = Literal["multiple_choice", "exact_match", "numeric", "loss"]
@@ -171,7 +171,7 @@ class IntervalStats(Value):
 
     Attributes:
         num_tokens, num_completion_tokens, num_examples: without padding.
-        flops, seconds: by `tasks.algorithm.ledger`, a method's look-aheads too; wall time of the training steps.
+        flops, seconds: by `tasks.algorithm.costs`, a method's look-aheads too; wall time of the training steps.
         losses: mean training loss a completion token of each sub-dataset, in nats.
         batch_hash: hash over the rows of every batch since the roll-out's start.
     """

@@ -10,10 +10,9 @@ from pathlib import Path
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import registry, terminal
-from tasks.algorithm.peaks import Curve, MetricPoint
+from tasks.algorithm.curves import Curve, MetricPoint
 from tasks.algorithm.state import CheckpointKey
-from tasks.config import SearchConfig
+from tasks.config.schema import SearchConfig
 from tasks.contracts import (
     CheckpointRef,
     CheckpointScores,
@@ -28,9 +27,11 @@ from tasks.contracts import (
     SearchRef,
 )
 from tasks.errors import EmptyCurveError
-from tasks.launch import beside, has_accelerator, run_module
-from tasks.manifest import MANIFEST, checkpoint_directory, hash_file, score_file_of, write_json
-from tasks.retrying import RETRY
+from tasks.registry import checkpoints as registry
+from tasks.report import terminal
+from tasks.runtime.files import MANIFEST, checkpoint_directory, hash_file, score_file_of, write_json
+from tasks.runtime.processes import beside, has_accelerator, run_module
+from tasks.stage import RETRY
 
 
 @task(

@@ -5,11 +5,11 @@ from __future__ import annotations
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import terminal
 from tasks.algorithm.proportions import draws_per_epoch
 from tasks.algorithm.state import SearchState
-from tasks.config import SearchConfig
+from tasks.config.schema import SearchConfig
 from tasks.contracts import CheckpointRef, Inputs, Mixture, SubDatasetDraws, SubDatasetRef
+from tasks.report import terminal
 
 
 def plan_mixture(

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import terminal
 from tasks.algorithm.answers import number_in
-from tasks.config import SearchConfig
+from tasks.config.schema import SearchConfig
+from tasks.config.sub_datasets import SubDatasetConfig
 from tasks.contracts import BaseModelRef, Metric, ScoreSplit, SplitRef, SubDatasetRef
+from tasks.data.sources import Example, fingerprint, read_splits
+from tasks.data.tokenization import Encoder, tokenise_split
 from tasks.errors import ConfigError, DataError, ModelError, SplitOverlapError
-from tasks.sources import Example, fingerprint, read_splits
-from tasks.sub_dataset_config import SubDatasetConfig
-from tasks.tokenisation import Encoder, tokenise_split
+from tasks.report import terminal
+
+logger = logging.getLogger(__name__)
 
 MIN_VALIDATION_ROWS = 200
 _SHOWN_OVERLAPS = 10
@@ -43,7 +46,7 @@ def prepare_sub_datasets(config: SearchConfig, model: BaseModelRef) -> tuple[Sub
             advance()
     for ref in refs:
         if ref.validation.num_rows < MIN_VALIDATION_ROWS:
-            terminal.warn(
+            logger.warning(
                 f"{ref.name}: {ref.validation.num_rows} validation rows; below {MIN_VALIDATION_ROWS} "
                 "a decision repeats only about half of the time between two halves of the data"
             )
@@ -103,7 +106,7 @@ def _check_overlap(config: SearchConfig, splits: Mapping[str, Splits]) -> None:
     error = SplitOverlapError(shared[:_SHOWN_OVERLAPS], len(shared))
     if config.mixture.on_overlap == "error":
         raise error
-    terminal.warn(str(error))
+    logger.warning(str(error))
 
 
 def _located_texts(splits: Mapping[str, Splits], is_paper_protocol: bool) -> Iterator[tuple[str, str, str]]:

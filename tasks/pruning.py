@@ -8,14 +8,14 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import terminal
-from tasks.algorithm.peaks import choose_champion, mean_scores
+from tasks.algorithm.curves import choose_champion, mean_scores
 from tasks.algorithm.state import SearchState
-from tasks.algorithm.strategies import Decision, read_report
-from tasks.config import SearchConfig
+from tasks.algorithm.strategy import Decision, read_report
+from tasks.config.schema import SearchConfig
 from tasks.contracts import Inputs, Mixture, RolloutResult, RoundCurves, SearchRef
-from tasks.journal import append_event, read_events, read_state
-from tasks.progress import read_restarts
+from tasks.record.journal import append_event, read_events, read_state
+from tasks.record.progress import read_restarts
+from tasks.report import terminal
 
 
 @task(name="decide pruning", task_run_name="decide round {rollout.round}", cache_policy=NO_CACHE)

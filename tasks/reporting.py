@@ -11,16 +11,20 @@ import pandas as pd
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import prefect_pages, registry, run_log, terminal, tracking
-from tasks.algorithm.ledger import ledger_lines, total_by_kind
+from tasks.algorithm.costs import ledger_lines, total_by_kind
 from tasks.algorithm.state import CheckpointKey, SearchState
-from tasks.config import SearchConfig
+from tasks.config.schema import SearchConfig
 from tasks.contracts import ChampionResult, IntervalStats, SearchRef
-from tasks.journal import FILE, read_events
-from tasks.plan_view import show_plan_and_actual
-from tasks.planning import compare_with_plan, read_plan
+from tasks.planning.plan import compare_with_plan, read_plan
+from tasks.record.journal import FILE, read_events
+from tasks.registry import checkpoints as registry
+from tasks.registry import points as run_log
+from tasks.registry import runs as tracking
+from tasks.report import prefect_artifacts as prefect_pages
+from tasks.report import terminal
+from tasks.report.markdown import is_by_loss, tell_round, tell_search
 from tasks.report.page import write_page
-from tasks.story import is_by_loss, tell_round, tell_search
+from tasks.report.plan_view import show_plan_and_actual
 
 Events = Sequence[dict[str, Any]]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from pathlib import Path
 
@@ -9,11 +10,13 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import task_run
 
-from tasks import registry, terminal
 from tasks.algorithm.state import CheckpointKey, SearchState
 from tasks.contracts import CheckpointRef, SearchRef
 from tasks.errors import CheckpointDamagedError
-from tasks.manifest import MANIFEST, checkpoint_directory, hash_file, verify
+from tasks.registry import checkpoints as registry
+from tasks.runtime.files import MANIFEST, checkpoint_directory, hash_file, verify
+
+logger = logging.getLogger(__name__)
 
 
 def _run_name() -> str:
@@ -72,6 +75,6 @@ def _remove_unneeded(search: SearchRef, num_decided: int, kept: set[CheckpointKe
                 removed.append(f"{round_directory.name}/{directory.name}")
     if removed:
         size = f"{freed / 1e6:,.1f} MB"
-        terminal.note(
+        logger.info(
             f"removed {len(removed)} checkpoints that nothing can need again ({size}): {', '.join(removed)}"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -9,17 +10,21 @@ from pathlib import Path
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks import run_log, terminal, tracking
 from tasks.algorithm.state import SearchState
-from tasks.config import SearchConfig, TrainingConfig
+from tasks.config.schema import SearchConfig, TrainingConfig
 from tasks.contracts import CheckpointRef, Inputs, Mixture, RolloutResult, RolloutSpec, SearchRef
 from tasks.errors import CheckpointDamagedError
 from tasks.evaluation import scoring_beside
-from tasks.launch import run_accelerate
-from tasks.live_pages import live_pages, record_published
-from tasks.manifest import set_aside, verify, write_json
-from tasks.progress import read_progress
-from tasks.retrying import RETRY
+from tasks.record.progress import read_progress
+from tasks.registry import points as run_log
+from tasks.registry import runs as tracking
+from tasks.registry.live import live_pages, record_published
+from tasks.report import terminal
+from tasks.runtime.files import set_aside, verify, write_json
+from tasks.runtime.processes import run_accelerate
+from tasks.stage import RETRY
+
+logger = logging.getLogger(__name__)
 
 
 @task(name="train roll-out", task_run_name="train round {state.round}", cache_policy=NO_CACHE, **RETRY)
@@ -94,7 +99,7 @@ def is_done(search: SearchRef, result_path: Path) -> bool:
         try:
             verify(directory)
         except CheckpointDamagedError as error:
-            terminal.warn(f"{error}\nit is trained again")
+            logger.warning(f"{error}\nit is trained again")
             set_aside(directory)
             result_path.unlink(missing_ok=True)
     return result_path.is_file()

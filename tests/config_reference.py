@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from tasks.algorithm.methods import METHODS, options_of
-from tasks.config import SearchConfig
+from tasks.config.schema import SearchConfig
 
 REFERENCE = Path(__file__).parents[1] / "data" / "CONFIGURATION.md"
 _HEAD = """# Every key of a search's YAML file

@@ -13,12 +13,14 @@ import pytest
 # Its thread takes a variable out of the environment while a request of another thread reads that: KeyError.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
-from tasks.config import TrainingConfig
+from tasks.config.schema import TrainingConfig
+from tasks.config.sub_datasets import SyntheticConfig
 from tasks.contracts import BaseModelRef, Mixture, RolloutSpec, ScoreSplit, SubDatasetDraws
-from tasks.sources import Example
-from tasks.sub_dataset_config import SyntheticConfig
-from tasks.tokenisation import Encoder, tokenise_split
+from tasks.data.sources import Example
+from tasks.data.tokenization import Encoder, tokenise_split
+from tasks.report.terminal import log_to_terminal
 
+log_to_terminal()
 TINY_LLAMA = {
     "model_type": "llama",
     "hidden_size": 32,
@@ -57,7 +59,7 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> BaseModelRef:
 
 def examples_of(skill: str, split: str = "train", num_rows: int = 24) -> list[Example]:
     """Return rows of one of the quickstart's skills."""
-    from tasks.synthetic import synthetic_rows
+    from tasks.data.synthetic import synthetic_rows
 
     settings = SyntheticConfig(skill=skill, unique_rows=num_rows, validation_rows=30, test_rows=30)
     return [Example(**row) for row in synthetic_rows(settings, split, seed=5)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tasks.algorithm.peaks import Curve
+from tasks.algorithm.curves import Curve
 from tasks.algorithm.state import CheckpointKey
 
 

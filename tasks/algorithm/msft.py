@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from tasks.algorithm.curves import Curve
 from tasks.algorithm.exclusion import ExclusionRule, describe, rank_overfitting
-from tasks.algorithm.peaks import Curve
 from tasks.algorithm.state import CheckpointKey
-from tasks.algorithm.strategies import (
+from tasks.algorithm.strategy import (
     Decision,
     Opening,
     OptimizerAction,

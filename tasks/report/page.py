@@ -8,9 +8,10 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from tasks.plan_view import plan_and_actual, size_text
 from tasks.report import words
 from tasks.report.curves import mean_chart, sub_dataset_charts
+from tasks.report.findings import is_discarded, mean_of, standing, verdict
+from tasks.report.plan_view import plan_and_actual, size_text
 from tasks.report.remarks import remarks
 from tasks.report.story import Story, read_story
 from tasks.report.tables import (
@@ -23,7 +24,6 @@ from tasks.report.tables import (
     settings_rows,
 )
 from tasks.report.tree import checkpoint_tree
-from tasks.report.verdict import is_discarded, mean_of, standing, verdict
 
 _SECTIONS = ("search", "training", "evaluation", "model")
 _MARKS = str.maketrans({mark: f"\\{mark}" for mark in "\\`*_{}[]<>#|~$"})

@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tasks.algorithm.peaks import Curve
+from tasks.algorithm.curves import Curve
 from tasks.report import words
+from tasks.report.findings import is_discarded
 from tasks.report.story import Story
 from tasks.report.tables import score_rows
-from tasks.report.verdict import is_discarded
 
 # Measured: with 100 validation rows a decision repeats only half of the time between two halves of the data.
 FEW_ROWS = 200

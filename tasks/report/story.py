@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tasks.algorithm.ledger import LedgerLine, ledger_lines, total_by_kind
-from tasks.algorithm.peaks import Curve, MetricPoint
+from tasks.algorithm.costs import LedgerLine, ledger_lines, total_by_kind
+from tasks.algorithm.curves import Curve, MetricPoint
 from tasks.algorithm.state import Champion, CheckpointKey, SearchState
 from tasks.contracts import ChampionResult
-from tasks.journal import read_events, read_state
-from tasks.planning import Comparison, compare_with_plan, read_plan
+from tasks.planning.plan import Comparison, compare_with_plan, read_plan
+from tasks.record.journal import read_events, read_state
 
 FULL_EPOCHS = "full-mixture epochs"
 ROWS = "training rows"

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.algorithm.ledger import LedgerLine
+from tasks.algorithm.costs import LedgerLine
 from tasks.algorithm.state import CheckpointKey
 from tasks.report import words
 from tasks.report.story import RoundStory, Story

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from tasks.errors import ModelError
-from tasks.workers.lifeline import run_worker
+from tasks.workers.supervisor import run_worker
 
 
 def build_base(spec_path: Path) -> None:
@@ -56,7 +56,7 @@ def _model(spec: dict[str, Any], tokenizer: Any) -> Any:
 def _tokenizer(spec: dict[str, Any]) -> Any:
     name = spec["tokenizer"]
     if name == "characters":
-        from tasks.synthetic import character_tokenizer
+        from tasks.data.synthetic import character_tokenizer
 
         return character_tokenizer()
     if name is None:

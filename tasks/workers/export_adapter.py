@@ -9,8 +9,8 @@ from pathlib import Path
 from transformers import AutoTokenizer
 
 from tasks.contracts import BaseModelRef
-from tasks.workers.lifeline import run_worker
 from tasks.workers.model import load_base, load_weights
+from tasks.workers.supervisor import run_worker
 
 
 def export_adapter(spec_path: Path) -> None:

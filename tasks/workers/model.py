@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
-from tasks.algorithm.ledger import ModelShape
+from tasks.algorithm.costs import ModelShape
 from tasks.contracts import BaseModelRef
+from tasks.data.model_size import attention_width
 from tasks.errors import ModelError
-from tasks.model_shape import attention_width
 
 WEIGHTS = "model.safetensors"
 AVERAGE = "average.safetensors"

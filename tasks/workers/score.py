@@ -12,10 +12,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tasks.contracts import BaseModelRef, CheckpointScores, EvaluationCost, ScoreRequest, ScoreSpec
-from tasks.manifest import MANIFEST, hash_file, score_file_of, verify, write_json
-from tasks.workers.lifeline import run_worker
+from tasks.runtime.files import MANIFEST, hash_file, score_file_of, verify, write_json
 from tasks.workers.model import choose_device, load_base, load_weights, scored_file, shape_of
 from tasks.workers.scoring import Cost, Scorer
+from tasks.workers.supervisor import run_worker
 
 _POLL_S = 0.05
 

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from tasks.algorithm.answers import number_in
-from tasks.algorithm.ledger import ModelShape
+from tasks.algorithm.costs import ModelShape
 from tasks.contracts import ScoreSplit, SubDatasetScore
+from tasks.data.model_size import cache_width
 from tasks.errors import NonFiniteScoreError
-from tasks.model_shape import cache_width
 from tasks.workers.forward import Row, collate, supports_logit_positions, token_logits, token_losses
 
 

@@ -15,25 +15,10 @@ from accelerate import Accelerator
 
 from tasks.algorithm.state import CheckpointKey
 from tasks.contracts import CheckpointRef, RolloutResult, RolloutSpec
-from tasks.manifest import checkpoint_directory, write_json
-from tasks.progress import ProgressFile
-from tasks.published import reference_to
-from tasks.randomness import seed_from
-from tasks.workers.accounting import IntervalAccount, Step
-from tasks.workers.attention import use_packed_attention
-from tasks.workers.averaging import WeightAverage
-from tasks.workers.batches import Draw, chain_hash
-from tasks.workers.checkpoint import (
-    OPTIMIZER,
-    gather_moments,
-    gather_weights,
-    load_optimizer,
-    newest_whole,
-    publish_checkpoint,
-    read_trainer,
-    step_of,
-)
-from tasks.workers.lifeline import Preempted, StopFlag, run_worker
+from tasks.data.randomness import seed_from
+from tasks.record.checkpoints import reference_to
+from tasks.record.progress import ProgressFile
+from tasks.runtime.files import checkpoint_directory, write_json
 from tasks.workers.model import (
     AVERAGE,
     WEIGHTS,
@@ -43,11 +28,26 @@ from tasks.workers.model import (
     shape_of,
     trained_names,
 )
-from tasks.workers.optimisation import adamw, learning_rate_at
-from tasks.workers.packing import check_packing
-from tasks.workers.policies import worker_policy
-from tasks.workers.readings import ClockReadings
-from tasks.workers.stepping import Stepper
+from tasks.workers.supervisor import Preempted, StopFlag, run_worker
+from tasks.workers.training.accounting import IntervalAccount, Step
+from tasks.workers.training.attention import use_packed_attention
+from tasks.workers.training.averaging import WeightAverage
+from tasks.workers.training.batches import Draw, chain_hash
+from tasks.workers.training.checkpoint import (
+    OPTIMIZER,
+    gather_moments,
+    gather_weights,
+    load_optimizer,
+    newest_whole,
+    publish_checkpoint,
+    read_trainer,
+    step_of,
+)
+from tasks.workers.training.optimization import adamw, learning_rate_at
+from tasks.workers.training.packing import check_packing
+from tasks.workers.training.policies import worker_policy
+from tasks.workers.training.stepping import Stepper
+from tasks.workers.training.timestamps import ClockReadings
 
 
 class Trainer:

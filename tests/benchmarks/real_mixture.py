@@ -26,12 +26,12 @@ from typing import Any
 
 import pandas as pd
 
-from tasks.base_model import _package_file
-from tasks.config import SearchConfig
-from tasks.config_file import load_config
-from tasks.environment import describe_environment
-from tasks.launch import has_accelerator
-from tasks.manifest import hash_file
+from tasks.config.loading import load_config
+from tasks.config.schema import SearchConfig
+from tasks.data.base_model import _package_file
+from tasks.runtime.environment import describe_environment
+from tasks.runtime.files import hash_file
+from tasks.runtime.processes import has_accelerator
 
 CONFIG = Path(__file__).parents[2] / "data" / "real10.yaml"
 FRAMES = ("scores", "ledger", "decisions")

@@ -21,13 +21,13 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from tasks.algorithm.state import SearchState
-from tasks.config import SearchConfig
-from tasks.config_file import load_config
+from tasks.config.loading import load_config
+from tasks.config.schema import SearchConfig
 from tasks.contracts import Inputs, RolloutSpec
-from tasks.launch import num_threads
 from tasks.mixing import plan_mixture
-from tasks.planning import prepare_inputs
-from tasks.progress import ProgressFile
+from tasks.planning.plan import prepare_inputs
+from tasks.record.progress import ProgressFile
+from tasks.runtime.processes import num_threads
 from tasks.workers.train import Trainer
 
 

@@ -28,7 +28,7 @@ CONFIG = Path(__file__).with_name("chaos.yaml")
 SIGNALS = ("TERM", "KILL", "INT", "STOP")
 # A worker notices within a second that its owner is gone, once it has imported torch.
 ORPHAN_GRACE_S = 45.0
-# A flow told to end waits for its worker to save: tasks.launch.GRACE_S, and some for a busy machine.
+# A flow told to end waits for its worker to save: tasks.runtime.processes.GRACE_S, and some for a busy machine.
 END_GRACE_S = 120.0
 # A search that takes this much longer than the undisturbed one hangs.
 HANG_FACTOR, HANG_S = 10.0, 600.0

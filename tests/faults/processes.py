@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from tasks.journal import read_events
+from tasks.record.journal import read_events
 
 MARK = "MSFT_CHAOS_RUN"
 # What a process is, by a word of its command line; the first that fits.

@@ -147,7 +147,7 @@ def assert_completes(pool: Pool, run: UUID, machine: Machine) -> None:
     """The run ends on this machine, after one attempt or more than the first, none of which found the search in use.
 
     More than one: on a busy machine a heartbeat may be late enough for the automation to start another attempt, which
-    waits for the one that works (tasks/ownership.py).
+    waits for the one that works (tasks/record/ownership.py).
     """
     wait_until(lambda: pool.state(run) in ("Completed", "Failed", "Crashed", "Cancelled"), machine.text)
     account = f"{run}\n{pool.history()}\n{machine.text()}"

@@ -16,20 +16,22 @@ from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 
-from tasks import run_log, tracking, tracking_client
 from tasks.contracts import Mixture, SearchRef
 from tasks.errors import NoDiskSpaceError, TrackingError, WorkerError
-from tasks.journal import append_event, read_events
-from tasks.launch import run_module
-from tasks.manifest import write_json
-from tasks.progress import ProgressFile, read_progress
+from tasks.record.journal import append_event, read_events
+from tasks.record.progress import ProgressFile, read_progress
+from tasks.registry import client as tracking_client
+from tasks.registry import points as run_log
+from tasks.registry import runs as tracking
+from tasks.runtime.files import write_json
+from tasks.runtime.processes import run_module
 
 TRAINED = {"num_tokens": 1.0}
 # A worker that finds the disk full when it fails, for a reason of its own.
 WORKER = """
 import sys
 from pathlib import Path
-from tasks.workers.lifeline import run_worker
+from tasks.workers.supervisor import run_worker
 
 def fail(spec):
     raise ValueError("a reason of its own")

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tasks import launch
+from tasks.runtime import processes as launch
 from tests.faults.chaos import CONFIG, ORPHAN_GRACE_S, Undisturbed
 from tests.faults.comparison import differences, record_of
 from tests.faults.prefect_pool import PATIENCE_S
@@ -19,7 +19,7 @@ from tests.faults.processes import Command, send
 
 # As `-m flows.cli`, with shorter pauses before a task is tried again; they are read when the tasks are imported.
 IMPATIENT = """
-from tasks.retrying import RETRY
+from tasks.stage import RETRY
 RETRY["retry_delay_seconds"] = [0.1, 0.1, 0.1]
 from flows.cli import main
 main()

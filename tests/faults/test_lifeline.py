@@ -12,15 +12,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tasks import launch
-from tasks.workers import lifeline
+from tasks.runtime import processes as launch
+from tasks.workers import supervisor as lifeline
 from tests.faults.prefect_pool import ROOT
 
 # A worker that takes longer to save than the watch takes to look.
 WORKER = """
 import sys, time
 from pathlib import Path
-from tasks.workers.lifeline import Preempted, StopFlag, run_worker
+from tasks.workers.supervisor import Preempted, StopFlag, run_worker
 
 def main(spec):
     stop = StopFlag()
@@ -112,8 +112,8 @@ time.sleep(3600)
 OWNER = """
 import sys
 from pathlib import Path
-from tasks import launch
-from tasks.config import TrainingConfig
+from tasks.runtime import processes as launch
+from tasks.config.schema import TrainingConfig
 
 spec = Path(sys.argv[1])
 if sys.argv[2] == "run_module":

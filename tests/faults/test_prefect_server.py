@@ -24,7 +24,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
 from tasks.errors import PrefectServerError
-from tasks.prefect_server import run_flow
+from tasks.runtime.prefect_server import run_flow
 from tests.faults.tracking_server import free_port
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tasks.algorithm.state import CheckpointKey
-from tasks.config import SearchConfig
+from tasks.config.schema import SearchConfig
 from tasks.contracts import (
     BaseModelRef,
     CheckpointScores,
@@ -23,7 +23,7 @@ from tasks.contracts import (
     SubDatasetScore,
 )
 from tasks.evaluation import scoring_beside
-from tasks.manifest import MANIFEST, checkpoint_directory, hash_file, score_file_of
+from tasks.runtime.files import MANIFEST, checkpoint_directory, hash_file, score_file_of
 from tasks.workers.train import train
 from tests.conftest import SKILLS, examples_of
 

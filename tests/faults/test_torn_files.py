@@ -15,12 +15,13 @@ import torch
 from mlflow import MlflowClient
 from safetensors.torch import save_file
 
-from tasks import run_log, tracking
 from tasks.contracts import RolloutResult, RolloutSpec, SearchRef
 from tasks.errors import NoDiskSpaceError
-from tasks.live_pages import record_published
-from tasks.manifest import checkpoint_directory, verify
-from tasks.progress import read_restarts
+from tasks.record.progress import read_restarts
+from tasks.registry import points as run_log
+from tasks.registry import runs as tracking
+from tasks.registry.live import record_published
+from tasks.runtime.files import checkpoint_directory, verify
 from tasks.training import is_done
 from tasks.workers.train import Trainer, train
 from tests.faults.comparison import tracked
@@ -164,7 +165,7 @@ def test_a_disk_that_fills_during_a_checkpoint_leaves_the_old_ones_whole(
         save_file(tensors, file)
 
     with monkeypatch.context() as patch:
-        patch.setattr("tasks.workers.checkpoint.save_file", full)
+        patch.setattr("tasks.workers.training.checkpoint.save_file", full)
         with pytest.raises(NoDiskSpaceError, match="no room for a checkpoint"):
             train(spec_path)
     left = [path.name for path in (spec_path.parent / "checkpoints").iterdir()]
@@ -186,7 +187,7 @@ def test_what_a_worker_trained_in_vain_is_on_record(
             raise KeyboardInterrupt
         take_step(self, rows)
 
-    monkeypatch.setattr("tasks.progress._REPORT_S", 0.0)
+    monkeypatch.setattr("tasks.record.progress._REPORT_S", 0.0)
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_train_step", fail_at_7)
         with pytest.raises(KeyboardInterrupt):

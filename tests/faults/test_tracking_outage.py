@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from tasks import lifecycle, registry, run_log, tracking, tracking_client
+from tasks import opening as lifecycle
 from tasks.algorithm.state import CheckpointKey
 from tasks.contracts import (
     CheckpointRef,
@@ -26,10 +26,14 @@ from tasks.contracts import (
     SubDatasetScore,
 )
 from tasks.errors import DeletedRunError, TrackingError
-from tasks.live_pages import live_pages, record_published
-from tasks.manifest import checkpoint_directory
-from tasks.model_card import ModelCard
-from tasks.published import intervals_before, reference_to
+from tasks.record.checkpoints import intervals_before, reference_to
+from tasks.registry import checkpoints as registry
+from tasks.registry import client as tracking_client
+from tasks.registry import points as run_log
+from tasks.registry import runs as tracking
+from tasks.registry.live import live_pages, record_published
+from tasks.report.model_card import ModelCard
+from tasks.runtime.files import checkpoint_directory
 from tests.faults.comparison import tracked
 from tests.faults.tracking_server import FaultyProxy, TrackingServer, free_port, running
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from tasks.config import SearchConfig
+from tasks.config.schema import SearchConfig
 from tasks.contracts import BaseModelRef, Inputs
 from tasks.errors import ChangedWorldError
-from tasks.journal import append_event
-from tasks.lifecycle import meet_changes, open_search, reference_to, true_status
+from tasks.opening import meet_changes, open_search, reference_to, true_status
+from tasks.record.journal import append_event
 
 
 @pytest.fixture
@@ -61,8 +61,8 @@ def open_until(
     [
         # Its run has just been created, and nobody knows the id yet.
         ("mlflow.MlflowClient.get_run", SystemExit(143), "KILLED"),
-        ("tasks.lifecycle.describe_environment", KeyboardInterrupt(), "KILLED"),
-        ("tasks.lifecycle.describe_environment", KeyError(), "FAILED"),
+        ("tasks.opening.describe_environment", KeyboardInterrupt(), "KILLED"),
+        ("tasks.opening.describe_environment", KeyError(), "FAILED"),
     ],
 )
 def test_an_end_while_the_search_is_opened_is_told(
@@ -83,7 +83,7 @@ def test_an_end_before_mlflow_has_a_store_creates_none(
     inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = config_in(tmp_path)
-    open_until(SystemExit(143), "tasks.tracking_client._create_whole", config, inputs, monkeypatch)
+    open_until(SystemExit(143), "tasks.registry.client._create_whole", config, inputs, monkeypatch)
     assert not (tmp_path / "mlflow.db").exists()
 
 

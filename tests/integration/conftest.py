@@ -15,8 +15,8 @@ os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.testing.utilities import prefect_test_harness
 
-from tasks.config import SearchConfig
-from tasks.config_file import load_config
+from tasks.config.loading import load_config
+from tasks.config.schema import SearchConfig
 
 HUB_TOKEN = "hf_" + "Th1sIsNoT0ken"
 REPOSITORY = Path(__file__).parents[2]

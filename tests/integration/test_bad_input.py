@@ -11,7 +11,7 @@ import pytest
 from mlflow import MlflowClient
 
 from flows.search import msft_search
-from tasks.config import SearchConfig
+from tasks.config.schema import SearchConfig
 from tasks.errors import (
     ChangedWorldError,
     DataError,

@@ -15,13 +15,14 @@ import pytest
 from mlflow import MlflowClient
 
 from flows.compare import compare_file, compare_methods
-from tasks import ownership, training
-from tasks.comparison import plan_comparison
-from tasks.config import SearchConfig
-from tasks.config_file import dump_config, load_config
+from tasks import training
+from tasks.commands.schedules import fill_in_run_number
+from tasks.comparison.runs import plan_comparison
+from tasks.config.loading import dump_config, load_config
+from tasks.config.schema import SearchConfig
 from tasks.errors import IncompleteComparisonError, WorkerError
-from tasks.ownership import directory_of, own_directory
-from tasks.schedules import fill_in_run_number
+from tasks.record import ownership
+from tasks.record.ownership import directory_of, own_directory
 from tests.integration.conftest import REPOSITORY
 from tests.integration.test_commands import msft
 

@@ -10,9 +10,9 @@ import pytest
 
 from flows.compare import compare_methods
 from flows.sweep import sweep_grid
-from tasks.config import SearchConfig
-from tasks.journal import read_events
-from tasks.sweep import Axis
+from tasks.comparison.grid import Axis
+from tasks.config.schema import SearchConfig
+from tasks.record.journal import read_events
 
 METHODS = ("forward", "continual_sft", "sro_sft", "soft_sro_sft", "dynamix_sft", "ies")
 

@@ -14,12 +14,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tasks.algorithm.state import CheckpointKey
-from tasks.base_model import prepare_base_model
-from tasks.config import LoraConfig, ModelConfig, SearchConfig
+from tasks.config.schema import LoraConfig, ModelConfig, SearchConfig
 from tasks.contracts import BaseModelRef, Mixture, ScoreRequest, ScoreSpec, ScoreSplit, SplitRef
+from tasks.data.base_model import prepare_base_model
+from tasks.data.tokenization import Encoder, tokenise_split
 from tasks.errors import ModelError
-from tasks.manifest import checkpoint_directory
-from tasks.tokenisation import Encoder, tokenise_split
+from tasks.runtime.files import checkpoint_directory
 from tasks.workers.model import load_base, load_weights
 from tasks.workers.score import score
 from tasks.workers.train import train

@@ -13,12 +13,12 @@ from mlflow.entities import Run
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, FlowRunFilter, FlowRunFilterName
 
-from tasks.config import SearchConfig
+from tasks.config.schema import SearchConfig
 from tasks.errors import EmptyCurveError
-from tasks.journal import read_events
-from tasks.lifecycle import held_score
-from tasks.registry import HeldScores
-from tasks.story import rounds_of, spaced
+from tasks.opening import held_score
+from tasks.record.journal import read_events
+from tasks.registry.checkpoints import HeldScores
+from tasks.report.markdown import rounds_of, spaced
 
 
 class Store:

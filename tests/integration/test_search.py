@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from flows.search import msft_search
 from tasks.algorithm.state import CheckpointKey
-from tasks.config import SearchConfig
+from tasks.config.schema import SearchConfig
 from tasks.contracts import SearchRef
 from tasks.errors import (
     BusyError,
@@ -24,9 +24,9 @@ from tasks.errors import (
     CheckpointDamagedError,
     CheckpointNotFoundError,
 )
-from tasks.journal import read_events
-from tasks.ownership import own_directory
-from tasks.registry import find_checkpoint
+from tasks.record.journal import read_events
+from tasks.record.ownership import own_directory
+from tasks.registry.checkpoints import find_checkpoint
 from tasks.rollback import find_whole
 from tests.integration.conftest import HUB_TOKEN
 
@@ -232,8 +232,8 @@ def test_permuting_the_test_labels_changes_no_decision(
     searched: Any, prefect_server: None, smoke: dict[str, Any], tmp_path: Path
 ) -> None:
     """The same rows as files, with true and with shuffled test labels: only the test scores may differ."""
-    from tasks.sub_dataset_config import SyntheticConfig
-    from tasks.synthetic import synthetic_rows
+    from tasks.config.sub_datasets import SyntheticConfig
+    from tasks.data.synthetic import synthetic_rows
 
     results = {}
     for kind in ("true", "shuffled"):

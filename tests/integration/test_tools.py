@@ -13,14 +13,14 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from flows.search import msft_search
-from tasks.config import LoraConfig
+from tasks.commands.export import export_champion
+from tasks.config.schema import LoraConfig
 from tasks.contracts import BaseModelRef, RolloutSpec
 from tasks.errors import ExportError
-from tasks.export import export_champion
-from tasks.manifest import checkpoint_directory
-from tasks.planning import read_plan
-from tasks.search_status import resumed_config, status_of
-from tasks.search_summary import directory_of, summary_of
+from tasks.planning.plan import read_plan
+from tasks.record.status import resumed_config, status_of
+from tasks.record.summary import directory_of, summary_of
+from tasks.runtime.files import checkpoint_directory
 from tasks.workers.export_adapter import export_adapter
 from tasks.workers.model import load_base, load_weights
 from tasks.workers.train import train

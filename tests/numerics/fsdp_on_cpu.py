@@ -17,7 +17,7 @@ os.environ |= {"ACCELERATE_USE_CPU": "false", "ACCELERATE_TORCH_DEVICE": "cpu"}
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType
 
-from tasks.workers.lifeline import run_worker
+from tasks.workers.supervisor import run_worker
 from tasks.workers.train import train
 
 

@@ -10,9 +10,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tasks.contracts import ScoreSplit
-from tasks.sources import Example
-from tasks.synthetic import character_tokenizer
-from tasks.tokenisation import Encoder, tokenise_split
+from tasks.data.sources import Example
+from tasks.data.synthetic import character_tokenizer
+from tasks.data.tokenization import Encoder, tokenise_split
 from tasks.workers.model import shape_of
 from tasks.workers.scoring import Scorer, end_tokens
 from tests.conftest import TINY_LLAMA

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from tasks.contracts import RolloutResult, RolloutSpec
-from tasks.launch import run_accelerate
-from tasks.manifest import checkpoint_directory
+from tasks.runtime.files import checkpoint_directory
+from tasks.runtime.processes import run_accelerate
 from tasks.workers.train import train
 
 MakeRollout = Callable[..., Path]

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from tasks.config import LoraConfig
+from tasks.config.schema import LoraConfig
 from tasks.contracts import BaseModelRef, Mixture, RolloutResult
-from tasks.workers import stepping
 from tasks.workers import train as worker
-from tasks.workers.batches import RowStore
 from tasks.workers.forward import collate, supports_logit_positions, token_logits, token_losses
 from tasks.workers.model import load_base, shape_of
+from tasks.workers.training import stepping
+from tasks.workers.training.batches import RowStore
 
 TOLERANCE = 0.02
 # The formula charges adapters with the gradient of the first layer's inputs, which nobody needs: a large part of two

@@ -18,8 +18,8 @@ from torch.nn.attention import varlen
 from transformers import AutoModelForCausalLM, GemmaConfig, LlamaConfig, MistralConfig, PreTrainedConfig
 
 from tasks.contracts import BaseModelRef
-from tasks.workers.attention import attends_within_rows, use_packed_attention
 from tasks.workers.forward import Row, collate, token_logits, token_losses
+from tasks.workers.training.attention import attends_within_rows, use_packed_attention
 
 GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if GPU else "cpu")

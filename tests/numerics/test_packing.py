@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import load_file
 
 from tasks.contracts import BaseModelRef, RolloutSpec
+from tasks.data.model_size import measure_model
 from tasks.errors import ModelError
-from tasks.launch import run_accelerate
-from tasks.manifest import checkpoint_directory
-from tasks.model_shape import measure_model
-from tasks.workers import packing
+from tasks.runtime.files import checkpoint_directory
+from tasks.runtime.processes import run_accelerate
 from tasks.workers.build_base import build_base
 from tasks.workers.train import Trainer, train
+from tasks.workers.training import packing
 
 MakeRollout = Callable[..., Path]
 MAMBA = {"model_type": "mamba", "hidden_size": 32, "state_size": 8, "num_hidden_layers": 2}

@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from tasks.contracts import BaseModelRef, Mixture, RolloutResult, RolloutSpec
-from tasks.manifest import checkpoint_directory
-from tasks.workers.batches import Draw, RowStore, plan_steps
-from tasks.workers.lifeline import Preempted
-from tasks.workers.stepping import Stepper
+from tasks.runtime.files import checkpoint_directory
+from tasks.workers.supervisor import Preempted
 from tasks.workers.train import Trainer, train
+from tasks.workers.training.batches import Draw, RowStore, plan_steps
+from tasks.workers.training.stepping import Stepper
 
 MakeRollout = Callable[..., Path]
 METHODS = [

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MambaConfig, PreTrai
 
 from tasks.algorithm.answers import number_in
 from tasks.contracts import BaseModelRef, ScoreSplit
-from tasks.sources import Example
-from tasks.tokenisation import Encoder
+from tasks.data.sources import Example
+from tasks.data.tokenization import Encoder
 from tasks.workers.model import shape_of
 from tasks.workers.scoring import Scorer, generated_tokens, is_match
 from tests.conftest import examples_of

@@ -19,17 +19,17 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from transformers.models.llama.modeling_llama import LlamaMLP
 
-from tasks import launch
-from tasks.config import LoraConfig, SearchConfig
-from tasks.config_file import change_config, search_id_of
+from tasks.config.identity import differences, world_of
+from tasks.config.loading import change_config, search_id_of
+from tasks.config.schema import LoraConfig, SearchConfig
 from tasks.contracts import BaseModelRef, CheckpointRef, RolloutResult, RolloutSpec
 from tasks.errors import NonFiniteLossError, WorkerError
-from tasks.launch import run_accelerate
-from tasks.manifest import checkpoint_directory
-from tasks.workers.batches import RowStore, plan_steps
-from tasks.workers.optimisation import learning_rate_at
+from tasks.runtime import processes as launch
+from tasks.runtime.files import checkpoint_directory
+from tasks.runtime.processes import run_accelerate
 from tasks.workers.train import train
-from tasks.world import differences, world_of
+from tasks.workers.training.batches import RowStore, plan_steps
+from tasks.workers.training.optimization import learning_rate_at
 
 MakeRollout = Callable[..., Path]
 CONFIG = SearchConfig.model_validate(
@@ -137,7 +137,7 @@ def test_two_processes_train_what_one_trains(straight: Path, make_rollout: MakeR
 WAITING = """
 import sys, time
 from pathlib import Path
-from tasks.workers.lifeline import run_worker
+from tasks.workers.supervisor import run_worker
 from tasks.workers.train import Trainer, train
 
 take_step = Trainer._train_step
@@ -273,7 +273,7 @@ LACK_OF_MEMORY = {
 SHORT_WORKER = """
 import sys, torch
 from pathlib import Path
-from tasks.workers.lifeline import run_worker
+from tasks.workers.supervisor import run_worker
 def main(spec):
     {}
 sys.exit(run_worker(main, Path(sys.argv[1])))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from operator import attrgetter
 
-from tasks.config_file import load_config
+from tasks.config.loading import load_config
 from tasks.errors import ConfigError
 from tests.unit.bad_input import GOOD, Case, Place
 

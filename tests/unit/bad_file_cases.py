@@ -8,8 +8,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from tasks.data.sources import read_splits
 from tasks.errors import ConfigError, DataError, MsftError, SplitOverlapError
-from tasks.sources import read_splits
 from tests.unit.bad_input import Case, Content, Place, rows
 
 TEMPLATE = {"prompt": "{q}", "completion": " {a}"}

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tasks.base_model import prepare_base_model
-from tasks.config import SearchConfig
-from tasks.config_file import load_config, parse_config
+from tasks.config.loading import load_config, parse_config
+from tasks.config.schema import SearchConfig
 from tasks.contracts import SubDatasetRef
+from tasks.data.base_model import prepare_base_model
 from tasks.errors import MsftError
 from tasks.preparation import prepare_sub_datasets
 

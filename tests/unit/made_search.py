@@ -8,10 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tasks.algorithm.peaks import Curve, MetricPoint, choose_champion, mean_scores
+from tasks.algorithm.curves import Curve, MetricPoint, choose_champion, mean_scores
 from tasks.algorithm.state import CheckpointKey
-from tasks.config import SearchConfig
-from tasks.journal import append_event, read_events, read_state
+from tasks.config.schema import SearchConfig
+from tasks.record.journal import append_event, read_events, read_state
 
 ROWS = 100  # train rows of each sub-dataset
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from tasks.comparison import Cost, Finding
-from tasks.config import SearchConfig
+from tasks.comparison.parallel import Arm
+from tasks.comparison.runs import Cost, Finding
+from tasks.config.schema import SearchConfig
 from tasks.contracts import SubDatasetScore
-from tasks.side_by_side import Arm
 
 CONFIG: dict[str, Any] = {
     "name": "tiny",

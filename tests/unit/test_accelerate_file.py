@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.config_file import load_config
+from tasks.config.loading import load_config
 from tasks.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from tasks.data.synthetic import character_tokenizer
 from tasks.errors import DataError, ModelError
-from tasks.synthetic import character_tokenizer
 from tests.unit import bad_config_cases, bad_file_cases, bad_model_cases, bad_row_cases
 from tests.unit.bad_input import Place
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.base_model import _hash_model
+from tasks.data.base_model import _hash_model
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.contracts import Mixture, SplitRef, SubDatasetDraws
-from tasks.workers.batches import Draw, chain_hash, micro_batches, plan_steps
+from tasks.workers.training.batches import Draw, chain_hash, micro_batches, plan_steps
 
 NAMES = ("a", "b", "c")
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tasks.config_file import parse_config
+from tasks.config.loading import parse_config
+from tasks.data.sources import Example, read_splits
 from tasks.errors import DataError
-from tasks.sources import Example, read_splits
 
 NO_TEST = {"validation": {"carve": 6}, "test": None}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 import time
@@ -12,19 +13,19 @@ import pytest
 from tqdm import tqdm
 from tqdm.contrib.concurrent import ensure_lock
 
-from tasks import launch, terminal
 from tasks.algorithm.state import CheckpointKey
-from tasks.compared_methods import METHODS
-from tasks.comparison import find_all, plan_comparison, refuse_failures
-from tasks.comparison_report import runs_frame, scores_frame, sub_datasets_frame, summary_frame
-from tasks.config_file import change_config, search_id_of
+from tasks.comparison.parallel import Arm, Outcome, lanes, run_side_by_side
+from tasks.comparison.plots import plot_comparison, save_figure
+from tasks.comparison.presets import METHODS
+from tasks.comparison.report import runs_frame, scores_frame, sub_datasets_frame, summary_frame
+from tasks.comparison.runs import find_all, plan_comparison, refuse_failures
+from tasks.config.loading import change_config, search_id_of
 from tasks.contracts import ChampionResult, CheckpointScores, EvaluationCost, SubDatasetScore
 from tasks.errors import ConfigError, DifferentDataError, IncompleteComparisonError
-from tasks.journal import append_event
-from tasks.lanes import current_lane
-from tasks.ownership import directory_of
-from tasks.plots import plot_comparison, save_figure
-from tasks.side_by_side import Arm, Outcome, lanes, run_side_by_side
+from tasks.record.journal import append_event
+from tasks.record.ownership import directory_of
+from tasks.runtime import processes as launch
+from tasks.runtime.gpu_slots import current_lane
 from tests.unit.made_up_findings import arm_of, config_of, finding_of
 
 THREE = [
@@ -227,7 +228,7 @@ def test_searches_side_by_side_have_a_gpu_and_a_log_each(tmp_path: Path, gpus: t
         lane = current_lane()
         assert lane is not None
         sharing.add(lane.shares_gpus)
-        terminal.note(f"search {arm.seed}")
+        logging.getLogger("tasks").info(f"search {arm.seed}")
 
     run_side_by_side(ARMS, search, gpus, tmp_path)
     assert sorted(seen.values()) == sorted([*gpus, *gpus])

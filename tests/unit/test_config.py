@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from tasks.config import SearchConfig
-from tasks.config_file import dump_config, explain_config, load_config, search_id_of
+from tasks.config.loading import dump_config, explain_config, load_config, search_id_of
+from tasks.config.schema import SearchConfig
 from tasks.errors import ConfigError
 from tests.unit.bad_input import GOOD
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from tasks.config_file import parse_config
+from tasks.config.loading import parse_config
 from tasks.contracts import BaseModelRef, Inputs, SplitRef, SubDatasetRef
-from tasks.course import imagined_rounds
+from tasks.planning.simulation import imagined_rounds
 
 NAMES = ("a", "b", "c", "d")
 MODEL = BaseModelRef(

@@ -21,12 +21,12 @@ from prefect.utilities.templating import apply_values
 
 from flows.compare import compare_file
 from flows.search import search_file
-from tasks.config_file import load_config, load_shown_config
-from tasks.deployment import DEFAULT, deploy
+from tasks.commands.deploy import DEFAULT, deploy
+from tasks.commands.run_events import SIGNS
+from tasks.commands.schedules import fill_in_run_number
+from tasks.config.loading import load_config, load_shown_config
 from tasks.errors import ConfigError, DeploymentError
-from tasks.ownership import own_directory
-from tasks.run_events import SIGNS
-from tasks.schedules import fill_in_run_number
+from tasks.record.ownership import own_directory
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / "deployments" / "prefect.yaml"
@@ -81,7 +81,7 @@ def test_the_automation_hears_of_every_end_of_a_run_itself(
     monkeypatch.chdir(ROOT)
     flow = load_flow_from_entrypoint(entry["entrypoint"])
     said: list[str] = []
-    monkeypatch.setattr("tasks.run_events.emit_event", lambda event, **_: said.append(event))
+    monkeypatch.setattr("tasks.commands.run_events.emit_event", lambda event, **_: said.append(event))
     run = FlowRun(flow_id=uuid4(), deployment_id=uuid4())
     for hooks in (
         flow.on_completion_hooks,

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.config import SearchConfig
-from tasks.config_file import dump_config, load_config, parse_config
+from tasks.config.loading import dump_config, load_config, parse_config
+from tasks.config.schema import SearchConfig
+from tasks.config.section import NAME_PATTERN
 from tasks.errors import ConfigError
-from tasks.settings import NAME_PATTERN
 from tests.unit.bad_input import outcome
 from tests.unit.fuzz_values import TEXTS, VALUES
 

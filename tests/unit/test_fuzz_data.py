@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tasks.config.sub_datasets import SubDatasetConfig
+from tasks.data.sources import Example, read_splits, to_example
 from tasks.errors import DataError, JournalError
-from tasks.journal import FILE, read_events
-from tasks.sources import Example, read_splits, to_example
-from tasks.sub_dataset_config import SubDatasetConfig
+from tasks.record.journal import FILE, read_events
 from tests.unit.bad_input import Place, outcome
 from tests.unit.fuzz_values import SCALARS, TEXTS
 

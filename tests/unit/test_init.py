@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from tasks.compared_methods import configure
-from tasks.config_draft import write_draft
-from tasks.config_file import load_config
-from tasks.data_folder import find_data
+from tasks.commands.data_folder import find_data
+from tasks.commands.detection import guess_form
+from tasks.commands.init import write_draft
+from tasks.comparison.presets import configure
+from tasks.config.loading import load_config
+from tasks.data.sources import read_splits
 from tasks.errors import InitError
-from tasks.row_form import guess_form
-from tasks.sources import read_splits
 
 PAIR = {"prompt": "1+1=", "completion": " 2"}
 

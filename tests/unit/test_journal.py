@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import JournalError, NoDiskSpaceError
-from tasks.journal import FILE, append_event, read_events, read_state
+from tasks.record.journal import FILE, append_event, read_events, read_state
 
 
 def _write(directory: Path, content: str | bytes) -> None:

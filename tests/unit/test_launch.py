@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks import terminal
 from tasks.contracts import Mixture
-from tasks.launch import has_accelerator
+from tasks.report import terminal
+from tasks.runtime.processes import has_accelerator
 
 
 @pytest.mark.parametrize(

@@ -124,8 +124,8 @@ def test_flows_handle_no_paths_and_do_no_arithmetic(module: str) -> None:
 
 def test_only_the_registry_and_the_runs_beside_it_import_mlflow() -> None:
     # system_metrics.py reads the machine with MLflow's own classes, and talks to no store.
-    importers = ["registry", "run_log", "system_metrics", "tracking", "tracking_client"]
-    assert _importers({"mlflow"}) == [f"tasks/{name}.py" for name in importers]
+    importers = ["checkpoints", "client", "points", "runs", "system_metrics"]
+    assert _importers({"mlflow"}) == [f"tasks/registry/{name}.py" for name in importers]
 
 
 def test_nothing_unpickles() -> None:
@@ -140,7 +140,7 @@ def test_nothing_unpickles() -> None:
 
 
 def test_only_launch_starts_processes() -> None:
-    assert _importers(PROCESS_MODULES) == ["tasks/launch.py"]
+    assert _importers(PROCESS_MODULES) == ["tasks/runtime/processes.py"]
     for module, tree in MODULES.items():
         calls = {_name(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
         assert not calls & {"os.fork", "os.system", "os.popen", "os.posix_spawn"}, module
@@ -208,7 +208,7 @@ def test_no_module_keeps_a_global_variable() -> None:
 
 def test_below_the_search_nothing_is_read_from_the_environment() -> None:
     # launch.py hands it on to the workers, and a worker learns from it who started it.
-    may_read = {"tasks/launch.py", "tasks/workers/lifeline.py"}
+    may_read = {"tasks/runtime/processes.py", "tasks/workers/supervisor.py"}
     for module, tree in MODULES.items():
         nodes = list(ast.walk(tree))
         sets = [node for node in nodes if isinstance(node, ast.Attribute) and node.attr == "setdefault"]

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tasks.algorithm.ledger import LedgerLine, ledger_lines, total_by_kind
-from tasks.progress import ProgressFile, read_progress, read_restarts
+from tasks.algorithm.costs import LedgerLine, ledger_lines, total_by_kind
+from tasks.record.progress import ProgressFile, read_progress, read_restarts
 
 TOTALS = {"num_tokens": 0, "num_examples": 0, "flops": 0.0, "seconds": 0.0}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import CheckpointDamagedError, NoDiskSpaceError
-from tasks.manifest import MANIFEST, hash_file, publish, read_manifest, verify, write_json
+from tasks.runtime.files import MANIFEST, hash_file, publish, read_manifest, verify, write_json
 
 META = {"round": 1, "step": 30}
 

@@ -7,19 +7,19 @@ from typing import Any
 
 import pytest
 
-from tasks.algorithm.continual import ContinualSft
-from tasks.algorithm.dynamix import Dynamix
+from tasks.algorithm.baselines.continual import ContinualSft
+from tasks.algorithm.baselines.dynamix import Dynamix
+from tasks.algorithm.baselines.ies import Ies
+from tasks.algorithm.baselines.sft import Sft
+from tasks.algorithm.baselines.single_rollout import SoftSroSft, SroSft
+from tasks.algorithm.curves import Curve, MetricPoint
 from tasks.algorithm.exclusion import ExclusionRule
-from tasks.algorithm.forward import Forward
-from tasks.algorithm.ies import Ies
+from tasks.algorithm.forward_search import Forward
 from tasks.algorithm.methods import METHODS, takes
 from tasks.algorithm.msft import Msft
-from tasks.algorithm.peaks import Curve, MetricPoint
-from tasks.algorithm.sft import Sft
-from tasks.algorithm.single_rollout import SoftSroSft, SroSft
 from tasks.algorithm.state import CheckpointKey
-from tasks.algorithm.strategies import RoundReport
-from tasks.config_file import parse_config
+from tasks.algorithm.strategy import RoundReport
+from tasks.config.loading import parse_config
 from tasks.errors import ConfigError
 
 BASE = CheckpointKey(0, 0)

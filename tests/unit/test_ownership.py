@@ -16,17 +16,19 @@ from typing import Any
 import pynvml
 import pytest
 
-from tasks import environment, ownership, world
-from tasks.config import SearchConfig
-from tasks.config_file import dump_config, explain_config, search_id_of
+from tasks.config import identity as world
+from tasks.config.identity import differences, remarks, world_of
+from tasks.config.loading import dump_config, explain_config, search_id_of
+from tasks.config.schema import SearchConfig
 from tasks.contracts import SearchRef
-from tasks.environment import device_of
 from tasks.errors import BusyError, LockError, OtherSearchError
-from tasks.gpus import Gpu, gpu_named, installed_gpus
-from tasks.journal import append_event
-from tasks.lanes import Lane, in_lane
-from tasks.ownership import own_directory, own_gpus
-from tasks.world import differences, remarks, world_of
+from tasks.record import ownership
+from tasks.record.journal import append_event
+from tasks.record.ownership import own_directory, own_gpus
+from tasks.runtime import environment
+from tasks.runtime.environment import device_of
+from tasks.runtime.gpu_slots import Lane, in_lane
+from tasks.runtime.gpus import Gpu, gpu_named, installed_gpus
 
 MINIMAL: dict[str, Any] = {
     "name": "tiny",

@@ -6,10 +6,10 @@ import pytest
 from markdown_it import MarkdownIt
 from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
 
-from tasks.addresses import mlflow_address, mlflow_command, round_title
 from tasks.contracts import SearchRef
-from tasks.prefect_pages import LOCAL_PAGES, page_of_this_run
-from tasks.story import round_rows, spaced, table, tell_round, tell_search
+from tasks.record.names import mlflow_address, mlflow_command, round_title
+from tasks.report.markdown import round_rows, spaced, table, tell_round, tell_search
+from tasks.report.prefect_artifacts import LOCAL_PAGES, page_of_this_run
 
 
 def reference(uri: str) -> SearchRef:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from tasks.paired_bootstrap import paired_difference
+from tasks.comparison.bootstrap import paired_difference
 
 Rng = np.random.Generator
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from tasks.algorithm.peaks import Curve, MetricPoint, choose_champion, mean_scores
+from tasks.algorithm.curves import Curve, MetricPoint, choose_champion, mean_scores
 from tasks.algorithm.state import Champion, CheckpointKey
 from tasks.errors import EmptyCurveError, NonFiniteScoreError
 

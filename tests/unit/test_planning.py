@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from tasks.algorithm.ledger import ModelShape
-from tasks.config import LoraConfig, SearchConfig
-from tasks.config_file import parse_config
+from tasks.algorithm.costs import ModelShape
+from tasks.config.loading import parse_config
+from tasks.config.schema import LoraConfig, SearchConfig
 from tasks.contracts import BaseModelRef, Inputs, Metric, SplitRef, SubDatasetRef
-from tasks.model_shape import measure_model
-from tasks.planning import Plan, Work, compare_with_plan, make_plan
-from tasks.pricing import measured_speed, price, stated_speed
-from tasks.row_costs import scoring_cost, training_cost
-from tasks.tokenisation import _features
+from tasks.data.model_size import measure_model
+from tasks.data.tokenization import _features
+from tasks.planning.plan import Plan, Work, compare_with_plan, make_plan
+from tasks.planning.pricing import measured_speed, price, stated_speed
+from tasks.planning.row_costs import scoring_cost, training_cost
 
 LENGTH, PROMPT = 5, 3
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from tasks.config import SearchConfig
-from tasks.config_file import parse_config
+from tasks.config.loading import parse_config
+from tasks.config.schema import SearchConfig
+from tasks.data.sources import Example
 from tasks.errors import ConfigError, SplitOverlapError
 from tasks.preparation import Splits, _check_overlap, _metric_of
-from tasks.sources import Example
 
 
 def _config(protocol: str = "validation", on_overlap: str = "error", **sub_dataset: Any) -> SearchConfig:

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from datasets import Dataset
 
-from tasks.config import SearchConfig
-from tasks.config_file import load_config
+from tasks.config.loading import load_config
+from tasks.config.schema import SearchConfig
+from tasks.data.sources import SPLITS, Example, read_splits
 from tasks.preparation import _check_overlap, _metric_of, _splits_by_role
-from tasks.sources import SPLITS, Example, read_splits
 from tests.unit.hub_rows import HUB_ROWS
 
 DATA = Path(__file__).parents[2] / "data"

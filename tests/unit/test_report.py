@@ -14,18 +14,18 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from flows.cli import app
-from tasks.algorithm.ledger import ledger_lines, total_by_kind
+from tasks.algorithm.costs import ledger_lines, total_by_kind
 from tasks.algorithm.state import CheckpointKey
 from tasks.errors import JournalError
-from tasks.planning import FILE, Plan, Work
+from tasks.planning.plan import FILE, Plan, Work
 from tasks.report.axes import axis_over, spread
 from tasks.report.curves import mean_chart, sub_dataset_charts
+from tasks.report.findings import standing, verdict
 from tasks.report.page import render_html, render_markdown, write_page
 from tasks.report.remarks import remarks
 from tasks.report.story import Story, read_story
 from tasks.report.tables import cost_rows, score_rows
 from tasks.report.tree import checkpoint_tree
-from tasks.report.verdict import standing, verdict
 from tests.unit.made_search import MadeSearch
 
 

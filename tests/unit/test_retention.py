@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks import registry, rollback
+from tasks import rollback
 from tasks.algorithm.state import Champion, CheckpointKey, SearchState
 from tasks.contracts import CheckpointRef, SearchRef
+from tasks.registry import checkpoints as registry
 
 STATE = SearchState(
     active=("max",), round=2, checkpoint=CheckpointKey(0, 8), champion=Champion(CheckpointKey(0, 4), 0.5)

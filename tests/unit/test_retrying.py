@@ -21,8 +21,8 @@ from tasks.errors import (
     TrackingError,
     WorkerError,
 )
-from tasks.retrying import may_succeed_again
-from tasks.workers.lifeline import PREEMPTED, Preempted, run_worker
+from tasks.stage import may_succeed_again
+from tasks.workers.supervisor import PREEMPTED, Preempted, run_worker
 
 # As CUDA's, whose class is torch's; gloo's and NCCL's are plain RuntimeErrors too.
 OUT_OF_MEMORY = RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB")

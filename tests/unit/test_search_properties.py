@@ -5,12 +5,12 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tasks.algorithm.curves import Curve, MetricPoint, choose_champion, mean_scores
 from tasks.algorithm.exclusion import ExclusionRule
 from tasks.algorithm.msft import Msft
-from tasks.algorithm.peaks import Curve, MetricPoint, choose_champion, mean_scores
 from tasks.algorithm.proportions import draws_per_epoch, shares_of
 from tasks.algorithm.state import Champion, CheckpointKey
-from tasks.algorithm.strategies import RoundReport
+from tasks.algorithm.strategy import RoundReport
 
 VALIDATION_ROWS = 200
 Counts = dict[str, list[int]]  # correct validation rows of each sub-dataset at each checkpoint

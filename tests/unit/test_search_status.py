@@ -11,9 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tasks.config import SearchConfig
-from tasks.config_file import dump_config, parse_config, search_id_of
-from tasks.diagnosis import (
+from tasks.commands.doctor import (
     check_disk,
     check_flow_runs,
     check_packages,
@@ -23,12 +21,14 @@ from tasks.diagnosis import (
     check_tracking,
     check_workers,
 )
+from tasks.commands.flow_runs import RunningFlow
+from tasks.config.loading import dump_config, parse_config, search_id_of
+from tasks.config.schema import SearchConfig
 from tasks.errors import ConfigError, OtherSearchError, SearchNotFoundError
-from tasks.flow_runs import RunningFlow
-from tasks.journal import append_event
-from tasks.ownership import own_directory
-from tasks.progress import ProgressFile
-from tasks.search_status import find_search, list_searches, resumed_config, status_of
+from tasks.record.journal import append_event
+from tasks.record.ownership import own_directory
+from tasks.record.progress import ProgressFile
+from tasks.record.status import find_search, list_searches, resumed_config, status_of
 
 NONE = {"num_tokens": 0.0, "num_examples": 0.0, "flops": 0.0, "seconds": 0.0}
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from tasks.config import SearchConfig
-from tasks.config_file import parse_config
+from tasks.config.loading import parse_config
+from tasks.config.schema import SearchConfig
+from tasks.data.sources import Example, fingerprint, read_splits
 from tasks.errors import DataError
-from tasks.sources import Example, fingerprint, read_splits
 
 ROWS = [{"prompt": f"question {i}", "completion": f" answer {i}"} for i in range(3)]
 READ = [Example(f"question {i}", f" answer {i}", f"answer {i}") for i in range(3)]

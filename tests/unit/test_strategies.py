@@ -5,11 +5,11 @@ from typing import Literal
 
 import pytest
 
+from tasks.algorithm.curves import Curve, MetricPoint, choose_champion, mean_scores
 from tasks.algorithm.exclusion import ExclusionRule
 from tasks.algorithm.msft import Msft
-from tasks.algorithm.peaks import Curve, MetricPoint, choose_champion, mean_scores
 from tasks.algorithm.state import CheckpointKey
-from tasks.algorithm.strategies import Decision, RoundReport, along_the_path
+from tasks.algorithm.strategy import Decision, RoundReport, along_the_path
 
 START = CheckpointKey(1, 100)  # a checkpoint of the round before
 

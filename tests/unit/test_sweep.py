@@ -9,15 +9,15 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from tasks.config_file import search_id_of
+from tasks.comparison.categories import split_by_column
+from tasks.comparison.grid import Axis, plan_sweep, read_axis
+from tasks.comparison.peak_shifts import peak_epochs, peak_shifts
+from tasks.comparison.plots import save_figure
+from tasks.comparison.sweep_plots import plot_axis, plot_peaks, plot_shifts
+from tasks.comparison.sweep_report import points_frame
+from tasks.config.loading import search_id_of
 from tasks.errors import ConfigError, DataError
-from tasks.granularity import split_by_column
-from tasks.ownership import directory_of
-from tasks.peak_shifts import peak_epochs, peak_shifts
-from tasks.plots import save_figure
-from tasks.sweep import Axis, plan_sweep, read_axis
-from tasks.sweep_plots import plot_axis, plot_peaks, plot_shifts
-from tasks.sweep_report import points_frame
+from tasks.record.ownership import directory_of
 from tests.unit.made_up_findings import config_of, finding_of
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tasks.config import SearchConfig
+from tasks.config.schema import SearchConfig
+from tasks.config.sub_datasets import SyntheticConfig
+from tasks.data.synthetic import CHARACTERS, SKILLS, SPLITS, character_tokenizer, synthetic_rows
 from tasks.errors import DataError
-from tasks.sub_dataset_config import SyntheticConfig
-from tasks.synthetic import CHARACTERS, SKILLS, SPLITS, character_tokenizer, synthetic_rows
 
 DATA = Path(__file__).parents[2] / "data"
 SUB_DATASETS = sorted(set(SKILLS) - {"base"})

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from tasks.data.sources import Example, fingerprint
+from tasks.data.synthetic import character_tokenizer
+from tasks.data.tokenization import Encoder, tokenise_split
 from tasks.errors import DataError
-from tasks.sources import Example, fingerprint
-from tasks.synthetic import character_tokenizer
-from tasks.tokenisation import Encoder, tokenise_split
-from tasks.workers.batches import RowStore
+from tasks.workers.training.batches import RowStore
 
 CHAT = (
     "{% for m in messages %}[{{ m.role }}] {{ m.content }}"

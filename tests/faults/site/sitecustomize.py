@@ -113,4 +113,4 @@ if "MSFT_POINTS" in os.environ:
     number = len(past.read_text().splitlines()) if past.exists() else 0
     if number < len(points):
         arm(points[number]["place"], ends_at(points[number], past))
-    arm("tasks.randomness:seed_from", writes_down(folder / "trace"))
+    arm("tasks.data.randomness:seed_from", writes_down(folder / "trace"))

@@ -1,0 +1,136 @@
+"""Give a finished search's champion away: to a directory, or to the hub."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+from tasks.algorithm.state import CheckpointKey
+from tasks.config.schema import SearchConfig
+from tasks.contracts import Value
+from tasks.data.base_model import prepare_base_model
+from tasks.errors import ChangedWorldError, ExportError
+from tasks.record.journal import read_events
+from tasks.record.status import resumed_config
+from tasks.runtime.files import checkpoint_directory, verify
+from tasks.runtime.processes import run_module
+
+HUB = "hub:"
+
+
+class Export(Value):
+    """What was exported, and where it is now."""
+
+    search: str
+    checkpoint: str
+    to: str
+    has_adapters_only: bool
+    num_bytes: int
+
+
+def export_champion(directory: str, to: str, *, merge_lora: bool) -> Export:
+    """Export the champion of a search's directory.
+
+    Args:
+        to: a new directory, or `hub:OWNER/NAME`, a repository that is made private where there is none.
+        merge_lora: a plain model; else the adapters alone, for peft.
+    Raises:
+        ExportError: there is no champion yet, nothing to leave unmerged, or the place cannot be used.
+    """
+    name = Path(directory).resolve().name
+    key = _champion_of(name, directory)
+    if not to.startswith(HUB) and Path(to).exists():
+        raise ExportError(
+            name,
+            got=f"{to}, which is there already",
+            wanted="a new directory",
+            fix="choose another with --to",
+        )
+    with tempfile.TemporaryDirectory(dir=directory, prefix=".export-") as temporary:
+        folder = Path(temporary, "model")
+        if merge_lora:
+            shutil.copytree(Path(directory, "champion"), folder)
+        else:
+            _write_adapters(name, directory, key, folder)
+        num_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        place = _upload(name, folder, to.removeprefix(HUB)) if to.startswith(HUB) else _move(folder, to)
+    return Export(
+        search=name, checkpoint=str(key), to=place, has_adapters_only=not merge_lora, num_bytes=num_bytes
+    )
+
+
+def _champion_of(name: str, directory: str) -> CheckpointKey:
+    crowned = [event for event in read_events(directory) if event["event"] == "champion_crowned"]
+    if not crowned:
+        raise ExportError(
+            name,
+            got="a search that has not ended",
+            wanted="its champion",
+            fix=f"msft resume {directory}, and export when it has ended",
+        )
+    return CheckpointKey(**crowned[0]["champion"]["key"])
+
+
+def _write_adapters(name: str, directory: str, key: CheckpointKey, folder: Path) -> None:
+    config = resumed_config(directory, ())
+    if config.model.lora is None:
+        raise ExportError(
+            name,
+            got="a search without model.lora, so there are no adapters",
+            wanted="one that trained LoRA",
+            fix="leave out --no-merge-lora",
+        )
+    checkpoint = checkpoint_directory(Path(directory, "rounds", f"{key.round:03d}"), key.step)
+    verify(checkpoint)
+    model = prepare_base_model.fn(config)
+    begun_with = read_events(directory)[0]["content"]["base model"]
+    if model.sha256 != begun_with:
+        changed = [f"base model: was {begun_with}, is {model.sha256}"]
+        raise ChangedWorldError(name, changed, can_be_accepted=False)
+    spec = {
+        "model": model.model_dump(mode="json"),
+        "base": _base_name(config, model.directory),
+        "checkpoint": str(checkpoint.resolve()),
+        "directory": str(folder.resolve()),
+    }
+    spec_path = folder.with_name("export_spec.json")
+    spec_path.write_text(json.dumps(spec))
+    run_module(
+        "tasks.workers.export_adapter", spec_path, name=f"export of {name}", threads=config.training.threads
+    )
+
+
+def _base_name(config: SearchConfig, directory: str) -> str:
+    """Return what the adapters name as their model: the hub id where it is one, which holds on any machine."""
+    source = config.model.source
+    is_local = source is None or source.startswith("package:") or config.resolve(source).exists()
+    return directory if is_local or source is None else source
+
+
+def _move(folder: Path, to: str) -> str:
+    target = Path(to)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(folder, target)
+    return str(target)
+
+
+def _upload(name: str, folder: Path, repository: str) -> str:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    api = HfApi()
+    try:
+        created = api.create_repo(repository, private=True, exist_ok=True)
+        api.upload_folder(
+            repo_id=created.repo_id, folder_path=str(folder), commit_message=f"Champion of {name}"
+        )
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise ExportError(
+            name,
+            got=f"{repository}: {' '.join(str(error).split())[:300]}",
+            wanted="OWNER/NAME on the hub, where you may write",
+            fix="hf auth login, or export to a directory and upload it later",
+        ) from error
+    return str(created)

@@ -1,0 +1,1 @@
+"""Several methods, seeds or settings compared."""

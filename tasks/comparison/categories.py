@@ -1,0 +1,112 @@
+"""Make sub-datasets of the categories of one: the finer granularity of a sweep."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tasks.config.loading import change_config
+from tasks.config.schema import SearchConfig
+from tasks.config.sub_datasets import SubDatasetConfig
+from tasks.data.sources import read_columns
+from tasks.errors import ConfigError, DataError
+
+logger = logging.getLogger(__name__)
+
+Rows = list[Mapping[str, Any]]
+
+
+def split_by_column(config: SearchConfig, name: str, column: str) -> SearchConfig:
+    """Return the configuration with one sub-dataset replaced by one for each value of a column of its rows.
+
+    Their rows are written once to files below `output_root`. A category that has no row in one of the splits is left
+    out, with a warning.
+
+    Raises:
+        ConfigError: there is no such sub-dataset, its splits are carved, or it is generated; or the mixture names
+            proportions.
+        DataError: a row lacks the column, or no category has rows in every split.
+    """
+    sub_dataset = _sub_dataset(config, name)
+    splits = {split: text for split, text in sub_dataset.splits if text is not None}
+    rows = {split: _by_category(config, sub_dataset, split, text, column) for split, text in splits.items()}
+    categories = sorted(set().union(*rows.values()))
+    whole = [category for category in categories if all(category in by for by in rows.values())]
+    if len(whole) < len(categories):
+        missing = ", ".join(sorted(set(categories) - set(whole)))
+        logger.warning(f"{name} by {column}: left out for want of rows in every split: {missing}")
+    if not whole:
+        raise DataError(
+            name,
+            f"column {column}",
+            got=f"categories {', '.join(categories)}",
+            wanted="one with rows in each split",
+            fix="choose another column",
+        )
+    kept = sub_dataset.model_dump(mode="json") | {"hub": None, "hub_config": None, "revision": None}
+    kept |= {"splits": {split: split for split in splits} | ({} if "test" in splits else {"test": None})}
+    parts = []
+    for category in whole:
+        folder = _write({split: by[category] for split, by in rows.items()}, config, f"{name}-{category}")
+        parts.append(kept | {"name": f"{name}-{category}", "path": str(folder.resolve())})
+    mixture: list[dict[str, Any]] = []
+    for other in config.mixture.sub_datasets:
+        mixture += parts if other.name == name else [other.model_dump(mode="json")]
+    return change_config(config, {"mixture.sub_datasets": mixture}, f"{name} by {column}")
+
+
+def _sub_dataset(config: SearchConfig, name: str) -> SubDatasetConfig:
+    found = [sub_dataset for sub_dataset in config.mixture.sub_datasets if sub_dataset.name == name]
+    where = f"split {name}"
+    if not found:
+        raise ConfigError(
+            where,
+            [f"no such sub-dataset; there are {', '.join(s.name for s in config.mixture.sub_datasets)}"],
+        )
+    if found[0].synthetic is not None:
+        raise ConfigError(where, ["generated rows have no columns; name a sub-dataset with path or hub"])
+    if any(not isinstance(text, str | None) for _, text in found[0].splits):
+        raise ConfigError(
+            where, ["its splits are carved; name a file for each, so that all categories share them"]
+        )
+    if isinstance(config.mixture.proportions, dict):
+        raise ConfigError(where, ["mixture.proportions names weights; set by_size or equal"])
+    return found[0]
+
+
+def _by_category(
+    config: SearchConfig, sub_dataset: SubDatasetConfig, split: str, text: str, column: str
+) -> dict[str, Rows]:
+    """Return the rows of each category, by a name that a sub-dataset can have."""
+    rows, where = read_columns(config, sub_dataset, split, text)
+    found: dict[str, Rows] = {}
+    for index, row in enumerate(rows):
+        if row.get(column) is None:
+            raise DataError(
+                sub_dataset.name,
+                f"{where} row {index}",
+                got=f"the columns {', '.join(row)}",
+                wanted=f"a value in {column}",
+                fix="name another column, or mend the row",
+            )
+        found.setdefault(re.sub(r"[^A-Za-z0-9_.-]+", "_", str(row[column])).strip("_"), []).append(row)
+    return found
+
+
+def _write(rows: Mapping[str, Rows], config: SearchConfig, name: str) -> Path:
+    """Write the splits of one category as JSON lines to a folder named by their content, and return it."""
+    texts = {
+        split: "".join(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in own)
+        for split, own in rows.items()
+    }
+    digest = hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()[:16]
+    folder = Path(config.output_root, "cache", "categories", f"{name}-{digest}")
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, text in texts.items():
+        (folder / f"{split}.jsonl").write_text(text, encoding="utf-8")
+    return folder

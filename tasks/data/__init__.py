@@ -1,0 +1,1 @@
+"""Rows and base models, ready for use."""

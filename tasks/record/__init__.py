@@ -1,0 +1,1 @@
+"""A search's directory: its journal and files."""

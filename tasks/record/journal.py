@@ -1,0 +1,95 @@
+"""The journal of a search: one JSON event a line, appended and synced, never rewritten."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tasks.algorithm.state import SearchState, fold
+from tasks.errors import JournalError
+from tasks.runtime.files import is_out_of_space, no_room
+
+FILE = "journal.jsonl"
+
+
+def read_events(search_directory: str) -> list[dict[str, Any]]:
+    """Return the events in their order; a last line that was being written when the machine died is left out.
+
+    Raises:
+        JournalError: another line is not an event.
+    """
+    path = Path(search_directory, FILE)
+    if not path.exists():
+        return []
+    # Bytes, since a torn line may end inside a character; a line without its end was never finished.
+    lines = path.read_bytes().split(b"\n")[:-1]
+    events = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            event = json.loads(line)
+            event["event"]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise JournalError(str(path), number, f"not an event: {error}") from error
+        events.append(event)
+    return events
+
+
+def read_state(search_directory: str) -> SearchState:
+    """Return where the search stands after all its events.
+
+    Raises:
+        JournalError: the events are not the history of one search.
+    """
+    events = read_events(search_directory)
+    try:
+        state = fold(events)
+    except (ValueError, KeyError, TypeError) as error:
+        cause = f"not the history of one search: {error}"
+        raise JournalError(str(Path(search_directory, FILE)), len(events), cause) from error
+    if state is None:
+        raise JournalError(str(Path(search_directory, FILE)), 1, "no event says that a search has started")
+    return state
+
+
+def append_event(search_directory: str, event: Mapping[str, Any]) -> None:
+    """Put one event on record; once this returns, no crash can take it back.
+
+    Raises:
+        NoDiskSpaceError: it does not fit; nothing of it is left.
+    """
+    path = Path(search_directory, FILE)
+    line = json.dumps({**event, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}, ensure_ascii=False)
+    content = f"{line}\n".encode()
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        end = _cut_torn_line(descriptor)
+        try:
+            _write_all(descriptor, content)
+        except OSError as error:
+            os.ftruncate(descriptor, end)  # whoever is told of a failure must not find the event later
+            if is_out_of_space(error):
+                raise no_room(path, "an event", len(content)) from error
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    """Write to the file's end, and to the disk; one call writes only what fits on a disk that fills up."""
+    os.lseek(descriptor, 0, os.SEEK_END)
+    left = memoryview(content)
+    while left:
+        left = left[os.write(descriptor, left) :]
+    os.fsync(descriptor)
+
+
+def _cut_torn_line(descriptor: int) -> int:
+    """Cut a last line without its end, so that the next event does not join it; return where the file now ends."""
+    size = os.lseek(descriptor, 0, os.SEEK_END)
+    end = os.pread(descriptor, size, 0).rfind(b"\n") + 1
+    os.ftruncate(descriptor, end)
+    return end

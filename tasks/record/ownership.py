@@ -1,0 +1,205 @@
+"""One owner at a time: of a search's directory, of its name, and of a GPU."""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from prefect.runtime import flow_run
+
+from tasks.config.identity import differences, identity_in, identity_of
+from tasks.config.loading import search_id_of
+from tasks.config.schema import SearchConfig
+from tasks.config.strict_yaml import read_yaml
+from tasks.errors import BusyError, JournalError, LockError, OtherSearchError
+from tasks.record.journal import read_events
+from tasks.runtime.gpu_slots import current_lane
+from tasks.runtime.gpus import gpu_named, installed_gpus
+from tasks.runtime.processes import visible_gpus
+
+# Prefect ends a run's process 30 s after its SIGTERM; the rest is for a slow machine.
+HANDOVER_S = 120.0
+_LOCK = "lock"
+_POLL_S = 0.2
+
+
+def directory_of(config: SearchConfig) -> Path:
+    """Return where a search keeps its files."""
+    return Path(config.output_root, f"{config.name}-{search_id_of(config)}")
+
+
+@contextmanager
+def own_directory(config: SearchConfig, wait_s: float = 0.0) -> Iterator[str]:
+    """Give the search's directory to this process alone, after at most `wait_s` seconds.
+
+    An earlier attempt of the same flow run is waited for as long as it lives.
+
+    Raises:
+        BusyError: another process owns it.
+        OtherSearchError: an unfinished search of this name and seed has another configuration.
+    """
+    directory = directory_of(config)
+    _refuse_unfinished(config, directory)
+    (directory / "rounds").mkdir(parents=True, exist_ok=True)
+    with _locked(directory / _LOCK, f"search directory {directory}", wait_s):
+        yield str(directory)
+
+
+@contextmanager
+def own_cache(config: SearchConfig) -> Iterator[None]:
+    """Let one search at a time fill the cache of `output_root`: the others then find in it what they would build too.
+
+    Of searches side by side in one process, only one may load transformers' lazy modules.
+    """
+    cache = Path(config.output_root, "cache")
+    cache.mkdir(parents=True, exist_ok=True)
+    with _locked(cache / f".{_LOCK}", f"cache {cache}", math.inf):  # a search has its own by the other name
+        yield
+
+
+@contextmanager
+def own_gpus(
+    config: SearchConfig, wait_s: float = 0.0, devices: Path = Path("/dev"), locks: Path | None = None
+) -> Iterator[tuple[str, ...]]:
+    """Give the GPUs that the search trains on to this process alone, among all searches of this machine (or container).
+
+    Searches side by side that were told to share a GPU share it with such searches only. The GPUs are the first
+    `training.num_processes` that CUDA_VISIBLE_DEVICES names (all, with an Accelerate config).
+
+    Raises:
+        BusyError: another search owns one of them.
+    """
+    names = _gpus(config, devices)
+    lane = current_lane()
+    kind = fcntl.LOCK_SH if lane is not None and lane.shares_gpus else fcntl.LOCK_EX
+    with ExitStack() as stack:
+        for key, name in _keys_of(names).items():
+            lock = (locks or Path(tempfile.gettempdir())) / f"msft-gpu-{key}.lock"
+            stack.enter_context(_locked(lock, f"GPU {name}", wait_s, kind))
+        yield names
+
+
+def _keys_of(names: Sequence[str]) -> dict[str, str]:
+    """Return the names by what a GPU is locked as: one goes by its number here and by its id there."""
+    gpus = installed_gpus()
+    keys = {}
+    for name in names:
+        gpu = gpu_named(name, gpus)
+        keys[gpu.uuid if gpu is not None else name.replace("/", "-")] = name
+    return keys
+
+
+def _gpus(config: SearchConfig, devices: Path) -> tuple[str, ...]:
+    if config.training.device == "cpu":
+        return ()
+    found = visible_gpus(devices)
+    is_all = config.training.accelerate_config is not None
+    return found if is_all else found[: config.training.num_processes]
+
+
+@contextmanager
+def _locked(path: Path, what: str, wait_s: float, kind: int = fcntl.LOCK_EX) -> Iterator[None]:
+    deadline = time.monotonic() + wait_s
+    # A comparison that starts again gives its searches new runs; the comparison's own stays the same.
+    run = f", flow run {flow_run.root_flow_run_id or flow_run.id}" if flow_run.id else ""
+    with _open_for_all(path) as lock:
+        while not _try_lock(lock, kind):
+            lock.seek(0)
+            owner = lock.read().strip() or "unknown"
+            # A machine that only seemed lost still works for the same run: its result is the run's.
+            is_own = bool(run) and owner.endswith(run)
+            if time.monotonic() >= deadline and not is_own:
+                raise BusyError(what, owner)
+            time.sleep(_POLL_S)
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {os.uname().nodename}{run}\n")
+        lock.flush()
+        yield
+
+
+def _try_lock(lock: IO[str], kind: int = fcntl.LOCK_EX) -> bool:
+    try:
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _open_for_all(path: Path) -> IO[str]:
+    """Open a lock file that another user of the machine can open too.
+
+    Raises:
+        LockError: another user made it for themselves alone.
+    """
+    flags = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW
+    try:
+        return os.fdopen(os.open(path, flags), "a+")
+    except FileNotFoundError:
+        return os.fdopen(_created(path, flags), "a+")
+    except OSError as error:
+        raise LockError(str(path), str(error.strerror)) from error
+
+
+def _created(path: Path, flags: int) -> int:
+    # Not where the file is there: in /tmp Linux refuses O_CREAT for another user's file, whatever its mode.
+    try:
+        descriptor = os.open(path, flags | os.O_CREAT, 0o666)
+    except PermissionError as error:
+        raise LockError(str(path), str(error.strerror)) from error
+    with suppress(PermissionError):  # another user's, made in between
+        os.fchmod(descriptor, 0o666)  # the umask has taken it from the others
+    return descriptor
+
+
+def _refuse_unfinished(config: SearchConfig, own: Path) -> None:
+    """Raise where this name and seed stand for another search that has not ended: a changed file starts anew unseen."""
+    for directory in sorted(Path(config.output_root).glob(f"{config.name}-*")):
+        before = _config_in(directory) if directory != own else None
+        if before is None or (before.get("name"), before.get("seed")) != (config.name, config.seed):
+            continue  # another's, whose journal is none of our business
+        if not _is_over_or_owned(directory):
+            raise OtherSearchError(str(directory), differences(identity_in(before), identity_of(config)))
+
+
+def _config_in(directory: Path) -> dict[str, Any] | None:
+    """Return the configuration that a search began with; None where it did not come so far.
+
+    It is written before the search's first event, so one that is empty is of a search that has not begun; that of one
+    that has begun is in the journal too.
+    """
+    try:
+        held = read_yaml((directory / "config.yaml").read_text())
+    except (OSError, ValueError):
+        held = None
+    if isinstance(held, dict):
+        return held
+    with suppress(JournalError):
+        return next((event["config"] for event in read_events(str(directory)) if "config" in event), None)
+    return None
+
+
+def owner_of(directory: str) -> str | None:
+    """Return who owns a search's directory; None where no process does."""
+    path = Path(directory, _LOCK)
+    if not path.is_file():
+        return None
+    with path.open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # let go at once
+        except BlockingIOError:
+            return lock.read().strip() or "unknown"
+    return None
+
+
+def _is_over_or_owned(directory: Path) -> bool:
+    if any(event["event"] == "champion_crowned" for event in read_events(str(directory))):
+        return True
+    with _open_for_all(directory / _LOCK) as lock:
+        return not _try_lock(lock)

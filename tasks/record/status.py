@@ -1,0 +1,164 @@
+"""Where the searches of a folder stand, read from their directories alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from tasks.algorithm.state import SearchState, fold
+from tasks.config.identity import differences, identity_in, identity_of
+from tasks.config.loading import load_config, search_id_of
+from tasks.config.schema import SearchConfig
+from tasks.contracts import RolloutSpec, Value
+from tasks.errors import ConfigError, JournalError, OtherSearchError, SearchNotFoundError
+from tasks.record.journal import FILE, read_events
+from tasks.record.ownership import owner_of
+from tasks.record.progress import read_progress
+
+Condition = Literal["running", "resumable", "finished", "not begun", "unreadable"]
+
+
+class SearchStatus(Value):
+    """Where one search stands.
+
+    Attributes:
+        search: its name and id, as its directory is called.
+        owner: the process that runs it, None where none does.
+        progress: step of the roll-out under way, and its steps; None before its first.
+        champion_score: mean validation score; spent_epochs: full-mixture epochs trained.
+        problem: why its journal cannot be read; empty where it can.
+    """
+
+    search: str
+    directory: str
+    condition: Condition
+    owner: str | None
+    round: int
+    progress: tuple[int, int] | None
+    active: tuple[str, ...]
+    excluded: tuple[str, ...]
+    champion: str | None
+    champion_score: float | None
+    spent_epochs: float
+    max_epochs: float | None
+    stop_reason: str
+    last_event: str | None
+    last_event_at: str | None
+    problem: str = ""
+
+
+def list_searches(output_root: str) -> list[SearchStatus]:
+    """Return the status of every search under `output_root`, the one that said something last at the end."""
+    found = [status_of(str(path)) for path in _directories(output_root)]
+    return sorted(found, key=lambda status: (status.last_event_at or "", status.search))
+
+
+def find_search(output_root: str, search: str) -> str:
+    """Return the directory of a search: itself, or by name, by id or by the beginning of both in `output_root`.
+
+    Raises:
+        SearchNotFoundError: there is none, or several begin so.
+    """
+    if _is_search(Path(search)):
+        return str(Path(search))
+    names = [path.name for path in _directories(output_root)]
+    near = [name for name in names if name == search]
+    near = near or [name for name in names if name.startswith(search) or name.endswith(f"-{search}")]
+    if len(near) != 1:
+        raise SearchNotFoundError(search, output_root, near or names, is_ambiguous=len(near) > 1)
+    return str(Path(output_root, near[0]))
+
+
+def status_of(directory: str) -> SearchStatus:
+    """Return where the search of a directory stands."""
+    owner = owner_of(directory)
+    try:
+        events = read_events(directory)
+        state = fold(events) or SearchState(active=())
+    except (JournalError, ValueError, KeyError, TypeError) as error:
+        return _status(directory, "unreadable", owner, [], SearchState(active=()), problem=str(error))
+    is_over = any(event["event"] == "champion_crowned" for event in events)
+    resumable: Condition = "finished" if is_over else "resumable" if events else "not begun"
+    return _status(directory, "running" if owner else resumable, owner, events, state)
+
+
+def _status(
+    directory: str,
+    condition: Condition,
+    owner: str | None,
+    events: Sequence[Mapping[str, Any]],
+    state: SearchState,
+    problem: str = "",
+) -> SearchStatus:
+    rows = _full_epoch_rows(directory)
+    line = read_progress(Path(directory, "rounds", f"{state.round:03d}")) if condition != "finished" else None
+    return SearchStatus(
+        search=Path(directory).resolve().name,
+        directory=directory,
+        condition=condition,
+        owner=owner,
+        round=state.round,
+        progress=(line["step"], line["num_steps"]) if line is not None else None,
+        active=state.active,
+        excluded=tuple(exclusion.sub_dataset for exclusion in state.excluded),
+        champion=str(state.champion.checkpoint) if state.champion is not None else None,
+        champion_score=state.champion.score if state.champion is not None else None,
+        spent_epochs=state.spent_examples / rows if rows else 0.0,
+        max_epochs=events[0]["config"]["search"]["max_epochs"] if events else None,
+        stop_reason=state.stop_reason,
+        last_event=str(events[-1]["event"]) if events else None,
+        last_event_at=str(events[-1]["at"]) if events else None,
+        problem=problem,
+    )
+
+
+def resumed_config(directory: str, overrides: Sequence[str]) -> SearchConfig:
+    """Return the configuration that a search goes on with: its own, where it now lies.
+
+    Args:
+        overrides: other places or means (`tracking.uri=…`, `training.num_processes=…`), as `msft search` takes them.
+    Raises:
+        ConfigError: nothing of it is on record, or a password of `tracking.uri` was (rightly) not kept.
+        OtherSearchError: with these values it would be another search.
+    """
+    path = Path(directory, "config.yaml")
+    events = read_events(directory)
+    if not events or not path.is_file():
+        raise ConfigError(
+            directory,
+            ["the search has not begun, nothing of it is on record; start it with: msft search CONFIG"],
+        )
+    config = load_config(str(path), overrides)
+    config = config.model_copy(update={"output_root": str(Path(directory).resolve().parent)})
+    if ":***@" in (config.tracking.uri or ""):
+        uri = config.tracking.uri
+        raise ConfigError(
+            str(path), [f"tracking.uri: {uri} is kept without its password; give it: --set tracking.uri=…"]
+        )
+    if search_id_of(config) != events[0]["search_id"]:
+        raise OtherSearchError(directory, differences(identity_in(events[0]["config"]), identity_of(config)))
+    return config
+
+
+def _directories(output_root: str) -> list[Path]:
+    root = Path(output_root)
+    return sorted(path for path in root.iterdir() if _is_search(path)) if root.is_dir() else []
+
+
+def _is_search(path: Path) -> bool:
+    return (path / FILE).is_file() or (path / "rounds").is_dir()
+
+
+def _full_epoch_rows(directory: str) -> int:
+    """Return the rows of an epoch of all sub-datasets; 0 before the first roll-out."""
+    spec = Path(directory, "rounds", "000", "rollout_spec.json")
+    if not spec.is_file():
+        return 0
+    return RolloutSpec.model_validate_json(spec.read_text()).mixture.full_epoch_rows
+
+
+def command_for(status: SearchStatus) -> str:
+    """Return the command that goes on with a search."""
+    return f"msft resume {os.path.relpath(status.directory)}"

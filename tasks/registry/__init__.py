@@ -1,0 +1,1 @@
+"""MLflow as the registry of checkpoints, scores and runs."""

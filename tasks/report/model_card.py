@@ -1,0 +1,128 @@
+"""The champion's model card: what it is, where it comes from, how good it is, and how to load it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tasks.algorithm.state import CheckpointKey, fold
+from tasks.config.schema import SearchConfig
+from tasks.contracts import CheckpointScores, SearchRef
+from tasks.record.names import search_title
+from tasks.report.markdown import (
+    Events,
+    champion_headings,
+    champion_rows,
+    exclusions_line,
+    is_by_loss,
+    rounds_of,
+    table,
+)
+
+FILE = "README.md"
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """A card: the values it begins with, the Markdown that follows, and the lineage as flat tags."""
+
+    front: Mapping[str, Any]
+    body: str
+    lineage: Mapping[str, str]
+
+    def write(self, directory: Path) -> None:
+        """Put the card where a hub looks for it."""
+        front = yaml.safe_dump(dict(self.front), sort_keys=False, allow_unicode=True)
+        (directory / FILE).write_text(f"---\n{front}---\n\n{self.body}\n")
+
+
+def card_of(
+    config: SearchConfig,
+    search: SearchRef,
+    events: Events,
+    key: CheckpointKey,
+    scores: tuple[CheckpointScores, CheckpointScores],
+) -> ModelCard:
+    """Return the card of the checkpoint `key` with its validation and its test scores."""
+    base = config.model.source or "drawn from the search's seed (model.from_config)"
+    validation, test = (part.model_dump(mode="json") for part in scores)
+    champion = {"validation": validation, "test": test}
+    hub = {"base_model": config.model.source} if config.model.source is not None else {}
+    front = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        **hub,
+        "tags": ["msft", "supervised-fine-tuning"],
+        "msft": {
+            "search": search_title(search.name, search.search_id),
+            "round": key.round,
+            "step": key.step,
+            "mixture": list(events[0]["sub_datasets"]),
+            "exclusions": _exclusions(events),
+            "scores": {split: _plain(champion[split]) for split in champion},
+        },
+    }
+    lineage = {
+        "msft.search": search_title(search.name, search.search_id),
+        "msft.search_id": search.search_id,
+        "msft.round": str(key.round),
+        "msft.step": str(key.step),
+        "msft.checkpoint": str(key),
+        "msft.base_model": base,
+        "msft.content_sha256": json.dumps(
+            {what: sha256[:16] for what, sha256 in events[0]["content"].items()}
+        ),
+        "msft.git_commit": str(events[0]["environment"]["git_commit"]),
+    }
+    return ModelCard(front, _body(search, events, key, champion, base), lineage)
+
+
+def _body(
+    search: SearchRef, events: Events, key: CheckpointKey, champion: Mapping[str, Any], base: str
+) -> str:
+    state = fold(events)
+    assert state is not None
+    by_loss = is_by_loss(events)
+    directory = Path(search.directory, "champion").resolve()
+    load = (
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f'model = AutoModelForCausalLM.from_pretrained("{directory}")\n'
+        f'tokenizer = AutoTokenizer.from_pretrained("{directory}")'
+    )
+    rows = champion_rows(champion, state, by_loss=by_loss)
+    parts = [
+        f"# msft-{search.name}",
+        f"Champion of search `{search_title(search.name, search.search_id)}`: {key}, fine-tuned from `{base}` on "
+        f"{', '.join(events[0]['sub_datasets'])}.",
+        exclusions_line(state, by_loss=by_loss),
+        table(champion_headings(by_loss=by_loss), rows),
+        "Validation chose this checkpoint among all that were scored; the test rows were scored once, afterwards.",
+        f"```python\n{load}\n```",
+        f"Or from MLflow: `mlflow artifacts download -u models:/msft-{search.name}@champion`.",
+    ]
+    return "\n\n".join(parts)
+
+
+def _exclusions(events: Events) -> list[dict[str, Any]]:
+    return [
+        {"sub_dataset": name, "round": event["round"], "step": event["decision"]["roll_back_to"]["step"]}
+        for event in rounds_of(events)
+        for name in event["decision"]["exclude"]
+    ]
+
+
+def _plain(scores: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the scores by sub-dataset, rounded to what the rows can tell."""
+    return {
+        score["sub_dataset"]: {
+            "accuracy": None if score["accuracy"] is None else round(score["accuracy"], 4),
+            "loss": round(score["loss"], 4),
+            "rows": score["num_examples"],
+        }
+        for score in scores["scores"]
+    }

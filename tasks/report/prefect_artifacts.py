@@ -1,0 +1,130 @@
+"""What Prefect's pages show of a search: runs with names that read, progress, tables and links."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, cast
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import httpx
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.context import TaskRunContext
+from prefect.exceptions import PrefectException
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, PREFECT_UI_URL, temporary_settings
+from prefect.utilities.urls import url_for
+
+from tasks.config.loading import load_config, search_id_of
+from tasks.contracts import SearchRef
+from tasks.errors import MsftError
+from tasks.record.names import mlflow_address, mlflow_command, round_title, search_title
+from tasks.report.markdown import Events, is_by_loss, round_rows, rounds_of, tell_round, tell_search
+
+logger = logging.getLogger(__name__)
+
+# The pages of `prefect server start`, which shows what our own server (without pages) has kept.
+LOCAL_PAGES = "http://127.0.0.1:4200"
+
+
+def search_run_name() -> str:
+    """Return the name of a search's flow run: that of its directory, or the file where that cannot be read."""
+    parameters = flow_run.parameters
+    config = parameters["config"]
+    if isinstance(config, str):
+        try:
+            config = load_config(config, parameters.get("overrides", ()))
+        except MsftError:  # the flow itself tells what is wrong with it
+            return f"search of {config}"
+    return search_title(config.name, search_id_of(config))
+
+
+def round_run_name() -> str:
+    """Return the name of a round's flow run, with what it trains on."""
+    state = flow_run.parameters["state"]
+    return round_title(flow_run.parameters["search"], state.round, state.active)
+
+
+def show_link(search: SearchRef) -> None:
+    """Link the search's run in MLflow."""
+    command = mlflow_command(search)
+    while_it_runs = f", while this runs: `{command}`" if command else ""
+    _show(
+        lambda: create_link_artifact(
+            link=mlflow_address(search),
+            link_text="The search in MLflow",
+            key=_key(search, "mlflow"),
+            description=f"Curves, checkpoints and the champion{while_it_runs}",
+        )
+    )
+
+
+def show_round(search: SearchRef, events: Events) -> None:
+    """Show the newest decision in words, in the run's log too, and the table of all rounds."""
+    newest = rounds_of(events)[-1]
+    reason = newest["decision"]["reason"]
+    _show(lambda: get_run_logger().info("decision of round %d: %s", newest["round"], reason))
+    text = tell_round(newest, by_loss=is_by_loss(events))
+    _show(lambda: create_markdown_artifact(text, key=_key(search, "decision")))
+    rows = round_rows(events)
+    _show(lambda: create_table_artifact(rows, key=_key(search, "rounds"), description="All rounds so far"))
+
+
+def show_end(search: SearchRef, events: Events) -> None:
+    """Show how the search ended: what was excluded when and why, what it cost, who won."""
+    text = tell_search(events)
+    _show(lambda: create_markdown_artifact(text, key=_key(search, "summary")))
+
+
+class ProgressBar:
+    """A roll-out's progress on its task's page; once the server does not answer, it stands still."""
+
+    def __init__(self, search: SearchRef, round_index: int) -> None:
+        self._key = _key(search, f"round-{round_index}")
+        self._id: UUID | None = None
+        self.is_lost = False
+
+    def show(self, percent: float, description: str) -> None:
+        """Set the bar."""
+        if not self.is_lost:
+            self.is_lost = not _show(lambda: self._set(percent, description))
+
+    def _set(self, percent: float, description: str) -> None:
+        if self._id is None:
+            made = create_progress_artifact(percent, key=self._key, description=description)
+            self._id = cast(UUID, made)  # a coroutine only where an event loop runs
+        else:
+            update_progress_artifact(self._id, percent, description=description)
+
+
+def page_of_this_run() -> str:
+    """Return where Prefect shows the flow run that this is called in, with the command that such a page needs first."""
+    address = url_for("flow-run", flow_run.id) or LOCAL_PAGES
+    api, pages = PREFECT_API_URL.value() or "", PREFECT_UI_URL.value() or ""
+    is_own_server = pages == LOCAL_PAGES and urlsplit(api).netloc != urlsplit(pages).netloc
+    return f"prefect server start, then {address}" if is_own_server else address
+
+
+def _key(search: SearchRef, name: str) -> str:
+    return f"msft-{search.search_id}-{name}"
+
+
+def _show(create: Callable[[], Any]) -> bool:
+    """Say whether an artifact could be made; a server that is away must not end, or hold up, what it would show."""
+    if TaskRunContext.get() is None:
+        return False
+    try:
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+            create()
+    except (httpx.HTTPError, PrefectException) as error:
+        logger.info(f"Prefect's pages lack an artifact: {error}")
+        return False
+    return True

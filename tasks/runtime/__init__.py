@@ -1,0 +1,1 @@
+"""Processes, GPUs, files and servers of this machine."""

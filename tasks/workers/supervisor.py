@@ -1,0 +1,196 @@
+"""A worker's ties to its owner: it ends when the owner is gone, and says why when it fails.
+
+`python -m tasks.workers.supervisor MODULE …` runs a module under this tie from the first moment: before it imports
+torch, which may take a minute, and also where the module is not ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import runpy
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+
+import psutil
+
+from tasks.contracts import WorkerFailure
+from tasks.errors import MsftError
+from tasks.runtime.files import is_out_of_space
+
+# The exit code that means "preempted": 128 + SIGTERM.
+PREEMPTED = 143
+_CHECK_S = 1.0
+_WATCH = "watch-owner"
+# As tasks.runtime.processes.GRACE_S: a rank that waits for a dead one never comes to look at its flag.
+_GRACE_S = 60.0
+# What the other ranks see of one that died, in the words of torch.distributed's backends.
+_LOST_RANK = ("gloo", "nccl", "connection closed by peer", "connection reset by peer")
+
+
+class Preempted(BaseException):
+    """The worker was told to end and has saved what it had."""
+
+
+class StopFlag:
+    """Remembers SIGTERM, so that the training loop can end between two optimizer steps."""
+
+    def __init__(self) -> None:
+        self.is_set = False
+        signal.signal(signal.SIGTERM, self._on_signal)
+        # Ctrl-C reaches the flow, which passes it on as SIGTERM; the worker must not die of it in mid-step.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.is_set = True
+
+
+def _end_when_told() -> None:
+    """End on SIGTERM where one stands: right for a worker whose results are whole as they appear, and before a loop."""
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        raise Preempted
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as StopFlag
+
+
+def _end_at_once_when_told(spec: Path) -> None:
+    """End on SIGTERM without an exception, which an import may swallow: there is nothing to save yet."""
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        _write_failure(spec, "preempted", "told to end", retryable=True)
+        os._exit(PREEMPTED)
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as StopFlag
+
+
+def watch_owner() -> None:
+    """End this process soon after the flow is gone (SIGKILL reaches no handler); a lost launcher counts as SIGTERM."""
+    told = os.environ.get("MSFT_OWNER_PID")
+    if told is None or any(thread.name == _WATCH for thread in threading.enumerate()):
+        return
+    launcher = os.getppid()
+    owner = _process(int(told))
+    _end_without(owner, told)
+
+    def watch() -> None:
+        ends_at: float | None = None
+        while True:
+            time.sleep(_CHECK_S)
+            _end_without(owner, told)
+            if ends_at is None and os.getppid() != launcher:
+                ends_at = time.monotonic() + _GRACE_S
+                os.kill(os.getpid(), signal.SIGTERM)
+            if ends_at is not None and time.monotonic() > ends_at:
+                os._exit(PREEMPTED)
+
+    threading.Thread(target=watch, daemon=True, name=_WATCH).start()
+
+
+def _end_without(owner: psutil.Process | None, told: str) -> None:
+    if not _lives(owner):
+        print(f"owner {told} is gone; ending", file=sys.stderr, flush=True)
+        os._exit(PREEMPTED)
+
+
+def _process(number: int) -> psutil.Process | None:
+    try:
+        return psutil.Process(number)
+    except psutil.Error:
+        return None
+
+
+def _lives(owner: psutil.Process | None) -> bool:
+    """Say whether the owner works: not a zombie that nobody has reaped, nor another process with its number.
+
+    One that may not be looked at is another user's, and so not the owner.
+    """
+    try:
+        return owner is not None and owner.is_running() and owner.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+@contextlib.contextmanager
+def _alone(spec: Path) -> Iterator[None]:
+    """Wait until no other worker has this spec: one that lost its launcher may still be saving."""
+    with spec.with_suffix(".lock").open("w") as lock:
+        if os.environ.get("RANK", "0") == "0":
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def run_worker(main: Callable[[Path], None], spec: Path) -> int:
+    """Run a worker's main function and return the exit code; a failure is written beside the spec."""
+    watch_owner()
+    _end_when_told()
+    try:
+        with _alone(spec):
+            main(spec)
+    except Preempted:
+        _write_failure(spec, "preempted", "told to end", retryable=True)
+        return PREEMPTED
+    except Exception as error:  # the process boundary: whatever it is must be told on the other side
+        is_ours = isinstance(error, MsftError)
+        text = str(error) if is_ours else f"{type(error).__name__}: {error}"
+        retryable = error.retryable if isinstance(error, MsftError) else _may_pass(error)
+        _write_failure(spec, type(error).__name__, text, retryable=retryable)
+        with contextlib.suppress(OSError):  # the log may lie on the disk that is full
+            traceback.print_exc()
+        return 1
+    return 0
+
+
+def _may_pass(error: Exception) -> bool:
+    """Say whether the same work may succeed when tried again.
+
+    An I/O or network error may, and so may a collective that lost a rank; a bug or a lack of memory or of room on the
+    disk will not.
+    """
+    if is_out_of_space(error):
+        return False
+    if isinstance(error, OSError | ConnectionError | TimeoutError):
+        return True
+    told = str(error).lower()
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and any(words in told for words in _LOST_RANK)
+
+
+def _write_failure(spec: Path, cause: str, text: str, *, retryable: bool) -> None:
+    failure = WorkerFailure(
+        cause=cause,
+        error=text,
+        rank=int(os.environ.get("RANK", "0")),
+        retryable=retryable,
+        preempted=cause == "preempted",
+        traceback=traceback.format_exc(),
+    )
+    path = spec.with_name(f"{spec.stem.removesuffix('_spec')}_failure.json")
+    staging = path.with_suffix(f".{os.getpid()}")
+    try:
+        staging.write_text(failure.model_dump_json(indent=2))
+    except OSError as error:
+        if not is_out_of_space(error):
+            raise
+        staging.write_bytes(
+            b""
+        )  # this takes no room, and tasks/runtime/processes.py knows by it that there was none
+    with contextlib.suppress(FileExistsError):  # the rank that failed first knows why; the others follow it
+        os.link(staging, path)
+    staging.unlink()
+
+
+if __name__ == "__main__":
+    watch_owner()
+    del sys.argv[0]
+    if sys.argv[0].startswith("tasks.workers."):  # a launcher ends by rules of its own
+        _end_at_once_when_told(Path(sys.argv[1]))
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
