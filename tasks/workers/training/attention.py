@@ -62,7 +62,7 @@ def use_packed_attention(model: Any, base: BaseModelRef, device: torch.device, p
     An attention that the configuration names is left as it is too.
 
     Under a mask over all pairs of tokens, attention was more than half of a packed step's work on an H200
-    (data/RESULTS.md).
+    (tests/benchmarks/RESULTS.md).
     """
     config = model.config.get_text_config()
     if (
