@@ -14,7 +14,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.algorithm.state import CheckpointKey, SearchState
-from tasks.config.identity import differences, remarks, world_of
+from tasks.config.identity import changes_between, differences
 from tasks.config.loading import dump_config, search_id_of
 from tasks.config.schema import SearchConfig
 from tasks.contracts import ChampionResult, CheckpointScores, Inputs, SearchRef, SubDatasetScore
@@ -30,7 +30,7 @@ from tasks.report import prefect_artifacts as prefect_pages
 from tasks.report import terminal
 from tasks.report.model_card import card_of
 from tasks.rollback import find_whole, keep_the_champion
-from tasks.runtime.environment import describe_environment
+from tasks.runtime.environment import describe_environment, numerical_environment, other_changes
 from tasks.runtime.files import write_json
 from tasks.stage import RETRY
 
@@ -102,7 +102,7 @@ def _begin(config: SearchConfig, search: SearchRef, inputs: Inputs) -> None:
         "config": config.model_dump(mode="json"),
         "content": _content(inputs),
         "environment": environment,
-        "world": world_of(config),
+        "world": numerical_environment(config),
     }
     append_event(search.directory, started)
 
@@ -209,15 +209,15 @@ def meet_changes(config: SearchConfig, directory: str, inputs: Inputs, accept_ch
     changed = differences(events[0]["content"], _content(inputs))
     if changed:
         raise ChangedWorldError(search_id_of(config), changed, can_be_accepted=False)
-    world = world_of(config)
+    world = numerical_environment(config)
     changed = differences([event for event in events if "world" in event][-1]["world"], world)
     if changed and not accept_changes:
         raise ChangedWorldError(search_id_of(config), changed, can_be_accepted=True)
     if changed:
         append_event(directory, {"event": "world_changed", "differences": changed, "world": world})
         logger.warning(f"accepted, and on record in the journal: {'; '.join(changed)}")
-    changed = differences(events[0]["world"], world)  # what was accepted before, too
-    for remark in remarks(events[0]["environment"], describe_environment(), changed):
+    since_start = changes_between(events[0]["world"], world)  # what was accepted before, too
+    for remark in other_changes(events[0]["environment"], describe_environment(), since_start):
         logger.info(f"not as at the start: {remark}")
 
 

@@ -1,18 +1,20 @@
-"""What a search ran on: versions, commit, hardware."""
+"""The environment of a search: versions, commit, hardware, and the part of it that can change results."""
 
 from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from tasks.config.schema import TrainingConfig
+from tasks.config.identity import COMPUTATION, Change, changes_between
+from tasks.config.schema import SearchConfig, TrainingConfig
 from tasks.runtime.gpus import gpu_named, installed_gpus
-from tasks.runtime.processes import capture, has_accelerator, visible_gpus
+from tasks.runtime.processes import capture, has_accelerator, num_threads, visible_gpus
 
 PACKAGES = (
     "torch",
@@ -28,6 +30,10 @@ PACKAGES = (
     "numpy",
     "msft-search",
 )
+# The packages whose version belongs to the numerical environment.
+_NUMERICAL_PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "peft")
+# A setting of the numerical environment, and the entry of `describe_environment` that says the same of the machine.
+_SAME_AS_SETTING = {"gpus": "training.device", "num_cores": "training.threads"}
 
 
 def describe_environment() -> dict[str, Any]:
@@ -45,6 +51,44 @@ def describe_environment() -> dict[str, Any]:
         "memory_bytes": psutil.virtual_memory().total,
         "gpus": [_gpu_name(path) for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))],
     }
+
+
+def numerical_environment(config: SearchConfig) -> dict[str, Any]:
+    """Return the settings and package versions that can change results in the last digits, as a flat mapping.
+
+    A setting left to the machine has the machine's value: the device, and on a CPU the number of threads.
+    """
+    values = {
+        f"{section}.{field}": getattr(getattr(config, section), field)
+        for section, fields in COMPUTATION.items()
+        for field in sorted(fields - {"beside_training"})
+    }
+    values["training.device"] = device_of(config.training)
+    if values["training.device"] == "cpu":
+        values["training.threads"] = num_threads(config.training.threads)
+    launched_by = config.training.accelerate_config
+    if launched_by is not None:
+        values["training.accelerate_config"] = Path(config.resolve(launched_by)).read_text()
+    return values | {name: version_of(name) for name in _NUMERICAL_PACKAGES}
+
+
+def other_changes(
+    before: Mapping[str, Any], now: Mapping[str, Any], numerical: Sequence[Change]
+) -> list[str]:
+    """Return the differences of two environments beside those of the numerical environment, one line each.
+
+    Args:
+        before, now: two values of `describe_environment`.
+        numerical: the changes of the numerical environment. A change of the machine that they name is left out.
+    """
+    told = {f"versions.{name}" for name in _NUMERICAL_PACKAGES}
+    changed_settings = {change.path for change in numerical}
+    told |= {entry for entry, setting in _SAME_AS_SETTING.items() if setting in changed_settings}
+    return [
+        f"{change}, which {'may change last digits' if change.path == 'cpu' else 'changes no result'}"
+        for change in changes_between(before, now)
+        if change.path not in told
+    ]
 
 
 def device_of(training: TrainingConfig, devices: Path = Path("/dev")) -> str:

@@ -19,12 +19,13 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from transformers.models.llama.modeling_llama import LlamaMLP
 
-from tasks.config.identity import differences, world_of
+from tasks.config.identity import differences
 from tasks.config.loading import change_config, search_id_of
 from tasks.config.schema import LoraConfig, SearchConfig
 from tasks.contracts import BaseModelRef, CheckpointRef, RolloutResult, RolloutSpec
 from tasks.errors import NonFiniteLossError, WorkerError
 from tasks.runtime import processes as launch
+from tasks.runtime.environment import numerical_environment
 from tasks.runtime.files import checkpoint_directory
 from tasks.runtime.processes import run_accelerate
 from tasks.workers.train import train
@@ -302,6 +303,8 @@ def test_a_worker_without_memory_says_what_makes_it_smaller_and_that_the_search_
         assert f"--set {key}=" in told
         other = change_config(CONFIG, {key: yaml.safe_load(value)}, "test")
         assert search_id_of(other) == search_id_of(CONFIG)  # the same search, which goes on
-        assert differences(world_of(CONFIG), world_of(other))  # once that is accepted
+        assert differences(
+            numerical_environment(CONFIG), numerical_environment(other)
+        )  # once that is accepted
     assert "--accept-changes" in told
     assert not raised.value.retryable

@@ -16,8 +16,7 @@ from typing import Any
 import pynvml
 import pytest
 
-from tasks.config import identity as world
-from tasks.config.identity import differences, remarks, world_of
+from tasks.config.identity import Change, differences
 from tasks.config.loading import dump_config, explain_config, search_id_of
 from tasks.config.schema import SearchConfig
 from tasks.contracts import SearchRef
@@ -26,7 +25,7 @@ from tasks.record import ownership
 from tasks.record.journal import append_event
 from tasks.record.ownership import own_directory, own_gpus
 from tasks.runtime import environment
-from tasks.runtime.environment import device_of
+from tasks.runtime.environment import device_of, numerical_environment, other_changes
 from tasks.runtime.gpu_slots import Lane, in_lane
 from tasks.runtime.gpus import Gpu, gpu_named, installed_gpus
 
@@ -210,10 +209,10 @@ def test_the_world_holds_an_accelerate_configs_text(tmp_path: Path) -> None:
     file = tmp_path / "two.yaml"
     file.write_text("num_processes: 2")
     config = config_of(tmp_path, training={"accelerate_config": str(file)})
-    before = world_of(config)
+    before = numerical_environment(config)
     file.write_text("num_processes: 4")
     changed = "training.accelerate_config: was 'num_processes: 2', is 'num_processes: 4'"
-    assert differences(before, world_of(config)) == [changed]
+    assert differences(before, numerical_environment(config)) == [changed]
 
 
 def test_a_move_to_other_cores_is_a_change_where_they_are_left_to_the_machine(
@@ -222,10 +221,10 @@ def test_a_move_to_other_cores_is_a_change_where_they_are_left_to_the_machine(
     auto, fixed = ({"device": "cpu"}, {"device": "cpu", "threads": 2})
     configs = [config_of(tmp_path, training=training) for training in (auto, fixed)]
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
-    before = [world_of(config) for config in configs]
+    before = [numerical_environment(config) for config in configs]
     assert before[0]["training.threads"] == 4
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    now = [world_of(config) for config in configs]
+    now = [numerical_environment(config) for config in configs]
     changed = [differences(*pair) for pair in zip(before, now, strict=True)]
     assert changed == [["training.threads: was 4, is 64"], []]
 
@@ -234,8 +233,8 @@ def test_a_move_to_another_device_is_a_change(tmp_path: Path, monkeypatch: pytes
     config = config_of(tmp_path, training={"threads": 1})
     worlds = []
     for device in ("cpu", "NVIDIA A100", "NVIDIA H100"):
-        monkeypatch.setattr(world, "device_of", lambda training, device=device: device)
-        worlds.append(world_of(config))
+        monkeypatch.setattr(environment, "device_of", lambda training, device=device: device)
+        worlds.append(numerical_environment(config))
     assert differences(*worlds[:2]) == ["training.device: was 'cpu', is 'NVIDIA A100'"]
     assert differences(*worlds[1:]) == ["training.device: was 'NVIDIA A100', is 'NVIDIA H100'"]
 
@@ -267,7 +266,7 @@ def test_the_device_is_the_model_of_the_gpus_that_are_used(
 def test_what_else_differs_is_said_without_what_is_refused_for_it() -> None:
     before = {"cpu": "A", "num_cores": 4, "gpus": ["H100"], "versions": {"torch": "2", "pandas": "3"}}
     now = {"cpu": "B", "num_cores": 8, "gpus": [], "versions": {"torch": "3", "pandas": "4"}}
-    assert remarks(before, now, ["training.threads: was 4, is 8"]) == [
+    assert other_changes(before, now, [Change("training.threads", 4, 8)]) == [
         "cpu: was 'A', is 'B', which may change last digits",
         "gpus: was ['H100'], is [], which changes no result",
         "versions.pandas: was '3', is '4', which changes no result",
