@@ -31,12 +31,13 @@ def plan(
 
     output.choose(quiet=quiet, as_json=as_json)
     from tasks.config.loading import load_config
-    from tasks.planning.plan import make_plan, prepare_inputs
+    from tasks.planning.plan import make_plan
     from tasks.planning.pricing import measured_speed, num_devices_of, price_plan, stated_speed
+    from tasks.preparation import prepare_inputs
     from tasks.report.plan_view import plan_values, show_plan
 
     loaded = load_config(config, overrides or [])
-    inputs = prepare_inputs(loaded)
+    inputs = prepare_inputs.fn(loaded)
     planned = make_plan(loaded, inputs)
     known = measured_speed(loaded.output_root, inputs.model.sha256)
     speed = stated_speed(flops_per_s) if flops_per_s is not None else known

@@ -19,7 +19,7 @@ from tasks.comparison.runs import (
 from tasks.config.loading import load_shown_config
 from tasks.config.schema import SearchConfig
 from tasks.contracts import ChampionResult, SearchRef
-from tasks.opening import true_status
+from tasks.opening import mark_failed_on_error
 from tasks.record.ownership import HANDOVER_S
 
 
@@ -71,7 +71,7 @@ def _compare(
     wait_s: float = 0.0,
 ) -> SearchRef:
     arms, control = plan_comparison(config, methods, seeds, control)
-    with true_status(comparison_of(config, arms, control), config.tracking.experiment):
+    with mark_failed_on_error(comparison_of(config, arms, control), config.tracking.experiment):
         comparison = open_comparison(config, arms, control)
         outcomes = run_searches(
             config, comparison, arms, lambda arm: search_arm(arm, comparison, wait_s), parallel

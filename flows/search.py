@@ -5,14 +5,14 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.round import search_round
+from tasks.champion import crown_champion
 from tasks.commands.run_events import tells_its_end
 from tasks.commands.schedules import fill_in_run_number
 from tasks.config.loading import load_shown_config
 from tasks.config.schema import SearchConfig
-from tasks.contracts import ChampionResult, Inputs
-from tasks.data.base_model import prepare_base_model
-from tasks.opening import crown_champion, meet_changes, open_search, reference_to, true_status
-from tasks.preparation import prepare_sub_datasets
+from tasks.contracts import ChampionResult
+from tasks.opening import check_for_drift, mark_failed_on_error, open_search, reference_to
+from tasks.preparation import prepare_inputs
 from tasks.record.ownership import HANDOVER_S, own_cache, own_directory, own_gpus
 from tasks.report.prefect_artifacts import search_run_name
 from tasks.reporting import report_round, write_report
@@ -53,10 +53,9 @@ def _search(
 ) -> ChampionResult:
     with own_directory(config, wait_s) as directory, own_gpus(config, wait_s):
         with own_cache(config):
-            model = prepare_base_model(config)
-            inputs = Inputs(model=model, sub_datasets=prepare_sub_datasets(config, model))
-        meet_changes(config, directory, inputs, accept_changes)
-        with true_status(reference_to(config, directory), config.tracking.experiment):
+            inputs = prepare_inputs(config)
+        check_for_drift(config, directory, inputs, accept_changes)
+        with mark_failed_on_error(reference_to(config, directory), config.tracking.experiment):
             search, state = open_search(config, directory, inputs, parent_run_id)
             report_round(search, state)
             checkpoint = None if state.is_finished else roll_back(search, state)

@@ -10,7 +10,7 @@ from tasks.comparison.runs import comparison_of, open_comparison, refuse_failure
 from tasks.comparison.sweep_report import report_sweep
 from tasks.config.schema import SearchConfig
 from tasks.contracts import SearchRef
-from tasks.opening import true_status
+from tasks.opening import mark_failed_on_error
 
 
 @flow(name="msft-sweep", flow_run_name="sweep-{config.name}", persist_result=False)
@@ -26,7 +26,7 @@ def sweep_grid(
     Run again, it takes searches that have ended as they are, and goes on with the others.
     """
     arms, control = plan_sweep(config, axes, methods, seeds)
-    with true_status(comparison_of(config, arms, control, "sweep"), config.tracking.experiment):
+    with mark_failed_on_error(comparison_of(config, arms, control, "sweep"), config.tracking.experiment):
         comparison = open_comparison(config, arms, control, "sweep")
         outcomes = run_searches(config, comparison, arms, lambda arm: search_arm(arm, comparison), parallel)
         report_sweep(comparison, axes, control, outcomes)

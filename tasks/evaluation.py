@@ -7,9 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from tasks.algorithm.curves import Curve, MetricPoint
 from tasks.algorithm.state import CheckpointKey
 from tasks.config.schema import SearchConfig
@@ -27,19 +24,14 @@ from tasks.contracts import (
     SearchRef,
 )
 from tasks.errors import EmptyCurveError
-from tasks.registry import checkpoints as registry
+from tasks.registry.checkpoints import LoggedScores, log_scores, logged_scores
 from tasks.report import terminal
 from tasks.runtime.files import MANIFEST, checkpoint_directory, hash_file, score_file_of, write_json
 from tasks.runtime.processes import beside, has_accelerator, run_module
-from tasks.stage import RETRY
+from tasks.stage import stage
 
 
-@task(
-    name="evaluate checkpoints",
-    task_run_name="evaluate round {rollout.round}",
-    cache_policy=NO_CACHE,
-    **RETRY,
-)
+@stage("evaluate checkpoints", run_name="evaluate round {rollout.round}")
 def evaluate_checkpoints(
     config: SearchConfig, search: SearchRef, inputs: Inputs, rollout: RolloutResult
 ) -> RoundCurves:
@@ -53,7 +45,7 @@ def evaluate_checkpoints(
     digests = {part.name: part.validation.sha256[:16] for part in inputs.sub_datasets}
 
     def record(scores: CheckpointScores) -> None:
-        registry.log_scores(search, checkpoints[scores.key], scores, digests)
+        log_scores(search, checkpoints[scores.key], scores, digests)
 
     requests = []
     for request in _missing(search, inputs, rollout.checkpoints):
@@ -131,7 +123,7 @@ def score_champion(
 def _missing(search: SearchRef, inputs: Inputs, checkpoints: Sequence[CheckpointRef]) -> list[ScoreRequest]:
     requests = []
     for checkpoint in checkpoints:
-        held = registry.held_scores(search, checkpoint.key)
+        held = logged_scores(search, checkpoint.key)
         names = tuple(name for name in inputs.names if held.value("num_examples", name) is None)
         if names:
             directory = str(Path(search.directory, checkpoint.directory))
@@ -228,7 +220,7 @@ def _read_curves(
 ) -> RoundCurves:
     own = [checkpoint.key for checkpoint in rollout.checkpoints]
     keys = sorted({rollout.start, *own})
-    held = {key: registry.held_scores(search, key) for key in keys}
+    held = {key: logged_scores(search, key) for key in keys}
     curves = []
     for name in inputs.names:
         points = tuple(_point(config, key, held[key], name) for key in keys)
@@ -243,7 +235,7 @@ def _read_curves(
     return RoundCurves(curves=tuple(curves), cost=total)
 
 
-def _point(config: SearchConfig, key: CheckpointKey, held: registry.HeldScores, name: str) -> MetricPoint:
+def _point(config: SearchConfig, key: CheckpointKey, held: LoggedScores, name: str) -> MetricPoint:
     loss, count = held.value("loss", name), held.value("num_examples", name)
     accuracy = held.value("accuracy", name)
     if loss is None or count is None or (accuracy is None and config.evaluation.selection == "accuracy"):

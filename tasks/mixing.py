@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from tasks.algorithm.proportions import draws_per_epoch
 from tasks.algorithm.state import SearchState
 from tasks.config.schema import SearchConfig
 from tasks.contracts import CheckpointRef, Inputs, Mixture, SubDatasetDraws, SubDatasetRef
 from tasks.report import terminal
+from tasks.stage import stage
 
 
 def plan_mixture(
@@ -62,7 +60,7 @@ def _draws(
     )
 
 
-@task(name="build mixture", task_run_name="build mixture of round {state.round}", cache_policy=NO_CACHE)
+@stage("build mixture", run_name="build mixture of round {state.round}")
 def build_mixture(
     config: SearchConfig, inputs: Inputs, state: SearchState, start: CheckpointRef | None
 ) -> Mixture:

@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from tasks.algorithm.curves import choose_champion, mean_scores
 from tasks.algorithm.state import SearchState
 from tasks.algorithm.strategy import Decision, read_report
@@ -16,9 +13,10 @@ from tasks.contracts import Inputs, Mixture, RolloutResult, RoundCurves, SearchR
 from tasks.record.journal import append_event, read_events, read_state
 from tasks.record.progress import read_restarts
 from tasks.report import terminal
+from tasks.stage import stage
 
 
-@task(name="decide pruning", task_run_name="decide round {rollout.round}", cache_policy=NO_CACHE)
+@stage("decide pruning", run_name="decide round {rollout.round}")
 def decide_pruning(
     config: SearchConfig,
     search: SearchRef,

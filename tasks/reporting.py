@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from tasks.algorithm.costs import ledger_lines, total_by_kind
 from tasks.algorithm.state import CheckpointKey, SearchState
@@ -17,19 +15,19 @@ from tasks.config.schema import SearchConfig
 from tasks.contracts import ChampionResult, IntervalStats, SearchRef
 from tasks.planning.plan import compare_with_plan, read_plan
 from tasks.record.journal import FILE, read_events
-from tasks.registry import checkpoints as registry
-from tasks.registry import points as run_log
-from tasks.registry import runs as tracking
-from tasks.report import prefect_artifacts as prefect_pages
-from tasks.report import terminal
+from tasks.registry.checkpoints import accept_path
+from tasks.registry.points import describe_run, log_files, log_summary, log_training, tag_search
+from tasks.registry.runs import close_round_run, close_search_run, round_run_of
+from tasks.report import prefect_artifacts, terminal
 from tasks.report.markdown import is_by_loss, tell_round, tell_search
 from tasks.report.page import write_page
 from tasks.report.plan_view import show_plan_and_actual
+from tasks.stage import stage
 
 Events = Sequence[dict[str, Any]]
 
 
-@task(name="write round report", task_run_name="report up to round {state.round}", cache_policy=NO_CACHE)
+@stage("write round report", run_name="report up to round {state.round}")
 def report_round(search: SearchRef, state: SearchState) -> None:
     """Put the last decision where a reviewer looks: the round's MLflow run and the search's journal.
 
@@ -37,15 +35,15 @@ def report_round(search: SearchRef, state: SearchState) -> None:
     """
     events = read_events(search.directory)
     rounds = _rounds(events)
-    run_log.describe_run(search, search.run_id, tell_search(events))
+    describe_run(search, search.run_id, tell_search(events))
     if not rounds:
         return
     event = rounds[-1]
     decision = event["decision"]
     _show_accepted(search, event)
-    run_id = tracking.round_run_of(search, event["round"])
-    run_log.describe_run(search, run_id, tell_round(event, by_loss=is_by_loss(events)))
-    tracking.close_round_run(
+    run_id = round_run_of(search, event["round"])
+    describe_run(search, run_id, tell_round(event, by_loss=is_by_loss(events)))
+    close_round_run(
         search,
         event["round"],
         {
@@ -56,21 +54,21 @@ def report_round(search: SearchRef, state: SearchState) -> None:
         },
     )
     excluded = ", ".join(exclusion.sub_dataset for exclusion in state.excluded)
-    run_log.tag_search(search, {"msft.excluded": excluded or "none", "msft.num_rounds": str(state.round)})
-    run_log.log_files(search, [Path(search.directory, FILE)])
-    prefect_pages.show_round(search, events)
+    tag_search(search, {"msft.excluded": excluded or "none", "msft.num_rounds": str(state.round)})
+    log_files(search, [Path(search.directory, FILE)])
+    prefect_artifacts.show_round(search, events)
 
 
 def _show_accepted(search: SearchRef, event: dict[str, Any]) -> None:
     """Continue the curves of the search's run by what this round added to the accepted path."""
     target = CheckpointKey(**event["decision"]["roll_back_to"])
-    accepted = registry.accept_path(search, event["round"], target)
+    accepted = accept_path(search, event["round"], target)
     for interval in map(IntervalStats.model_validate, event["intervals"]):
         if interval.key in accepted:
-            run_log.log_training(search, search.run_id, interval, accepted[interval.key])
+            log_training(search, search.run_id, interval, accepted[interval.key])
 
 
-@task(name="write report", task_run_name="write report", cache_policy=NO_CACHE)
+@stage("write report")
 def write_report(
     config: SearchConfig, search: SearchRef, state: SearchState, champion: ChampionResult
 ) -> None:
@@ -91,8 +89,8 @@ def write_report(
         frame.to_csv(directory / f"{name}.csv", index=False)
         frame.to_parquet(directory / f"{name}.parquet", index=False)
     write_page(search.directory)
-    run_log.log_files(search, [*sorted(directory.iterdir())], "report")
-    run_log.log_files(search, [Path(search.directory, FILE)])
+    log_files(search, [*sorted(directory.iterdir())], "report")
+    log_files(search, [Path(search.directory, FILE)])
     totals = total_by_kind(line for event in _rounds(events) for line in ledger_lines(event))
     scored = zip(*(frames["scores"][column] for column in ("split", "sub_dataset", "score")), strict=True)
     metrics = {f"champion/{split}/{name}": float(score) for split, name, score in scored}
@@ -102,13 +100,13 @@ def write_report(
     tags = {"msft.champion": str(champion.key), "msft.stop_reason": state.stop_reason}
     crowned_at = next(event["at"] for event in events if event["event"] == "champion_crowned")
     stamp_ms = int(pd.Timestamp(crowned_at).timestamp()) * 1000
-    run_log.log_summary(search, metrics, tags, stamp_ms)
-    run_log.describe_run(search, search.run_id, tell_search(events))
-    prefect_pages.show_end(search, events)
-    tracking.close_search_run(search, "FINISHED")
+    log_summary(search, metrics, tags, stamp_ms)
+    describe_run(search, search.run_id, tell_search(events))
+    prefect_artifacts.show_end(search, events)
+    close_search_run(search, "FINISHED")
     reasons = [event["decision"]["reason"] for event in _rounds(events)]
     terminal.show_summary(config, search, state, champion, totals, reasons)
-    terminal.show_pages(search, champion, prefect_pages.page_of_this_run())
+    terminal.show_pages(search, champion, prefect_artifacts.page_of_this_run())
     show_plan_and_actual(comparisons)
 
 

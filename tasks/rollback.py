@@ -6,15 +6,14 @@ import logging
 import shutil
 from pathlib import Path
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.runtime import task_run
 
 from tasks.algorithm.state import CheckpointKey, SearchState
 from tasks.contracts import CheckpointRef, SearchRef
 from tasks.errors import CheckpointDamagedError
-from tasks.registry import checkpoints as registry
+from tasks.registry.checkpoints import find_checkpoint
 from tasks.runtime.files import MANIFEST, checkpoint_directory, hash_file, verify
+from tasks.stage import stage
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +22,7 @@ def _run_name() -> str:
     return f"roll back to {task_run.parameters['state'].checkpoint or 'the base model'}"
 
 
-@task(name="roll back", task_run_name=_run_name, cache_policy=NO_CACHE)
+@stage("roll back", run_name=_run_name)
 def roll_back(search: SearchRef, state: SearchState) -> CheckpointRef | None:
     """Return the checkpoint that the next roll-out starts from; None is the base model.
 
@@ -37,7 +36,7 @@ def roll_back(search: SearchRef, state: SearchState) -> CheckpointRef | None:
     if state.checkpoint is None:
         return None
     assert state.champion is not None
-    checkpoint = find_whole(search, registry.find_checkpoint(search, state.checkpoint))
+    checkpoint = find_whole(search, find_checkpoint(search, state.checkpoint))
     _remove_unneeded(search, state.round, {state.checkpoint, state.champion.checkpoint})
     return checkpoint
 

@@ -7,27 +7,24 @@ from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from tasks.algorithm.state import SearchState
 from tasks.config.schema import SearchConfig, TrainingConfig
 from tasks.contracts import CheckpointRef, Inputs, Mixture, RolloutResult, RolloutSpec, SearchRef
 from tasks.errors import CheckpointDamagedError
 from tasks.evaluation import scoring_beside
 from tasks.record.progress import read_progress
-from tasks.registry import points as run_log
-from tasks.registry import runs as tracking
 from tasks.registry.live import live_pages, record_published
+from tasks.registry.points import log_mixture
+from tasks.registry.runs import open_round_run
 from tasks.report import terminal
 from tasks.runtime.files import set_aside, verify, write_json
 from tasks.runtime.processes import run_accelerate
-from tasks.stage import RETRY
+from tasks.stage import stage
 
 logger = logging.getLogger(__name__)
 
 
-@task(name="train roll-out", task_run_name="train round {state.round}", cache_policy=NO_CACHE, **RETRY)
+@stage("train roll-out", run_name="train round {state.round}")
 def train_rollout(
     config: SearchConfig,
     search: SearchRef,
@@ -125,16 +122,12 @@ def _progress_reader(directory: Path, show: Callable[[terminal.Progress], None])
     return poll
 
 
-@task(
-    name="register checkpoints",
-    task_run_name="register checkpoints of round {mixture.round}",
-    cache_policy=NO_CACHE,
-)
+@stage("register checkpoints", run_name="register checkpoints of round {mixture.round}")
 def register_checkpoints(
     search: SearchRef, mixture: Mixture, rollout: RolloutResult
 ) -> tuple[CheckpointRef, ...]:
     """Register every published checkpoint in MLflow with what was trained before it; idempotent by its key."""
     record_published(search, mixture, rollout.checkpoints, rollout.intervals)
-    run_id = tracking.open_round_run(search, rollout.round, [part.name for part in mixture.draws])
-    run_log.log_mixture(search, run_id, mixture, rollout.checkpoints[0].published_at_ms)
+    run_id = open_round_run(search, rollout.round, [part.name for part in mixture.draws])
+    log_mixture(search, run_id, mixture, rollout.checkpoints[0].published_at_ms)
     return rollout.checkpoints

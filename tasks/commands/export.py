@@ -84,7 +84,7 @@ def _write_adapters(name: str, directory: str, key: CheckpointKey, folder: Path)
         )
     checkpoint = checkpoint_directory(Path(directory, "rounds", f"{key.round:03d}"), key.step)
     verify(checkpoint)
-    model = prepare_base_model.fn(config)
+    model = prepare_base_model(config)
     begun_with = read_events(directory)[0]["content"]["base model"]
     if model.sha256 != begun_with:
         changed = [f"base model: was {begun_with}, is {model.sha256}"]

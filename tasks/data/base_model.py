@@ -7,8 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ValidationError
 from safetensors import SafetensorError, safe_open
 
@@ -17,7 +15,6 @@ from tasks.contracts import BaseModelRef
 from tasks.errors import ModelError
 from tasks.runtime.files import hash_file
 from tasks.runtime.processes import run_module
-from tasks.stage import RETRY
 
 _WEIGHTS = ("*.safetensors",)
 _GGUF_MAGIC = b"GGUF"
@@ -32,7 +29,6 @@ class _ModelConfig(BaseModel):
     max_position_embeddings: int | None = None
 
 
-@task(name="prepare base model", task_run_name="prepare base model", cache_policy=NO_CACHE, **RETRY)
 def prepare_base_model(config: SearchConfig) -> BaseModelRef:
     """Return the base model as a local directory with safetensors weights and the tokenizer.
 

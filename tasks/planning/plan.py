@@ -13,11 +13,9 @@ from tasks.algorithm.costs import RowCost, ledger_lines, total_by_kind
 from tasks.algorithm.methods import policy_of
 from tasks.config.schema import SearchConfig
 from tasks.contracts import Inputs, Mixture, SubDatasetRef, Value
-from tasks.data.base_model import prepare_base_model
 from tasks.data.model_size import measure_model
 from tasks.planning.row_costs import NOTHING, scoring_cost, training_cost
 from tasks.planning.simulation import imagined_rounds
-from tasks.preparation import prepare_sub_datasets
 from tasks.runtime.files import write_json
 
 FILE = "plan.json"
@@ -183,12 +181,6 @@ def _extreme(choose: Callable[[Iterable[float]], float], works: Iterable[Work]) 
     return Work.model_validate(
         {field: choose(getattr(work, field) for work in listed) for field in Work.model_fields}
     )
-
-
-def prepare_inputs(config: SearchConfig) -> Inputs:
-    """Return the base model and the tokenised rows as the search will find them, in the search's own cache."""
-    model = prepare_base_model.fn(config)
-    return Inputs(model=model, sub_datasets=prepare_sub_datasets.fn(config, model))
 
 
 def record_plan(config: SearchConfig, directory: str, inputs: Inputs) -> Path:

@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 from tasks.algorithm.state import CheckpointKey
 from tasks.contracts import CheckpointRef, CheckpointScores, EvaluationCost, SearchRef
 from tasks.errors import CheckpointNotFoundError
-from tasks.registry.client import bridges_outages, client_of
+from tasks.registry.client import client_of, retry_while_unavailable
 from tasks.registry.runs import round_run_of
 from tasks.report.markdown import spaced
 from tasks.report.model_card import ModelCard
@@ -24,7 +24,7 @@ _PAGE = 100
 _LONGEST_DESCRIPTION = 5000  # of a model's version, where a database checks it
 
 
-@bridges_outages
+@retry_while_unavailable
 def register_checkpoint(search: SearchRef, run_id: str, checkpoint: CheckpointRef) -> None:
     """Register a published checkpoint as a READY logged model; registering it again changes nothing.
 
@@ -55,7 +55,7 @@ def register_checkpoint(search: SearchRef, run_id: str, checkpoint: CheckpointRe
     client.finalize_logged_model(model.model_id, "READY")
 
 
-@bridges_outages
+@retry_while_unavailable
 def log_scores(
     search: SearchRef, checkpoint: CheckpointRef, scores: CheckpointScores, digests: Mapping[str, str]
 ) -> None:
@@ -108,7 +108,7 @@ def _means(scores: CheckpointScores) -> Iterator[tuple[str, float]]:
         yield "validation/mean_accuracy", math.fsum(accuracies) / len(accuracies)
 
 
-class HeldScores:
+class LoggedScores:
     """What MLflow holds of one checkpoint."""
 
     def __init__(self, model: LoggedModel | None) -> None:
@@ -130,14 +130,14 @@ class HeldScores:
         )
 
 
-@bridges_outages
-def held_scores(search: SearchRef, key: CheckpointKey) -> HeldScores:
+@retry_while_unavailable
+def logged_scores(search: SearchRef, key: CheckpointKey) -> LoggedScores:
     """Return the scores that MLflow holds of a checkpoint."""
     client = client_of(search.tracking_uri)
-    return HeldScores(_find_model(client, search, round_run_of(search, key.round), key))
+    return LoggedScores(_find_model(client, search, round_run_of(search, key.round), key))
 
 
-@bridges_outages
+@retry_while_unavailable
 def find_checkpoint(search: SearchRef, key: CheckpointKey) -> CheckpointRef:
     """Return the READY checkpoint of this key.
 
@@ -150,7 +150,7 @@ def find_checkpoint(search: SearchRef, key: CheckpointKey) -> CheckpointRef:
     return CheckpointRef.model_validate_json(model.params["checkpoint"])
 
 
-@bridges_outages
+@retry_while_unavailable
 def mark_checkpoint(search: SearchRef, key: CheckpointKey, tags: Mapping[str, str]) -> None:
     """Set tags on a checkpoint's logged model."""
     client = client_of(search.tracking_uri)
@@ -158,7 +158,7 @@ def mark_checkpoint(search: SearchRef, key: CheckpointKey, tags: Mapping[str, st
     client.set_logged_model_tags(model.model_id, dict(tags))
 
 
-@bridges_outages
+@retry_while_unavailable
 def accept_path(search: SearchRef, round_index: int, target: CheckpointKey) -> dict[CheckpointKey, int]:
     """Mark which checkpoints of a round led to `target`; return these with their Unix times in ms.
 
@@ -184,7 +184,7 @@ def accept_path(search: SearchRef, round_index: int, target: CheckpointKey) -> d
     return accepted
 
 
-@bridges_outages
+@retry_while_unavailable
 def register_champion(search: SearchRef, directory: Path, key: CheckpointKey, card: ModelCard) -> str:
     """Upload the champion, register it under the search's name with the alias `champion`; return the version."""
     client = client_of(search.tracking_uri)
@@ -218,7 +218,7 @@ def register_champion(search: SearchRef, directory: Path, key: CheckpointKey, ca
     return str(version.version)
 
 
-@bridges_outages
+@retry_while_unavailable
 def log_test_scores(
     search: SearchRef, checkpoint: CheckpointRef, scores: CheckpointScores, digests: Mapping[str, str]
 ) -> None:

@@ -15,7 +15,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-# A request that is repeated after its answer was lost may create a run twice; `bridges_outages` repeats whole
+# A request that is repeated after its answer was lost may create a run twice; `retry_while_unavailable` repeats whole
 # functions instead, which find what they left behind.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
@@ -40,7 +40,7 @@ Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
 
-def bridges_outages(
+def retry_while_unavailable(
     function: Callable[Concatenate[SearchRef, Parameters], Result],
 ) -> Callable[Concatenate[SearchRef, Parameters], Result]:
     """Let a function that talks to MLflow wait while it is away, and then do all of it again.
@@ -66,7 +66,7 @@ def patiently(uri: str, patience_s: float, call: Callable[[], Result]) -> Result
     """Return what `call` gives, made again while MLflow at `uri` is away, for at most `patience_s`.
 
     Raises:
-        TrackingError, NoDiskSpaceError, DeletedRunError: as `bridges_outages`.
+        TrackingError, NoDiskSpaceError, DeletedRunError: as `retry_while_unavailable`.
     """
     began, pause_s = time.monotonic(), 0.5
     while True:

@@ -10,13 +10,13 @@ from pathlib import Path
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, RunTag
 
 from tasks.contracts import CheckpointScores, IntervalStats, Mixture, SearchRef, SubDatasetRef
-from tasks.registry.client import bridges_outages, client_of
+from tasks.registry.client import client_of, retry_while_unavailable
 from tasks.report.markdown import spaced
 
 _LONGEST_TAG = 8000
 
 
-@bridges_outages
+@retry_while_unavailable
 def log_datasets(search: SearchRef, sub_datasets: Iterable[SubDatasetRef]) -> None:
     """Link the train and validation rows, by their hashes, to the search's run."""
     inputs = [
@@ -27,7 +27,7 @@ def log_datasets(search: SearchRef, sub_datasets: Iterable[SubDatasetRef]) -> No
     client_of(search.tracking_uri).log_inputs(search.run_id, datasets=inputs)
 
 
-@bridges_outages
+@retry_while_unavailable
 def log_test_datasets(search: SearchRef, test: CheckpointScores, hashes: Mapping[str, str]) -> None:
     """Link the test rows that the champion was scored on; not before, since a search must not depend on them."""
     inputs = [
@@ -43,7 +43,7 @@ def _dataset(name: str, context: str, sha256: str, size: Mapping[str, int]) -> D
     return DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
 
 
-@bridges_outages
+@retry_while_unavailable
 def log_mixture(search: SearchRef, run_id: str, mixture: Mixture, stamp_ms: int) -> None:
     """Log the realised share of each sub-dataset in the round's mixture; logging it again changes nothing."""
     shares = {"examples": mixture.example_shares, "tokens": mixture.token_shares}
@@ -55,7 +55,7 @@ def log_mixture(search: SearchRef, run_id: str, mixture: Mixture, stamp_ms: int)
     client_of(search.tracking_uri).log_batch(run_id, metrics=metrics)
 
 
-@bridges_outages
+@retry_while_unavailable
 def log_training(search: SearchRef, run_id: str, interval: IntervalStats, published_at_ms: int) -> None:
     """Log what one evaluation interval trained; the time stamp makes logging it again change nothing."""
     values = {
@@ -70,7 +70,7 @@ def log_training(search: SearchRef, run_id: str, interval: IntervalStats, publis
     client_of(search.tracking_uri).log_batch(run_id, metrics=metrics)
 
 
-@bridges_outages
+@retry_while_unavailable
 def log_system(search: SearchRef, run_id: str, values: Mapping[str, float], step: int) -> None:
     """Log readings of the machine, now, at the optimizer step that training has reached."""
     now_ms = time.time_ns() // 1_000_000
@@ -78,20 +78,20 @@ def log_system(search: SearchRef, run_id: str, values: Mapping[str, float], step
     client_of(search.tracking_uri).log_batch(run_id, metrics=metrics)
 
 
-@bridges_outages
+@retry_while_unavailable
 def describe_run(search: SearchRef, run_id: str, text: str) -> None:
     """Set a run's description, which its page shows as Markdown."""
     client_of(search.tracking_uri).set_tag(run_id, "mlflow.note.content", spaced(text)[:_LONGEST_TAG])
 
 
-@bridges_outages
+@retry_while_unavailable
 def tag_search(search: SearchRef, tags: Mapping[str, str]) -> None:
     """Set tags on the search's run."""
     run_tags = [RunTag(key, value[:_LONGEST_TAG]) for key, value in tags.items()]
     client_of(search.tracking_uri).log_batch(search.run_id, tags=run_tags)
 
 
-@bridges_outages
+@retry_while_unavailable
 def log_files(search: SearchRef, paths: Iterable[Path], folder: str = "") -> None:
     """Copy files to the search's run as artifacts."""
     client = client_of(search.tracking_uri)
@@ -99,7 +99,7 @@ def log_files(search: SearchRef, paths: Iterable[Path], folder: str = "") -> Non
         client.log_artifact(search.run_id, str(path), folder or None)
 
 
-@bridges_outages
+@retry_while_unavailable
 def log_summary(
     search: SearchRef, metrics: Mapping[str, float], tags: Mapping[str, str], stamp_ms: int
 ) -> None:

@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 from tasks.contracts import SearchRef
 from tasks.errors import CheckpointNotFoundError, DeletedRunError, TrackingError
 from tasks.record.names import round_title, search_title
-from tasks.registry.client import bridges_outages, client_of, is_not_there, patiently
+from tasks.registry.client import client_of, is_not_there, patiently, retry_while_unavailable
 
 # A start is refused soon where MLflow is down; a server that is just being restarted may take as long.
 _START_PATIENCE_S = 20.0
@@ -58,7 +58,7 @@ def open_comparison_run(
     return patiently(uri, _START_PATIENCE_S, lambda: _open_run(comparison, experiment, params, kind, True))
 
 
-@bridges_outages
+@retry_while_unavailable
 def adopt_finished_run(search: SearchRef, experiment: str, parent_run_id: str) -> bool:
     """Put a search's run under that of a comparison if it is FINISHED, and say whether it is."""
     client = client_of(search.tracking_uri)
@@ -94,7 +94,7 @@ def _open_run(
     return search.model_copy(update={"run_id": run_id})
 
 
-@bridges_outages
+@retry_while_unavailable
 def close_search_run(search: SearchRef, status: str) -> None:
     """Set the final status of the search's run and of its rounds: FINISHED, FAILED or KILLED."""
     client = client_of(search.tracking_uri)
@@ -102,7 +102,7 @@ def close_search_run(search: SearchRef, status: str) -> None:
     _end_running(client, search, search.experiment_id, status)
 
 
-@bridges_outages
+@retry_while_unavailable
 def end_runs(search: SearchRef, experiment: str, status: str) -> None:
     """Set the status of those runs of a search that are under way, by its id alone; there may be none yet."""
     if is_not_there(search.tracking_uri):
@@ -134,7 +134,7 @@ def run_statuses(tracking_uri: str) -> dict[str, str]:
     return patiently(tracking_uri, 0.0, ask)
 
 
-@bridges_outages
+@retry_while_unavailable
 def open_round_run(search: SearchRef, round_index: int, active: Sequence[str]) -> str:
     """Return the id of the round's run, a child of the search's, which is under way."""
     client = client_of(search.tracking_uri)
@@ -154,7 +154,7 @@ def open_round_run(search: SearchRef, round_index: int, active: Sequence[str]) -
     return created
 
 
-@bridges_outages
+@retry_while_unavailable
 def close_round_run(search: SearchRef, round_index: int, tags: Mapping[str, str]) -> None:
     """Close a round's run with the decision in its tags."""
     client = client_of(search.tracking_uri)

@@ -24,8 +24,8 @@ from tasks.algorithm.state import SearchState
 from tasks.config.loading import load_config
 from tasks.config.schema import SearchConfig
 from tasks.contracts import Inputs, RolloutSpec
+from tasks.data.inputs import load_inputs
 from tasks.mixing import plan_mixture
-from tasks.planning.plan import prepare_inputs
 from tasks.record.progress import ProgressFile
 from tasks.runtime.processes import num_threads
 from tasks.workers.train import Trainer
@@ -109,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--peak-flops-per-s", type=float, help="Of the device; 989e12: bf16 on an H100.")
     parser.add_argument("--profile", action="store_true")
     given = parser.parse_args(arguments)
-    inputs = prepare_inputs(load_config(given.config, given.overrides))
+    inputs = load_inputs(load_config(given.config, given.overrides))
     for variant in given.variant or [[]]:
         config = load_config(given.config, [*given.overrides, *variant])
         torch.set_num_threads(num_threads(config.training.threads))

@@ -57,8 +57,8 @@ POINTS = (
     ("KILL", "removal of old checkpoints", FLOW, "tasks.rollback:_remove_unneeded", 1, "after"),
     ("KILL", "champion export", TEST, "tasks.workers.scoring:Scorer.score", 1, "before"),
     ("TERM", "champion export, told", TEST, "tasks.workers.scoring:Scorer.score", 1, "before"),
-    ("KILL", "champion registered, not in the journal", FLOW, "tasks.opening:append_event", 1, "before"),
-    ("KILL", "removal of all but the champion", FLOW, "tasks.opening:keep_the_champion", 1, "before"),
+    ("KILL", "champion registered, not in the journal", FLOW, "tasks.champion:append_event", 1, "before"),
+    ("KILL", "removal of all but the champion", FLOW, "tasks.champion:keep_the_champion", 1, "before"),
     ("KILL", "report", FLOW, "tasks.reporting:curves_frame", 1, "after"),
     ("KILL", "end of the MLflow run", FLOW, "tasks.registry.runs:close_search_run", 1, "before"),
 )

@@ -153,7 +153,7 @@ def test_sqlite_without_room_is_not_an_outage_and_a_server_without_room_is(
     assert isinstance(full.value.orig, sqlite3.OperationalError)
     search = reference(tmp_path, f"sqlite:///{tmp_path / 'small.db'}")
     with pytest.raises(NoDiskSpaceError, match=r"small\.db"):
-        tracking_client.bridges_outages(local)(search)
+        tracking_client.retry_while_unavailable(local)(search)
     with pytest.raises(TrackingError):
-        tracking_client.bridges_outages(remote)(search.model_copy(update={"outage_s": 1.0}))
+        tracking_client.retry_while_unavailable(remote)(search.model_copy(update={"outage_s": 1.0}))
     assert "does not answer; waiting for it" in capsys.readouterr().out

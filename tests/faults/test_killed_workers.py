@@ -19,8 +19,8 @@ from tests.faults.processes import Command, send
 
 # As `-m flows.cli`, with shorter pauses before a task is tried again; they are read when the tasks are imported.
 IMPATIENT = """
-from tasks.stage import RETRY
-RETRY["retry_delay_seconds"] = [0.1, 0.1, 0.1]
+import tasks.stage
+tasks.stage.RETRY_DELAYS_S = (0.1, 0.1, 0.1)
 from flows.cli import main
 main()
 """

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from tasks import opening as lifecycle
+from tasks import opening
 from tasks.algorithm.state import CheckpointKey
 from tasks.contracts import (
     CheckpointRef,
@@ -78,7 +78,7 @@ def record_a_round(search: SearchRef, mixture: Mixture) -> SearchRef:
         )  # fmt: skip
         run_log.log_training(search, run_id, interval, STAMP_MS + step)
         registry.log_scores(search, checkpoint(0, step), scores_at(step), dict.fromkeys(NAMES, "d1"))
-    assert registry.held_scores(search, CheckpointKey(0, 2)).value("accuracy", "max") == 0.2
+    assert registry.logged_scores(search, CheckpointKey(0, 2)).value("accuracy", "max") == 0.2
     assert registry.find_checkpoint(search, CheckpointKey(0, 1)) == checkpoint(0, 1)
     champion = Path(search.directory, "champion")
     champion.mkdir(exist_ok=True)
@@ -147,8 +147,8 @@ def test_a_server_that_is_away_for_a_moment_hears_that_a_search_was_told_to_end(
     server.kill()
     threading.Timer(2.0, server.start).start()
     # A server's start takes as long as the patience, on a busy machine longer.
-    monkeypatch.setattr(lifecycle, "_PARTING_S", 20 * lifecycle._PARTING_S)
-    with pytest.raises(SystemExit), lifecycle.true_status(search, "ended"):
+    monkeypatch.setattr(opening, "_PARTING_S", 20 * opening._PARTING_S)
+    with pytest.raises(SystemExit), opening.mark_failed_on_error(search, "ended"):
         raise SystemExit(143)
     assert MlflowClient(server.uri).get_run(search.run_id).info.status == "KILLED"
 
@@ -256,4 +256,4 @@ def test_a_bug_is_not_waited_for(local: SearchRef) -> None:
         raise KeyError("a bug")
 
     with pytest.raises(KeyError):
-        tracking_client.bridges_outages(fails)(local)
+        tracking_client.retry_while_unavailable(fails)(local)

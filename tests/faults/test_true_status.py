@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from tasks.config.schema import SearchConfig
 from tasks.contracts import BaseModelRef, Inputs
 from tasks.errors import ChangedWorldError
-from tasks.opening import meet_changes, open_search, reference_to, true_status
+from tasks.opening import check_for_drift, mark_failed_on_error, open_search, reference_to
 from tasks.record.journal import append_event
 
 
@@ -51,7 +51,7 @@ def open_until(
     monkeypatch.setattr(place, ends)
     with (
         pytest.raises(type(end)),
-        true_status(reference_to(config, directory), config.tracking.experiment),
+        mark_failed_on_error(reference_to(config, directory), config.tracking.experiment),
     ):
         open_search.fn(config, directory, inputs, "")
 
@@ -92,5 +92,5 @@ def test_a_refused_search_keeps_its_status(inputs: Inputs, tmp_path: Path) -> No
     config = config_in(tmp_path)
     append_event(str(tmp_path), {"event": "search_started", "content": {"base model": "another"}})
     with pytest.raises(ChangedWorldError):
-        meet_changes(config, str(tmp_path), inputs, False)
+        check_for_drift(config, str(tmp_path), inputs, False)
     assert not (tmp_path / "mlflow.db").exists()

@@ -112,9 +112,9 @@ def test_a_model_built_from_its_config_is_built_once(tmp_path: Path) -> None:
     config = config_with(
         {"from_config": {"model_type": "llama", **shape}, "tokenizer": "characters"}, tmp_path
     )
-    first = prepare_base_model.fn(config)
+    first = prepare_base_model(config)
     stamp = Path(first.directory, "model.safetensors").stat().st_mtime_ns
-    assert prepare_base_model.fn(config) == first
+    assert prepare_base_model(config) == first
     assert Path(first.directory, "model.safetensors").stat().st_mtime_ns == stamp
 
 
@@ -125,7 +125,7 @@ def test_a_model_built_from_its_config_is_built_once(tmp_path: Path) -> None:
 def test_smollm2_trains_from_its_gguf_file(
     make_rollout: Callable[..., Path], tiny_mixture: Mixture, tmp_path: Path
 ) -> None:
-    base = prepare_base_model.fn(config_with({"source": GGUF}, tmp_path))
+    base = prepare_base_model(config_with({"source": GGUF}, tmp_path))
     encoder = Encoder(base.directory, 64, trust_remote_code=False)
     examples = examples_of("cmp", num_rows=8)
     split: SplitRef = tokenise_split(encoder, "cmp", "train", examples, tmp_path / "splits", "error")

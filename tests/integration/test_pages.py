@@ -13,11 +13,11 @@ from mlflow.entities import Run
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, FlowRunFilter, FlowRunFilterName
 
+from tasks.champion import logged_score
 from tasks.config.schema import SearchConfig
 from tasks.errors import EmptyCurveError
-from tasks.opening import held_score
 from tasks.record.journal import read_events
-from tasks.registry.checkpoints import HeldScores
+from tasks.registry.checkpoints import LoggedScores
 from tasks.report.markdown import rounds_of, spaced
 
 
@@ -105,9 +105,9 @@ def test_the_champions_test_scores_name_the_rows_that_the_run_links(store: Store
 def test_a_score_that_mlflow_does_not_hold_is_no_zero(store: Store, searched: Any) -> None:
     model = store.checkpoints()[0]
     key = searched[1].key
-    assert held_score(HeldScores(model), key, "max").loss > 0
+    assert logged_score(LoggedScores(model), key, "max").loss > 0
     with pytest.raises(EmptyCurveError, match="nowhere at round"):
-        held_score(HeldScores(model), key, "nowhere")
+        logged_score(LoggedScores(model), key, "nowhere")
 
 
 def test_each_round_shows_the_machine_it_ran_on(store: Store) -> None:

@@ -13,8 +13,8 @@ from tasks.config.loading import load_config, parse_config
 from tasks.config.schema import SearchConfig
 from tasks.contracts import SubDatasetRef
 from tasks.data.base_model import prepare_base_model
+from tasks.data.inputs import prepare_sub_datasets
 from tasks.errors import MsftError
-from tasks.preparation import prepare_sub_datasets
 
 GOOD = """
 name: good
@@ -67,7 +67,7 @@ class Place:
         return parse_config(raw | {key: {**raw.get(key, {}), **sections[key]} for key in sections}, "test")
 
     def prepare(self, config: SearchConfig) -> tuple[SubDatasetRef, ...]:
-        return prepare_sub_datasets.fn(config, prepare_base_model.fn(config))
+        return prepare_sub_datasets(config, prepare_base_model(config))
 
     def read(self, sections: Mapping[str, Any], files: Mapping[str, Content], **sub: Any) -> SubDatasetRef:
         """Prepare one sub-dataset of these files; the splits that they leave out are good."""

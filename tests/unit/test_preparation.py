@@ -8,9 +8,9 @@ import pytest
 
 from tasks.config.loading import parse_config
 from tasks.config.schema import SearchConfig
+from tasks.data.inputs import Splits, _check_overlap, _metric_of
 from tasks.data.sources import Example
 from tasks.errors import ConfigError, SplitOverlapError
-from tasks.preparation import Splits, _check_overlap, _metric_of
 
 
 def _config(protocol: str = "validation", on_overlap: str = "error", **sub_dataset: Any) -> SearchConfig:

@@ -10,7 +10,6 @@ import pytest
 from tasks import rollback
 from tasks.algorithm.state import Champion, CheckpointKey, SearchState
 from tasks.contracts import CheckpointRef, SearchRef
-from tasks.registry import checkpoints as registry
 
 STATE = SearchState(
     active=("max",), round=2, checkpoint=CheckpointKey(0, 8), champion=Champion(CheckpointKey(0, 4), 0.5)
@@ -51,7 +50,7 @@ def test_what_no_one_can_need_again_is_removed_and_named(
     search: SearchRef, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Kept are the start of the next round (0, 8), the champion (0, 4), and all of the round under way."""
-    monkeypatch.setattr(registry, "find_checkpoint", lambda search, key: reference(key))
+    monkeypatch.setattr(rollback, "find_checkpoint", lambda search, key: reference(key))
     monkeypatch.setattr(rollback, "find_whole", lambda search, checkpoint: checkpoint)
     assert rollback.roll_back.fn(search, STATE) == reference(CheckpointKey(0, 8))
     assert lie_in(search) == {

@@ -21,7 +21,7 @@ from tasks.errors import (
     TrackingError,
     WorkerError,
 )
-from tasks.stage import may_succeed_again
+from tasks.stage import is_retryable
 from tasks.workers.supervisor import PREEMPTED, Preempted, run_worker
 
 # As CUDA's, whose class is torch's; gloo's and NCCL's are plain RuntimeErrors too.
@@ -114,7 +114,7 @@ def test_the_first_ranks_account_is_kept(spec: Path) -> None:
 )
 def test_a_task_is_repeated_only_where_its_failure_may_pass(error: Exception, is_repeated: bool) -> None:
     state = Failed(data=error)
-    assert may_succeed_again(None, None, state) is is_repeated  # type: ignore[arg-type]
+    assert is_retryable(None, None, state) is is_repeated  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,206 @@
+"""The inputs of a search: the base model and the sub-datasets, read, checked and tokenized."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from tasks.algorithm.answers import number_in
+from tasks.config.schema import SearchConfig
+from tasks.config.sub_datasets import SubDatasetConfig
+from tasks.contracts import BaseModelRef, Inputs, Metric, ScoreSplit, SplitRef, SubDatasetRef
+from tasks.data.base_model import prepare_base_model
+from tasks.data.sources import Example, fingerprint, read_splits
+from tasks.data.tokenization import Encoder, tokenise_split
+from tasks.errors import ConfigError, DataError, ModelError, SplitOverlapError
+
+logger = logging.getLogger(__name__)
+
+MIN_VALIDATION_ROWS = 200
+_SHOWN_OVERLAPS = 10
+
+Splits = dict[str, list[Example]]
+
+
+def load_inputs(config: SearchConfig, on_prepared: Callable[[], None] = lambda: None) -> Inputs:
+    """Return the base model and the tokenized sub-datasets, in the cache of `output_root`.
+
+    Args:
+        on_prepared: called after each sub-dataset.
+
+    Raises:
+        DataError, SplitOverlapError, ConfigError, ModelError: a row, split, length, tokenizer or model is unusable.
+    """
+    model = prepare_base_model(config)
+    return Inputs(model=model, sub_datasets=prepare_sub_datasets(config, model, on_prepared))
+
+
+def prepare_sub_datasets(
+    config: SearchConfig, model: BaseModelRef, on_prepared: Callable[[], None] = lambda: None
+) -> tuple[SubDatasetRef, ...]:
+    """Read, check and tokenize the train and validation rows of every sub-dataset.
+
+    Test rows are only checked (format, length, texts shared with another split), so that a bad or leaked test file is
+    reported before days of training; no decision depends on their content.
+    """
+    encoder = _encoder(config, model)
+    splits = {s.name: _splits_by_role(config, s) for s in config.mixture.sub_datasets}
+    _check_overlap(config, splits)
+    refs = []
+    for sub_dataset in config.mixture.sub_datasets:
+        refs.append(_prepare(config, sub_dataset, splits[sub_dataset.name], encoder))
+        on_prepared()
+    for ref in refs:
+        if ref.validation.num_rows < MIN_VALIDATION_ROWS:
+            logger.warning(
+                f"{ref.name}: {ref.validation.num_rows} validation rows; below {MIN_VALIDATION_ROWS} "
+                "a decision repeats only about half of the time between two halves of the data"
+            )
+    return tuple(refs)
+
+
+def open_test_splits(config: SearchConfig, inputs: Inputs) -> tuple[ScoreSplit, ...]:
+    """Return the tokenized test splits of all sub-datasets that have one; called once, after selection."""
+    encoder = _encoder(config, inputs.model)
+    by_name = {ref.name: ref for ref in inputs.sub_datasets}
+    opened = []
+    for sub_dataset in config.mixture.sub_datasets:
+        ref, rows = by_name[sub_dataset.name], read_splits(config, sub_dataset).get("test")
+        if rows is not None:
+            split = _tokenise(config, encoder, sub_dataset.name, "test", rows)
+            opened.append(
+                ScoreSplit(name=ref.name, metric=ref.metric, max_new_tokens=ref.max_new_tokens, split=split)
+            )
+    return tuple(opened)
+
+
+def _encoder(config: SearchConfig, model: BaseModelRef) -> Encoder:
+    limit = model.max_positions
+    if limit is not None and config.training.max_length > limit:
+        raise ConfigError(
+            config.name,
+            [f"training.max_length: the model has {limit} positions; got {config.training.max_length}"],
+        )
+    return Encoder(
+        model.directory,
+        config.training.max_length,
+        trust_remote_code=model.trust_remote_code,
+        num_embeddings=model.vocab_size,
+    )
+
+
+def _splits_by_role(config: SearchConfig, sub_dataset: SubDatasetConfig) -> Splits:
+    """Return the rows by the role they play; in the paper's protocol the test rows are what selects."""
+    splits = read_splits(config, sub_dataset)
+    if config.search.protocol == "paper":
+        splits["validation"] = splits["test"]
+    return splits
+
+
+def _check_overlap(config: SearchConfig, splits: Mapping[str, Splits]) -> None:
+    """Raise, or warn by choice, where one prompt stands in two different splits of the mixture."""
+    first: dict[str, tuple[str, str]] = {}
+    shared = []
+    for role, where, text in _located_texts(splits, config.search.protocol == "paper"):
+        role_before, where_before = first.setdefault(text, (role, where))
+        if role_before != role:
+            shared.append(f"{where_before} = {where}: {text!r:.80}")
+    if not shared:
+        return
+    error = SplitOverlapError(shared[:_SHOWN_OVERLAPS], len(shared))
+    if config.mixture.on_overlap == "error":
+        raise error
+    logger.warning(str(error))
+
+
+def _located_texts(splits: Mapping[str, Splits], is_paper_protocol: bool) -> Iterator[tuple[str, str, str]]:
+    for name, by_role in splits.items():
+        for role, rows in by_role.items():
+            if role == "test" and is_paper_protocol:
+                continue
+            for index, row in enumerate(rows):
+                yield role, f"{name}/{role} row {index}", " ".join(row.prompt.split())
+
+
+def _prepare(
+    config: SearchConfig, sub_dataset: SubDatasetConfig, splits: Splits, encoder: Encoder
+) -> SubDatasetRef:
+    name, test = sub_dataset.name, splits.get("test")
+    metric = _metric_of(config, sub_dataset, splits["validation"])
+    if metric in ("exact_match", "numeric") and encoder.tokenizer.eos_token_id is None:
+        raise _without_end(encoder, name, metric)
+    for split in ("validation", "test"):
+        _check_scorable(name, metric, split, splits.get(split, ()))
+    train = _tokenise(config, encoder, name, "train", splits["train"])
+    validation = _tokenise(config, encoder, name, "validation", splits["validation"])
+    if test is not None:  # so that a row of no use is found now; the tokens are not handed on
+        _tokenise(config, encoder, name, "test", test)
+    return SubDatasetRef(
+        name=name,
+        metric=metric,
+        max_new_tokens=sub_dataset.max_new_tokens or _longest_completion(encoder, splits["validation"]) + 8,
+        train=train,
+        validation=validation,
+        test_sha256=fingerprint(test) if test is not None else None,
+        num_test_rows=len(test) if test is not None else 0,
+    )
+
+
+def _without_end(encoder: Encoder, name: str, metric: Metric) -> ModelError:
+    return ModelError(
+        encoder.tokenizer.name_or_path,
+        got="a tokenizer without an end-of-text token, after which generation would end",
+        wanted=f"eos_token in tokenizer_config.json, since {name} is scored by {metric}",
+        fix="set it there, or score all sub-datasets by multiple_choice or loss",
+    )
+
+
+def _check_scorable(name: str, metric: Metric, split: str, rows: Sequence[Example]) -> None:
+    """Raise where a row would always count as wrong, or could not be scored at all."""
+    for index, row in enumerate(rows):
+        lacks_choices = metric == "multiple_choice" and not row.choices
+        if lacks_choices or (metric == "numeric" and number_in(row.answer) is None):
+            raise DataError(
+                name,
+                f"{split} row {index}",
+                got="no choices" if lacks_choices else f"no number in the answer {row.answer!r:.80}",
+                wanted=f"rows that metric {metric} can score",
+                fix="mend the row, or set metric: exact_match",
+            )
+
+
+def _tokenise(config: SearchConfig, encoder: Encoder, name: str, split: str, rows: list[Example]) -> SplitRef:
+    cache = Path(config.output_root, "cache", "tokenised")
+    return tokenise_split(encoder, name, split, rows, cache, config.mixture.on_too_long)
+
+
+def _longest_completion(encoder: Encoder, rows: Sequence[Example]) -> int:
+    longest = sorted({row.completion for row in rows}, key=len)[-20:]
+    return max(len(encoder.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in longest)
+
+
+def _metric_of(config: SearchConfig, sub_dataset: SubDatasetConfig, rows: Sequence[Example]) -> Metric:
+    """Return the configured metric, or the one the rows' form asks for.
+
+    Raises:
+        ConfigError: the metric cannot be measured on these rows, or would not be used.
+    """
+    where = f"mixture.sub_datasets.{sub_dataset.name}.metric"
+    if sub_dataset.metric == "auto":
+        if all(row.choices for row in rows):
+            if sub_dataset.max_new_tokens is not None:
+                raise ConfigError(
+                    config.name,
+                    [f"{where}: all rows have choices, so max_new_tokens takes no effect; leave it out"],
+                )
+            return "multiple_choice"
+        return "numeric" if all("####" in row.completion for row in rows) else "exact_match"
+    if sub_dataset.metric == "multiple_choice" and not all(row.choices for row in rows):
+        raise ConfigError(config.name, [f"{where}: multiple_choice, and a validation row has no choices"])
+    if sub_dataset.metric == "loss" and config.evaluation.selection != "loss":
+        raise ConfigError(
+            config.name,
+            [f"{where}: loss gives no accuracy; set evaluation.selection to loss for the whole mixture"],
+        )
+    return sub_dataset.metric
