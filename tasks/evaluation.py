@@ -24,9 +24,10 @@ from tasks.contracts import (
     SearchRef,
 )
 from tasks.errors import EmptyCurveError
+from tasks.record.checkpoints import MANIFEST, checkpoint_directory, score_file_of
 from tasks.registry.checkpoints import LoggedScores, log_scores, logged_scores
 from tasks.report import terminal
-from tasks.runtime.files import MANIFEST, checkpoint_directory, hash_file, score_file_of, write_json
+from tasks.runtime.files import hash_file, write_file
 from tasks.runtime.processes import beside, has_accelerator, run_module
 from tasks.stage import stage
 
@@ -182,7 +183,7 @@ def _write_spec(spec: ScoreSpec) -> Path:
         if path.name not in held:
             path.unlink()
     spec_path = directory.with_name(f"{directory.name}_spec.json")
-    write_json(spec_path, spec.model_dump_json(indent=1))
+    write_file(spec_path, spec.model_dump_json(indent=1))
     return spec_path
 
 

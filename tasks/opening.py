@@ -22,7 +22,7 @@ from tasks.registry.points import log_datasets, log_files
 from tasks.registry.runs import end_runs, open_search_run
 from tasks.report import prefect_artifacts, terminal
 from tasks.runtime.environment import describe_environment, numerical_environment, other_changes
-from tasks.runtime.files import write_json
+from tasks.runtime.files import write_file
 from tasks.stage import stage
 
 logger = logging.getLogger(__name__)
@@ -80,8 +80,8 @@ def _begin(config: SearchConfig, search: SearchRef, inputs: Inputs) -> None:
     """Put a new search on record, its first event last: without that, all of this is done again."""
     environment = describe_environment()
     files = [Path(search.directory, file) for file in ("config.yaml", "environment.json")]
-    write_json(files[0], dump_config(config))  # other searches of this name read it
-    write_json(files[1], json.dumps(environment, indent=1) + "\n")
+    write_file(files[0], dump_config(config))  # other searches of this name read it
+    write_file(files[1], json.dumps(environment, indent=1) + "\n")
     files.append(record_plan(config, search.directory, inputs))
     log_datasets(search, inputs.sub_datasets)
     log_files(search, files)

@@ -11,8 +11,9 @@ from prefect.runtime import task_run
 from tasks.algorithm.state import CheckpointKey, SearchState
 from tasks.contracts import CheckpointRef, SearchRef
 from tasks.errors import CheckpointDamagedError
+from tasks.record.checkpoints import MANIFEST, checkpoint_directory, verify
 from tasks.registry.checkpoints import find_checkpoint
-from tasks.runtime.files import MANIFEST, checkpoint_directory, hash_file, verify
+from tasks.runtime.files import hash_file
 from tasks.stage import stage
 
 logger = logging.getLogger(__name__)

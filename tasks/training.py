@@ -12,12 +12,13 @@ from tasks.config.schema import SearchConfig, TrainingConfig
 from tasks.contracts import CheckpointRef, Inputs, Mixture, RolloutResult, RolloutSpec, SearchRef
 from tasks.errors import CheckpointDamagedError
 from tasks.evaluation import scoring_beside
+from tasks.record.checkpoints import set_aside, verify
 from tasks.record.progress import read_progress
 from tasks.registry.live import live_pages, record_published
 from tasks.registry.points import log_mixture
 from tasks.registry.runs import open_round_run
 from tasks.report import terminal
-from tasks.runtime.files import set_aside, verify, write_json
+from tasks.runtime.files import write_file
 from tasks.runtime.processes import run_accelerate
 from tasks.stage import stage
 
@@ -60,7 +61,7 @@ def train_rollout(
     if not is_done(search, result_path):
         directory.mkdir(parents=True, exist_ok=True)
         spec_path = directory / "rollout_spec.json"
-        write_json(spec_path, spec.model_dump_json(indent=1))
+        write_file(spec_path, spec.model_dump_json(indent=1))
         _run(config, search, inputs, spec, spec_path)
     return RolloutResult.model_validate_json(result_path.read_text())
 

@@ -12,9 +12,9 @@ from tasks.config.schema import SearchConfig
 from tasks.contracts import Value
 from tasks.data.base_model import prepare_base_model
 from tasks.errors import ChangedWorldError, ExportError
+from tasks.record.checkpoints import checkpoint_directory, verify
 from tasks.record.journal import read_events
 from tasks.record.status import resumed_config
-from tasks.runtime.files import checkpoint_directory, verify
 from tasks.runtime.processes import run_module
 
 HUB = "hub:"

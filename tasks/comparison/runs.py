@@ -24,7 +24,7 @@ from tasks.opening import reference_to
 from tasks.record.journal import read_events
 from tasks.record.ownership import directory_of
 from tasks.registry import runs as tracking
-from tasks.runtime.files import write_json
+from tasks.runtime.files import write_file
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ def open_comparison(
     }
     opened = tracking.open_comparison_run(place, config.tracking.experiment, params, kind)
     directory.mkdir(parents=True, exist_ok=True)
-    write_json(directory / "config.yaml", dump_config(config))
+    write_file(directory / "config.yaml", dump_config(config))
     logger.info(
         f"{kind} {directory.name}: {len(arms)} searches of {config.search.max_epochs:g} full-mixture epochs "
         f"each, in {directory}"

@@ -16,7 +16,7 @@ from tasks.contracts import Inputs, Mixture, SubDatasetRef, Value
 from tasks.data.model_size import measure_model
 from tasks.planning.row_costs import NOTHING, scoring_cost, training_cost
 from tasks.planning.simulation import imagined_rounds
-from tasks.runtime.files import write_json
+from tasks.runtime.files import write_file
 
 FILE = "plan.json"
 # AdamW keeps two moments a weight; all in float32.
@@ -186,7 +186,7 @@ def _extreme(choose: Callable[[Iterable[float]], float], works: Iterable[Work]) 
 def record_plan(config: SearchConfig, directory: str, inputs: Inputs) -> Path:
     """Write the plan into the search's directory, so that it can be held to it; return the file."""
     path = Path(directory, FILE)
-    write_json(path, make_plan(config, inputs).model_dump_json(indent=1) + "\n")
+    write_file(path, make_plan(config, inputs).model_dump_json(indent=1) + "\n")
     return path
 
 

@@ -1,15 +1,93 @@
-"""What a published checkpoint says of itself, from its small files: where it is, and what was trained up to it."""
+"""Checkpoints on the disk: where they are, their manifest, and what was trained up to each."""
 
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from tasks.algorithm.state import CheckpointKey
 from tasks.contracts import CheckpointRef, IntervalStats
-from tasks.runtime.files import MANIFEST, hash_file, read_manifest
+from tasks.errors import CheckpointDamagedError
+from tasks.runtime.files import hash_file, publish_folder
 
+MANIFEST = "manifest.json"
 TRAINER = "trainer_state.json"
+
+
+def checkpoint_directory(output: Path, step: int) -> Path:
+    """Return the folder in which a roll-out publishes the checkpoint of `step`."""
+    return output / "checkpoints" / f"step-{step:08d}"
+
+
+def score_file_of(key: CheckpointKey) -> str:
+    """Return the name of the file that holds a checkpoint's scores."""
+    return f"round-{key.round:03d}-step-{key.step:08d}.json"
+
+
+def publish_with_manifest(
+    directory: Path, write: Callable[[Path], None], meta: Mapping[str, Any], num_bytes: int
+) -> None:
+    """Publish the files that `write` makes, and a manifest of their sizes and hashes.
+
+    Args:
+        write: fills the staging folder it is given.
+        meta: entries of the manifest beside the files.
+        num_bytes: about what the files need.
+    Raises:
+        NoDiskSpaceError: the files do not fit; nothing of them is left.
+    """
+
+    def write_all(staging: Path) -> None:
+        write(staging)
+        files = {file.name: _describe(file) for file in sorted(staging.iterdir())}
+        (staging / MANIFEST).write_text(json.dumps({**meta, "files": files}, indent=1))
+
+    publish_folder(directory, write_all, "a checkpoint", num_bytes)
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """Return the manifest; raise CheckpointDamagedError where there is none that can be read."""
+    try:
+        content: dict[str, Any] = json.loads((directory / MANIFEST).read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointDamagedError(str(directory), [f"{MANIFEST}: {error}"]) from error
+    return content
+
+
+def verify(directory: Path, only: str | None = None, *, by_size: bool = False) -> dict[str, Any]:
+    """Return the manifest after comparing every file (or `only` this one) with it.
+
+    Args:
+        by_size: read no content; finds what a kill or a full disk leaves, and no flipped bit.
+    Raises:
+        CheckpointDamagedError: a file is missing, has another size or another hash; names each.
+    """
+    manifest = read_manifest(directory)
+    problems = []
+    for name, expected in manifest["files"].items():
+        if only not in (None, name):
+            continue
+        file = directory / name
+        if not file.is_file():
+            problems.append(f"{name}: missing")
+        elif file.stat().st_size != expected["bytes"]:
+            problems.append(f"{name}: got {file.stat().st_size} bytes, wanted {expected['bytes']}")
+        elif not by_size and hash_file(file) != expected["sha256"]:
+            problems.append(f"{name}: content differs from its sha256")
+    if problems:
+        raise CheckpointDamagedError(str(directory), problems)
+    return manifest
+
+
+def set_aside(directory: Path) -> None:
+    """Rename a damaged checkpoint to `damaged-…`, for whoever wants to look at it; an older one is removed."""
+    aside = directory.with_name(f"damaged-{directory.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    if directory.exists():
+        directory.rename(aside)
 
 
 def reference_to(directory: Path, search_directory: Path) -> CheckpointRef:
@@ -30,6 +108,10 @@ def reference_to(directory: Path, search_directory: Path) -> CheckpointRef:
 
 
 def intervals_before(directory: Path) -> list[IntervalStats]:
-    """Return what its roll-out had trained when a checkpoint was published, one entry an evaluation interval."""
+    """Return what a roll-out had trained when it published a checkpoint, one entry an evaluation interval."""
     trainer = json.loads((directory / TRAINER).read_text())
     return [IntervalStats.model_validate(interval) for interval in trainer["intervals"]]
+
+
+def _describe(file: Path) -> dict[str, Any]:
+    return {"bytes": file.stat().st_size, "sha256": hash_file(file)}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import NoDiskSpaceError
-from tasks.runtime.files import write_json
+from tasks.runtime.files import write_file
 
 _PROGRESS = "progress.json"
 _RESTARTS = "restarts.json"
@@ -49,7 +49,7 @@ class ProgressFile:
         }
         restarts = read_restarts(self._directory)
         if restarts[-1:] != [restart]:  # else a kill came between these two lines, and it is on record
-            write_json(self._directory / _RESTARTS, json.dumps([*restarts, restart]))
+            write_file(self._directory / _RESTARTS, json.dumps([*restarts, restart]))
         (self._directory / _PROGRESS).unlink()
 
     def is_due(self, step: int) -> bool:
@@ -71,7 +71,7 @@ class ProgressFile:
             "at_ms": time.time_ns() // 1_000_000,
         }
         with suppress(NoDiskSpaceError):  # it is only shown; the next checkpoint says how much room is needed
-            write_json(self._directory / _PROGRESS, json.dumps(line))
+            write_file(self._directory / _PROGRESS, json.dumps(line))
 
 
 def read_progress(round_directory: Path) -> dict[str, Any] | None:

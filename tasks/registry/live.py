@@ -11,14 +11,13 @@ from pathlib import Path
 
 from tasks.contracts import CheckpointRef, IntervalStats, Mixture, RolloutSpec, SearchRef
 from tasks.errors import MsftError
-from tasks.record.checkpoints import intervals_before, reference_to
+from tasks.record.checkpoints import checkpoint_directory, intervals_before, reference_to
 from tasks.registry import checkpoints as registry
 from tasks.registry import points as run_log
 from tasks.registry import runs as tracking
 from tasks.registry.system_metrics import SystemReadings
 from tasks.report import terminal
 from tasks.report.prefect_artifacts import ProgressBar
-from tasks.runtime.files import checkpoint_directory
 
 logger = logging.getLogger(__name__)
 

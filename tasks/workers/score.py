@@ -12,7 +12,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tasks.contracts import BaseModelRef, CheckpointScores, EvaluationCost, ScoreRequest, ScoreSpec
-from tasks.runtime.files import MANIFEST, hash_file, score_file_of, verify, write_json
+from tasks.record.checkpoints import MANIFEST, score_file_of, verify
+from tasks.runtime.files import hash_file, write_file
 from tasks.workers.model import choose_device, load_base, load_weights, scored_file, shape_of
 from tasks.workers.scoring import Cost, Scorer
 from tasks.workers.supervisor import run_worker
@@ -41,7 +42,7 @@ def score(spec_path: Path) -> None:
         if spec.export_directory is None:
             _load_scored(model, Path(request.directory))
         scores = _score_checkpoint(scorer, spec, request)
-        write_json(output / score_file_of(request.key), scores.model_dump_json())
+        write_file(output / score_file_of(request.key), scores.model_dump_json())
 
 
 def _wait_for(directory: Path) -> None:

@@ -16,9 +16,9 @@ from accelerate import Accelerator
 from tasks.algorithm.state import CheckpointKey
 from tasks.contracts import CheckpointRef, RolloutResult, RolloutSpec
 from tasks.data.randomness import seed_from
-from tasks.record.checkpoints import reference_to
+from tasks.record.checkpoints import checkpoint_directory, reference_to
 from tasks.record.progress import ProgressFile
-from tasks.runtime.files import checkpoint_directory, write_json
+from tasks.runtime.files import write_file
 from tasks.workers.model import (
     AVERAGE,
     WEIGHTS,
@@ -241,7 +241,7 @@ class Trainer:
             checkpoints=tuple(checkpoints),
             intervals=tuple(self.account.closed),
         )
-        write_json(self.output / "rollout_result.json", result.model_dump_json(indent=1))
+        write_file(self.output / "rollout_result.json", result.model_dump_json(indent=1))
 
 
 def _from_rank_0(accelerator: Accelerator, value: Path | None) -> Path | None:

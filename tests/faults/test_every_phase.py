@@ -35,7 +35,7 @@ POINTS = (
     ("KILL", "in an accumulation", TRAIN, "tasks.workers.forward:token_losses", 21, "after"),
     ("TERM", "in an accumulation, told", TRAIN, "tasks.workers.forward:token_losses", 9, "after"),
     ("KILL", "checkpoint write", TRAIN, "tasks.workers.training.checkpoint:save_file", 1, "after"),
-    ("KILL", "hashing of a checkpoint", TRAIN, "tasks.runtime.files:_describe", 2, "before"),
+    ("KILL", "hashing of a checkpoint", TRAIN, "tasks.record.checkpoints:_describe", 2, "before"),
     (
         "TERM",
         "between two files of a checkpoint",

@@ -23,7 +23,7 @@ from tasks.record.progress import ProgressFile, read_progress
 from tasks.registry import client as tracking_client
 from tasks.registry import points as run_log
 from tasks.registry import runs as tracking
-from tasks.runtime.files import write_json
+from tasks.runtime.files import write_file
 from tasks.runtime.processes import run_module
 
 TRAINED = {"num_tokens": 1.0}
@@ -84,10 +84,10 @@ def test_the_journal_stays_whole_and_goes_on_when_there_is_room(small_disk: Path
 
 def test_a_small_file_keeps_its_content_and_leaves_nothing_else(small_disk: Path) -> None:
     path = small_disk / "spec.json"
-    write_json(path, "before")
+    write_file(path, "before")
     fill(small_disk)
     with pytest.raises(NoDiskSpaceError, match="wanted: 100,000 bytes"):
-        write_json(path, "x" * 100_000)
+        write_file(path, "x" * 100_000)
     assert path.read_text() == "before"
     assert {file.name for file in small_disk.iterdir()} == {"spec.json", "filler"}
 

@@ -23,7 +23,8 @@ from tasks.contracts import (
     SubDatasetScore,
 )
 from tasks.evaluation import scoring_beside
-from tasks.runtime.files import MANIFEST, checkpoint_directory, hash_file, score_file_of
+from tasks.record.checkpoints import MANIFEST, checkpoint_directory, score_file_of
+from tasks.runtime.files import hash_file
 from tasks.workers.train import train
 from tests.conftest import SKILLS, examples_of
 

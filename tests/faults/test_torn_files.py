@@ -17,11 +17,11 @@ from safetensors.torch import save_file
 
 from tasks.contracts import RolloutResult, RolloutSpec, SearchRef
 from tasks.errors import NoDiskSpaceError
+from tasks.record.checkpoints import checkpoint_directory, verify
 from tasks.record.progress import read_restarts
 from tasks.registry import points as run_log
 from tasks.registry import runs as tracking
 from tasks.registry.live import record_published
-from tasks.runtime.files import checkpoint_directory, verify
 from tasks.training import is_done
 from tasks.workers.train import Trainer, train
 from tests.faults.comparison import tracked

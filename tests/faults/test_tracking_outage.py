@@ -26,14 +26,13 @@ from tasks.contracts import (
     SubDatasetScore,
 )
 from tasks.errors import DeletedRunError, TrackingError
-from tasks.record.checkpoints import intervals_before, reference_to
+from tasks.record.checkpoints import checkpoint_directory, intervals_before, reference_to
 from tasks.registry import checkpoints as registry
 from tasks.registry import client as tracking_client
 from tasks.registry import points as run_log
 from tasks.registry import runs as tracking
 from tasks.registry.live import live_pages, record_published
 from tasks.report.model_card import ModelCard
-from tasks.runtime.files import checkpoint_directory
 from tests.faults.comparison import tracked
 from tests.faults.tracking_server import FaultyProxy, TrackingServer, free_port, running
 

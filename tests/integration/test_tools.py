@@ -18,9 +18,9 @@ from tasks.config.schema import LoraConfig
 from tasks.contracts import BaseModelRef, RolloutSpec
 from tasks.errors import ExportError
 from tasks.planning.plan import read_plan
+from tasks.record.checkpoints import checkpoint_directory
 from tasks.record.status import resumed_config, status_of
 from tasks.record.summary import directory_of, summary_of
-from tasks.runtime.files import checkpoint_directory
 from tasks.workers.export_adapter import export_adapter
 from tasks.workers.model import load_base, load_weights
 from tasks.workers.train import train

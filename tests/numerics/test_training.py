@@ -24,9 +24,9 @@ from tasks.config.loading import change_config, search_id_of
 from tasks.config.schema import LoraConfig, SearchConfig
 from tasks.contracts import BaseModelRef, CheckpointRef, RolloutResult, RolloutSpec
 from tasks.errors import NonFiniteLossError, WorkerError
+from tasks.record.checkpoints import checkpoint_directory
 from tasks.runtime import processes as launch
 from tasks.runtime.environment import numerical_environment
-from tasks.runtime.files import checkpoint_directory
 from tasks.runtime.processes import run_accelerate
 from tasks.workers.train import train
 from tasks.workers.training.batches import RowStore, plan_steps

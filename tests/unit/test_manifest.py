@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import CheckpointDamagedError, NoDiskSpaceError
-from tasks.runtime.files import MANIFEST, hash_file, publish, read_manifest, verify, write_json
+from tasks.record.checkpoints import MANIFEST, publish_with_manifest, read_manifest, verify
+from tasks.runtime.files import hash_file, write_file
 
 META = {"round": 1, "step": 30}
 
@@ -18,7 +19,7 @@ def _write(staging: Path) -> None:
 
 def _publish(parent: Path) -> Path:
     directory = parent / "checkpoints" / "step-30"
-    publish(directory, _write, META, num_bytes=12)
+    publish_with_manifest(directory, _write, META, num_bytes=12)
     return directory
 
 
@@ -54,7 +55,7 @@ def test_a_writer_that_fails_leaves_nothing(
         raise error
 
     with pytest.raises(raised):
-        publish(tmp_path / "step-30", write, META, num_bytes=12)
+        publish_with_manifest(tmp_path / "step-30", write, META, num_bytes=12)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -70,7 +71,7 @@ def test_files_that_do_not_fit_are_refused_before_anything_is_written(tmp_path: 
         raise AssertionError("written though there is no room")
 
     with pytest.raises(NoDiskSpaceError, match=r"wanted: 1,152,921,504,606,846,976 bytes"):
-        publish(tmp_path / "step-30", write, META, num_bytes=1 << 60)
+        publish_with_manifest(tmp_path / "step-30", write, META, num_bytes=1 << 60)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -109,8 +110,8 @@ def test_a_directory_without_a_readable_manifest_is_damaged(tmp_path: Path, cont
 
 def test_a_small_file_is_replaced_whole(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
-    write_json(path, "{1}")
-    write_json(path, "{2}")
+    write_file(path, "{1}")
+    write_file(path, "{2}")
     assert path.read_text() == "{2}"
     assert list(tmp_path.iterdir()) == [path]
 

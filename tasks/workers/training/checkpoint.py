@@ -19,8 +19,7 @@ from torch.distributed.checkpoint.state_dict import (
 
 from tasks.algorithm.state import CheckpointKey
 from tasks.errors import CheckpointDamagedError
-from tasks.record.checkpoints import TRAINER
-from tasks.runtime.files import publish, set_aside, verify
+from tasks.record.checkpoints import TRAINER, publish_with_manifest, set_aside, verify
 
 OPTIMIZER = "optimizer.safetensors"
 # Full and on the CPU, keyed by parameter name: independent of how many processes hold the model, FSDP included.
@@ -71,7 +70,7 @@ def publish_checkpoint(
         "cursors": trainer["cursors"],
         "published_at_ms": published_at_ms,
     }
-    publish(directory, write, meta, num_bytes + (1 << 20))
+    publish_with_manifest(directory, write, meta, num_bytes + (1 << 20))
 
 
 def newest_whole(output: Path, wanted: Iterable[int]) -> Path | None:

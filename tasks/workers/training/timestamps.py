@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tasks.runtime.files import write_json
+from tasks.runtime.files import write_file
 
 _FILE = "readings.json"
 
@@ -27,7 +27,7 @@ class ClockReadings:
         readings = self._read()
         if str(step) not in readings:
             readings[str(step)] = {"published_at_ms": time.time_ns() // 1_000_000, "seconds": seconds}
-            write_json(self._path, json.dumps(readings))
+            write_file(self._path, json.dumps(readings))
         reading = readings[str(step)]
         return reading["published_at_ms"], reading["seconds"]
 
