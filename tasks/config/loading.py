@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from tasks.config import launcher as accelerate_file
 from tasks.config.identity import identity_of
+from tasks.config.presets import expand_preset
 from tasks.config.schema import SearchConfig
 from tasks.config.section import NAME_PATTERN
 from tasks.config.strict_yaml import dump_yaml, read_yaml
@@ -110,7 +111,7 @@ def change_config(config: SearchConfig, changes: Mapping[str, Any], where: str) 
 def parse_config(raw: Mapping[str, Any], where: str) -> SearchConfig:
     """Return the validated configuration; `where` is named in the error."""
     try:
-        return SearchConfig.model_validate(raw)
+        return SearchConfig.model_validate(expand_preset(raw))
     except ValidationError as error:
         raise ConfigError(where, _problems(error, raw)) from None
 
