@@ -27,7 +27,7 @@ from tasks.errors import EmptyCurveError
 from tasks.record.checkpoints import MANIFEST, checkpoint_directory, score_file_of
 from tasks.registry.checkpoints import LoggedScores, log_scores, logged_scores
 from tasks.report import terminal
-from tasks.runtime.files import hash_file, write_file
+from tasks.runtime.files import hash_file, make_folder, write_file
 from tasks.runtime.processes import beside, has_accelerator, run_module
 from tasks.stage import stage
 
@@ -177,7 +177,7 @@ def _write_spec(spec: ScoreSpec) -> Path:
     Scores made beside a roll-out are on record only at its end: a worker that is killed late must not cost them.
     """
     directory = Path(spec.output_directory)
-    directory.mkdir(parents=True, exist_ok=True)
+    make_folder(directory)
     held = {score_file_of(request.key) for request in spec.requests if _holds_scores(directory, request)}
     for path in directory.iterdir():
         if path.name not in held:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tasks.report import prefect_artifacts, terminal
 from tasks.report.markdown import is_by_loss, tell_round, tell_search
 from tasks.report.page import write_page
 from tasks.report.plan_view import show_plan_and_actual
+from tasks.runtime.files import publish_file
 from tasks.stage import stage
 
 Events = Sequence[dict[str, Any]]
@@ -84,10 +86,9 @@ def write_report(
     comparisons = compare_with_plan(plan, _rounds(events)) if plan is not None else []
     frames["plan"] = pd.DataFrame([comparison.model_dump() for comparison in comparisons])
     directory = Path(search.directory, "report")
-    directory.mkdir(exist_ok=True)
     for name, frame in frames.items():
-        frame.to_csv(directory / f"{name}.csv", index=False)
-        frame.to_parquet(directory / f"{name}.parquet", index=False)
+        publish_file(directory / f"{name}.csv", partial(frame.to_csv, index=False))
+        publish_file(directory / f"{name}.parquet", partial(frame.to_parquet, index=False))
     write_page(search.directory)
     log_files(search, [*sorted(directory.iterdir())], "report")
     log_files(search, [Path(search.directory, FILE)])

@@ -59,7 +59,6 @@ def train_rollout(
     )
     result_path = directory / "rollout_result.json"
     if not is_done(search, result_path):
-        directory.mkdir(parents=True, exist_ok=True)
         spec_path = directory / "rollout_spec.json"
         write_file(spec_path, spec.model_dump_json(indent=1))
         _run(config, search, inputs, spec, spec_path)

@@ -15,6 +15,7 @@ from tasks.errors import ChangedWorldError, ExportError
 from tasks.record.checkpoints import checkpoint_directory, verify
 from tasks.record.journal import read_events
 from tasks.record.status import resumed_config
+from tasks.runtime.files import publish_folder, write_file
 from tasks.runtime.processes import run_module
 
 HUB = "hub:"
@@ -48,14 +49,18 @@ def export_champion(directory: str, to: str, *, merge_lora: bool) -> Export:
             wanted="a new directory",
             fix="choose another with --to",
         )
-    with tempfile.TemporaryDirectory(dir=directory, prefix=".export-") as temporary:
-        folder = Path(temporary, "model")
-        if merge_lora:
-            shutil.copytree(Path(directory, "champion"), folder)
-        else:
-            _write_adapters(name, directory, key, folder)
+    with tempfile.TemporaryDirectory(dir=directory, prefix=".export-") as scratch:
+
+        def write(folder: Path) -> None:
+            if merge_lora:
+                shutil.copytree(Path(directory, "champion"), folder, dirs_exist_ok=True)
+            else:
+                _write_adapters(directory, key, folder, Path(scratch, "export_spec.json"))
+
+        folder = Path(scratch, "model") if to.startswith(HUB) else Path(to)
+        publish_folder(folder, write, "the champion")
         num_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-        place = _upload(name, folder, to.removeprefix(HUB)) if to.startswith(HUB) else _move(folder, to)
+        place = _upload(name, folder, to.removeprefix(HUB)) if to.startswith(HUB) else to
     return Export(
         search=name, checkpoint=str(key), to=place, has_adapters_only=not merge_lora, num_bytes=num_bytes
     )
@@ -73,7 +78,8 @@ def _champion_of(name: str, directory: str) -> CheckpointKey:
     return CheckpointKey(**crowned[0]["champion"]["key"])
 
 
-def _write_adapters(name: str, directory: str, key: CheckpointKey, folder: Path) -> None:
+def _write_adapters(directory: str, key: CheckpointKey, folder: Path, spec_path: Path) -> None:
+    name = Path(directory).resolve().name
     config = resumed_config(directory, ())
     if config.model.lora is None:
         raise ExportError(
@@ -95,8 +101,7 @@ def _write_adapters(name: str, directory: str, key: CheckpointKey, folder: Path)
         "checkpoint": str(checkpoint.resolve()),
         "directory": str(folder.resolve()),
     }
-    spec_path = folder.with_name("export_spec.json")
-    spec_path.write_text(json.dumps(spec))
+    write_file(spec_path, json.dumps(spec))
     run_module(
         "tasks.workers.export_adapter", spec_path, name=f"export of {name}", threads=config.training.threads
     )
@@ -107,13 +112,6 @@ def _base_name(config: SearchConfig, directory: str) -> str:
     source = config.model.source
     is_local = source is None or source.startswith("package:") or config.resolve(source).exists()
     return directory if is_local or source is None else source
-
-
-def _move(folder: Path, to: str) -> str:
-    target = Path(to)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(folder, target)
-    return str(target)
 
 
 def _upload(name: str, folder: Path, repository: str) -> str:

@@ -14,6 +14,7 @@ from tasks.commands.detection import RowForm, guess_form
 from tasks.config.loading import load_config
 from tasks.data.files import read_rows
 from tasks.errors import InitError
+from tasks.runtime.files import write_file
 
 # The smallest of the models that the paper reports on.
 DEFAULT_MODEL = "Qwen/Qwen2.5-0.5B"
@@ -65,8 +66,7 @@ def write_draft(folder: str, out: str | None, model: str) -> Draft:
             wanted="a new file; nothing is overwritten",
             fix=f"msft init {folder} --out OTHER.yaml, or move {path} away",
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(_lines(path, source.resolve().name, model, parts)) + "\n", encoding="utf-8")
+    write_file(path, "\n".join(_lines(path, source.resolve().name, model, parts)) + "\n")
     load_config(str(path))  # what we write is what we read
     remarks = [f"{part.data.name}: {part.form.remark}" for part in parts if part.form.remark]
     return Draft(str(path), tuple(parts), tuple(remarks))

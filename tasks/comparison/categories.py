@@ -15,6 +15,7 @@ from tasks.config.schema import SearchConfig
 from tasks.config.sub_datasets import SubDatasetConfig
 from tasks.data.sources import read_columns
 from tasks.errors import ConfigError, DataError
+from tasks.runtime.files import write_file
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +107,6 @@ def _write(rows: Mapping[str, Rows], config: SearchConfig, name: str) -> Path:
     }
     digest = hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()[:16]
     folder = Path(config.output_root, "cache", "categories", f"{name}-{digest}")
-    folder.mkdir(parents=True, exist_ok=True)
     for split, text in texts.items():
-        (folder / f"{split}.jsonl").write_text(text, encoding="utf-8")
+        write_file(folder / f"{split}.jsonl", text)
     return folder

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from tasks.runtime.files import publish_file
 
 logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it tells when it builds its cache
 
@@ -21,8 +24,8 @@ def save_figure(figure: Figure, stem: Path) -> list[Path]:
     """Write a figure as PNG and SVG, and return both files."""
     paths = [stem.with_suffix(".png"), stem.with_suffix(".svg")]
     with rc_context({"svg.hashsalt": "msft", "svg.fonttype": "none"}):
-        figure.savefig(paths[0], dpi=150)
-        figure.savefig(paths[1], metadata={"Date": None})
+        publish_file(paths[0], partial(figure.savefig, dpi=150))
+        publish_file(paths[1], partial(figure.savefig, metadata={"Date": None}))
     return paths
 
 

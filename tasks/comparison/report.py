@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tasks.contracts import SearchRef
 from tasks.registry import points as run_log
 from tasks.registry import runs as tracking
 from tasks.report.console import console, print_table
+from tasks.runtime.files import publish_file
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +63,7 @@ def write_frames(directory: Path, frames: Mapping[str, pd.DataFrame]) -> list[Pa
     paths = []
     for name, frame in frames.items():
         paths.append(directory / f"{name}.csv")
-        frame.to_csv(paths[-1], index=False)
+        publish_file(paths[-1], partial(frame.to_csv, index=False))
     return paths
 
 

@@ -24,7 +24,7 @@ from tasks.opening import reference_to
 from tasks.record.journal import read_events
 from tasks.record.ownership import directory_of
 from tasks.registry import runs as tracking
-from tasks.runtime.files import write_file
+from tasks.runtime.files import make_folder, write_file
 
 logger = logging.getLogger(__name__)
 
@@ -125,6 +125,7 @@ def open_comparison(
     """
     comparison = comparison_of(config, arms, control, kind)
     directory = Path(comparison.directory)
+    make_folder(directory)
     # MLflow's files of a new experiment lie beside what it is given: with those of single searches.
     place = comparison.model_copy(update={"directory": str(directory.parent)})
     params = {
@@ -134,7 +135,6 @@ def open_comparison(
         "max_epochs": config.search.max_epochs,
     }
     opened = tracking.open_comparison_run(place, config.tracking.experiment, params, kind)
-    directory.mkdir(parents=True, exist_ok=True)
     write_file(directory / "config.yaml", dump_config(config))
     logger.info(
         f"{kind} {directory.name}: {len(arms)} searches of {config.search.max_epochs:g} full-mixture epochs "

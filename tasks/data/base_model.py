@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from tasks.config.schema import SearchConfig
 from tasks.contracts import BaseModelRef
 from tasks.errors import ModelError
-from tasks.runtime.files import hash_file
+from tasks.runtime.files import hash_file, write_file
 from tasks.runtime.processes import run_module
 
 _WEIGHTS = ("*.safetensors",)
@@ -145,8 +145,7 @@ def _build(config: SearchConfig, content: str, source: Path | None) -> Path:
             "directory": str(directory),
         }
         spec_path = directory.parent / f"{key}.json"
-        spec_path.parent.mkdir(parents=True, exist_ok=True)
-        spec_path.write_text(json.dumps(spec))
+        write_file(spec_path, json.dumps(spec))
         run_module("tasks.workers.build_base", spec_path, name="base model", threads=config.training.threads)
     return directory
 

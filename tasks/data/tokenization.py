@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +14,7 @@ from jinja2 import TemplateError
 from tasks.contracts import SplitRef
 from tasks.data.sources import Example, fingerprint
 from tasks.errors import DataError, ModelError
+from tasks.runtime.files import publish_folder
 
 # Part of the cache's key: raised when `encode_example` gives other columns for the same text.
 _ENCODING_VERSION = 1
@@ -203,22 +201,16 @@ def _encode_all(
 
 
 def _publish(rows: list[dict[str, Any]], directory: Path, texts: str) -> None:
-    """Write the split beside its place and rename it there, so that a half-written one is never read."""
     import datasets
 
     datasets.disable_progress_bars()
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(dir=directory.parent, prefix=".staging-"))
     meta = {"num_rows": len(rows), "num_tokens": sum(row["num_tokens"] for row in rows), "sha256": texts}
-    try:
+
+    def write(staging: Path) -> None:
         datasets.Dataset.from_list(rows, features=_features()).save_to_disk(str(staging))
         (staging / "split.json").write_text(json.dumps(meta))
-        os.rename(staging, directory)
-    except OSError:
-        if not directory.exists():  # else another search has just published the same content
-            raise
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+
+    publish_folder(directory, write, "a tokenized split")
 
 
 def _features() -> Any:

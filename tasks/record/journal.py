@@ -11,7 +11,7 @@ from typing import Any
 
 from tasks.algorithm.state import SearchState, fold
 from tasks.errors import JournalError
-from tasks.runtime.files import is_out_of_space, no_room
+from tasks.runtime.files import is_out_of_space, no_room, sync
 
 FILE = "journal.jsonl"
 
@@ -69,6 +69,8 @@ def append_event(search_directory: str, event: Mapping[str, Any]) -> None:
         end = _cut_torn_line(descriptor)
         try:
             _write_all(descriptor, content)
+            if end == 0:  # the file may be new
+                sync(path.parent)
         except OSError as error:
             os.ftruncate(descriptor, end)  # whoever is told of a failure must not find the event later
             if is_out_of_space(error):

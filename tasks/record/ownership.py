@@ -20,6 +20,7 @@ from tasks.config.schema import SearchConfig
 from tasks.config.strict_yaml import read_yaml
 from tasks.errors import BusyError, JournalError, LockError, OtherSearchError
 from tasks.record.journal import read_events
+from tasks.runtime.files import make_folder
 from tasks.runtime.gpu_slots import current_lane
 from tasks.runtime.gpus import gpu_named, installed_gpus
 from tasks.runtime.processes import visible_gpus
@@ -47,7 +48,7 @@ def own_directory(config: SearchConfig, wait_s: float = 0.0) -> Iterator[str]:
     """
     directory = directory_of(config)
     _refuse_unfinished(config, directory)
-    (directory / "rounds").mkdir(parents=True, exist_ok=True)
+    make_folder(directory / "rounds")
     with _locked(directory / _LOCK, f"search directory {directory}", wait_s):
         yield str(directory)
 
@@ -59,7 +60,7 @@ def own_cache(config: SearchConfig) -> Iterator[None]:
     Of searches side by side in one process, only one may load transformers' lazy modules.
     """
     cache = Path(config.output_root, "cache")
-    cache.mkdir(parents=True, exist_ok=True)
+    make_folder(cache)
     with _locked(cache / f".{_LOCK}", f"cache {cache}", math.inf):  # a search has its own by the other name
         yield
 

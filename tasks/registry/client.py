@@ -8,7 +8,6 @@ import re
 import sqlite3
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from functools import lru_cache, update_wrapper
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
@@ -30,7 +29,7 @@ from sqlalchemy.exc import OperationalError
 from tasks.contracts import SearchRef
 from tasks.errors import DeletedRunError, NoDiskSpaceError, TrackingError
 from tasks.redaction import without_password
-from tasks.runtime.files import is_out_of_space, no_room
+from tasks.runtime.files import is_out_of_space, no_room, publish_file
 
 logger = logging.getLogger(__name__)
 
@@ -141,15 +140,11 @@ def _create_whole(tracking_uri: str) -> None:
     if not is_not_there(tracking_uri):
         return
     store = Path(tracking_uri.removeprefix(_SQLITE))
-    store.parent.mkdir(parents=True, exist_ok=True)
-    staging = store.with_name(f".{store.name}.{os.getpid()}")
-    staging.unlink(missing_ok=True)
-    try:
+
+    def create(staging: Path) -> None:
         MlflowClient(f"sqlite:///{staging}").search_experiments(max_results=1)
-        with suppress(FileExistsError):  # another search of this folder was first
-            os.link(staging, store)
-    finally:
-        staging.unlink(missing_ok=True)
+
+    publish_file(store, create, keeps_older=True)  # another search of this folder may be first
 
 
 def is_not_there(tracking_uri: str) -> bool:

@@ -23,6 +23,7 @@ from tasks.report.markdown import (
     rounds_of,
     table,
 )
+from tasks.runtime.files import write_file
 
 FILE = "README.md"
 
@@ -38,7 +39,7 @@ class ModelCard:
     def write(self, directory: Path) -> None:
         """Put the card where a hub looks for it."""
         front = yaml.safe_dump(dict(self.front), sort_keys=False, allow_unicode=True)
-        (directory / FILE).write_text(f"---\n{front}---\n\n{self.body}\n")
+        write_file(directory / FILE, f"---\n{front}---\n\n{self.body}\n")
 
 
 def card_of(

@@ -24,6 +24,7 @@ from tasks.report.tables import (
     settings_rows,
 )
 from tasks.report.tree import checkpoint_tree
+from tasks.runtime.files import write_file
 
 _SECTIONS = ("search", "training", "evaluation", "model")
 _MARKS = str.maketrans({mark: f"\\{mark}" for mark in "\\`*_{}[]<>#|~$"})
@@ -37,10 +38,9 @@ def write_page(search_directory: str) -> tuple[Path, Path]:
     """
     story = read_story(search_directory)
     directory = Path(search_directory, "report")
-    directory.mkdir(exist_ok=True)
     pages = (directory / "report.html", directory / "report.md")
-    pages[0].write_text(render_html(story))
-    pages[1].write_text(render_markdown(story))
+    write_file(pages[0], render_html(story))
+    write_file(pages[1], render_markdown(story))
     return pages
 
 

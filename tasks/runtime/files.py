@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from tasks.errors import NoDiskSpaceError
@@ -23,28 +24,41 @@ def write_file(path: Path, content: str | bytes, what: str = "a small file") -> 
 
 
 def publish_file(
-    path: Path, write: Callable[[Path], object], what: str = "a file", num_bytes: int | None = None
+    path: Path,
+    write: Callable[[Path], object],
+    what: str = "a file",
+    num_bytes: int | None = None,
+    *,
+    keeps_older: bool = False,
 ) -> None:
-    """Let `write` fill a staging file beside `path`, sync it, and rename it into place; an older one is replaced.
+    """Let `write` fill a staging file beside `path`, sync it, and move it into place.
 
     The parent folder is created where it is missing.
 
     Args:
+        write: fills the file it is given, whose name has the suffix of `path`.
         what, num_bytes: name and size for the message of a full disk.
+        keeps_older: a file that is there already stays as it is; by default it is replaced.
     Raises:
         NoDiskSpaceError: the file does not fit; nothing of it is left.
     """
     make_folder(path.parent)
-    staging = path.with_name(f".{path.name}.{os.getpid()}")
+    staging = path.with_name(f".{os.getpid()}-{path.name}")
+    staging.unlink(missing_ok=True)
     try:
         write(staging)
         sync(staging)
-        os.replace(staging, path)
+        if keeps_older:
+            with suppress(FileExistsError):
+                os.link(staging, path)
+        else:
+            os.replace(staging, path)
     except BaseException as error:
-        staging.unlink(missing_ok=True)
         if is_out_of_space(error):
             raise no_room(path, what, num_bytes) from error
         raise
+    finally:
+        staging.unlink(missing_ok=True)
     sync(path.parent)
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from tasks.errors import ModelError
+from tasks.runtime.files import publish_folder
 from tasks.workers.supervisor import run_worker
 
 
@@ -20,13 +19,14 @@ def build_base(spec_path: Path) -> None:
     """Write the model and tokenizer that the spec describes; the directory appears whole or not at all."""
     spec: dict[str, Any] = json.loads(spec_path.read_text())
     directory = Path(spec["directory"])
-    staging = directory.with_name(f".staging-{directory.name}-{os.getpid()}")
     tokenizer = _tokenizer(spec)
     model = _model(spec, tokenizer)
-    model.save_pretrained(staging)
-    tokenizer.save_pretrained(staging)
-    shutil.rmtree(directory, ignore_errors=True)
-    os.rename(staging, directory)
+
+    def write(staging: Path) -> None:
+        model.save_pretrained(staging)
+        tokenizer.save_pretrained(staging)
+
+    publish_folder(directory, write, "the base model")
 
 
 def _model(spec: dict[str, Any], tokenizer: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -13,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tasks.contracts import BaseModelRef, CheckpointScores, EvaluationCost, ScoreRequest, ScoreSpec
 from tasks.record.checkpoints import MANIFEST, score_file_of, verify
-from tasks.runtime.files import hash_file, write_file
+from tasks.runtime.files import hash_file, make_folder, publish_folder, write_file
 from tasks.workers.model import choose_device, load_base, load_weights, scored_file, shape_of
 from tasks.workers.scoring import Cost, Scorer
 from tasks.workers.supervisor import run_worker
@@ -25,7 +24,7 @@ def score(spec_path: Path) -> None:
     """Score every request of the spec with one model load; each one's scores appear as a file when done."""
     spec = ScoreSpec.model_validate_json(spec_path.read_text())
     output = Path(spec.output_directory)
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     device = choose_device(spec.device)
     tokenizer = AutoTokenizer.from_pretrained(
         spec.model.directory, trust_remote_code=spec.model.trust_remote_code
@@ -82,12 +81,12 @@ def _export(model: Any, spec: ScoreSpec, tokenizer: Any) -> Any:
     _load_scored(model, source)
     if spec.model.lora is not None:
         model = model.merge_and_unload()
-    staging = directory.with_name(f".staging-{directory.name}")
-    shutil.rmtree(staging, ignore_errors=True)
-    model.save_pretrained(staging)
-    tokenizer.save_pretrained(staging)
-    shutil.rmtree(directory, ignore_errors=True)
-    staging.rename(directory)
+
+    def write(staging: Path) -> None:
+        model.save_pretrained(staging)
+        tokenizer.save_pretrained(staging)
+
+    publish_folder(directory, write, "the champion")
     return _load_exported(directory, spec.model)
 
 

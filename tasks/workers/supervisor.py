@@ -22,8 +22,8 @@ from types import FrameType
 import psutil
 
 from tasks.contracts import WorkerFailure
-from tasks.errors import MsftError
-from tasks.runtime.files import is_out_of_space
+from tasks.errors import MsftError, NoDiskSpaceError
+from tasks.runtime.files import is_out_of_space, publish_file
 
 # The exit code that means "preempted": 128 + SIGTERM.
 PREEMPTED = 143
@@ -174,18 +174,12 @@ def _write_failure(spec: Path, cause: str, text: str, *, retryable: bool) -> Non
         traceback=traceback.format_exc(),
     )
     path = spec.with_name(f"{spec.stem.removesuffix('_spec')}_failure.json")
-    staging = path.with_suffix(f".{os.getpid()}")
+    account = failure.model_dump_json(indent=2)
+    # The rank that failed first knows why; the others follow it.
     try:
-        staging.write_text(failure.model_dump_json(indent=2))
-    except OSError as error:
-        if not is_out_of_space(error):
-            raise
-        staging.write_bytes(
-            b""
-        )  # this takes no room, and tasks/runtime/processes.py knows by it that there was none
-    with contextlib.suppress(FileExistsError):  # the rank that failed first knows why; the others follow it
-        os.link(staging, path)
-    staging.unlink()
+        publish_file(path, lambda staging: staging.write_text(account), keeps_older=True)
+    except NoDiskSpaceError:  # an empty file takes no room, and tasks/runtime/processes.py knows it by that
+        publish_file(path, Path.touch, keeps_older=True)
 
 
 if __name__ == "__main__":
