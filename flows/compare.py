@@ -5,8 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.search import msft_search
-from tasks.commands.run_events import tells_its_end
-from tasks.commands.schedules import fill_in_run_number
+from tasks.commands.flow_runs import emits_end_event, fill_in_run_number
 from tasks.comparison.parallel import Arm
 from tasks.comparison.report import report_comparison
 from tasks.comparison.runs import (
@@ -38,7 +37,7 @@ def compare_methods(
     return _compare(config, methods, seeds, control, parallel)
 
 
-@tells_its_end
+@emits_end_event
 @flow(name="msft-compare-file", flow_run_name="compare-{config}", persist_result=False)
 def compare_file(
     config: str,

@@ -6,8 +6,7 @@ from prefect import flow
 
 from flows.round import search_round
 from tasks.champion import crown_champion
-from tasks.commands.run_events import tells_its_end
-from tasks.commands.schedules import fill_in_run_number
+from tasks.commands.flow_runs import emits_end_event, fill_in_run_number
 from tasks.config.loading import load_shown_config
 from tasks.config.schema import SearchConfig
 from tasks.contracts import ChampionResult
@@ -32,7 +31,7 @@ def msft_search(
     return _search(config, accept_changes, wait_s, parent_run_id)
 
 
-@tells_its_end
+@emits_end_event
 @flow(name="msft-search-file", flow_run_name=search_run_name, persist_result=False)
 def search_file(config: str, overrides: tuple[str, ...] = (), accept_changes: bool = False) -> ChampionResult:
     """Search with the configuration of a YAML file, as a deployment does.

@@ -1,10 +1,9 @@
-"""Register deployments of the search with a Prefect server, and what picks up their runs when a machine is lost."""
+"""Register deployments with a Prefect server: work pool, deployment, schedules, and the automation for lost runs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,26 +12,25 @@ import yaml
 from prefect.automations import Automation
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.client.schemas.objects import StateType
-from prefect.events import EventTrigger, Posture, ResourceSpecification
-from prefect.events.actions import ChangeFlowRunState
+from prefect.client.schemas.objects import DeploymentSchedule
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.flows import load_flow_from_entrypoint
 from prefect.settings import PREFECT_API_URL
 from prefect.utilities.asyncutils import run_coro_as_sync
+from prefect.utilities.templating import apply_values
 from prefect.workers.utilities import get_default_base_job_template_for_infrastructure_type
 
-from tasks.commands.run_events import HEARTBEAT, SIGNS
-from tasks.commands.schedules import active_schedules, settle_schedules
 from tasks.errors import DeploymentError
 from tasks.redaction import without_passwords
 from tasks.runtime.processes import run_prefect
 
 Schedule = Literal["off", "queue", "skip"]
 _STRATEGIES = {"queue": "ENQUEUE", "skip": "CANCEL_NEW"}
-# Three heartbeats of 30 s missed: 87 s from the machine's loss to AwaitingRetry (facts.md, A4).
+# Three missed heartbeats of 30 s; measured: 87 s from the loss of a machine to AwaitingRetry.
 LOST_AFTER_S = 90
 DEFAULT = "search-process"
+_FOLDER = Path(__file__).resolve().parents[2] / "deployments"
+AUTOMATION = _FOLDER / "automation.yaml"  # unless there is one beside the prefect.yaml
 
 
 def deploy(
@@ -42,19 +40,20 @@ def deploy(
     lost_after_s: int,
     schedule: Schedule | None = None,
 ) -> Iterator[str]:
-    """Register each named deployment of `file` with its pool and automation; yield what was done, line by line.
+    """Register each named deployment of `file` with its work pool and automation; yield a line for each step.
 
-    Done again, it changes what is there and adds nothing.
+    Idempotent: a second call updates what is registered, and adds nothing.
 
     Args:
+        names: deployments of the file; empty: `DEFAULT`.
+        file: a prefect.yaml; None: the repository's.
         placeholders: values of the `{{ $NAME }}` in the file.
         lost_after_s: seconds without a heartbeat after which a run is given to another worker.
-        schedule: turn schedules off, or on with runs that queue or are skipped while another one runs; None leaves
-            them on or off as they are, and all else as the file has it.
+        schedule: turn schedules off, or on with overlapping runs queued or skipped; None: keep all as it is.
     Raises:
         DeploymentError: no server answers, the file holds no such deployment, or Prefect refuses it.
     """
-    path = Path(file) if file else Path(__file__).resolve().parents[2] / "deployments" / "prefect.yaml"
+    path = Path(file) if file else _FOLDER / "prefect.yaml"
     definition = _read(path)
     pools = (definition.get("definitions") or {}).get("work_pools") or {}
     chosen = [_find(definition, path, name, placeholders) for name in names or [DEFAULT]]
@@ -64,43 +63,14 @@ def deploy(
         for entry in chosen:
             pool = entry["work_pool"]["name"]
             yield _ensure_pool(client, path, pool, pools.get(pool))
-            full_name = _name_of(entry)
-            schedules = active_schedules(client, full_name)
+            full_name = f"{load_flow_from_entrypoint(entry['entrypoint']).name}/{entry['name']}"
+            before = _active_schedules(client, full_name)
             _register(entry, path, {key: value for key, value in placeholders.items() if value}, schedule)
             yield f"deployment {full_name}: registered with pool {pool}; {_overlap_of(client, full_name)}"
             wanted = None if schedule is None else schedule != "off"
-            yield from settle_schedules(client, full_name, schedules, wanted)
-            yield _ensure_automation(client, full_name, lost_after_s)
+            yield from _settle_schedules(client, full_name, before, wanted)
+            yield _ensure_automation(client, path, full_name, lost_after_s)
         yield from _advice(client, [entry["work_pool"]["name"] for entry in chosen], full_name)
-
-
-def _name_of(entry: Mapping[str, Any]) -> str:
-    return f"{load_flow_from_entrypoint(entry['entrypoint']).name}/{entry['name']}"
-
-
-def _register(
-    entry: Mapping[str, Any], path: Path, placeholders: Mapping[str, str], schedule: Schedule | None
-) -> None:
-    """Let Prefect's own command create or update the deployment."""
-    arguments = ["--no-prompt", "deploy", "--prefect-file", str(path), "--name", entry["name"]]
-    if schedule in _STRATEGIES and entry.get("schedules"):
-        arguments += ["--concurrency-limit", "1", "--collision-strategy", _STRATEGIES[schedule]]
-    code, output = run_prefect(arguments, placeholders)
-    if code != 0:
-        raise DeploymentError(
-            f"deployment {entry['name']}",
-            got=output[-2000:],
-            wanted="that `prefect deploy` accepts it",
-            fix=f"mend {path}",
-        )
-
-
-def _overlap_of(client: SyncPrefectClient, full_name: str) -> str:
-    """Say what becomes of a run that is due while another one of the deployment runs."""
-    options = client.read_deployment_by_name(full_name).concurrency_options
-    if options is None:
-        return "runs that overlap run side by side"
-    return f"runs that overlap {'queue' if options.collision_strategy == _STRATEGIES['queue'] else 'are skipped'}"
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -111,34 +81,30 @@ def _read(path: Path) -> dict[str, Any]:
             str(path),
             got="no such file",
             wanted="the prefect.yaml with the deployments",
-            fix="name it with --file; it lies in deployments/ of the repository",
+            fix="name it with --file; the repository's is in deployments/",
         ) from None
     except yaml.YAMLError as error:
-        raise DeploymentError(
-            str(path), got=" ".join(str(error).split()), wanted="YAML", fix="mend the file"
-        ) from None
+        got = " ".join(str(error).split())
+        raise DeploymentError(str(path), got=got, wanted="YAML", fix="fix the file") from None
     if not isinstance(definition, dict):
-        raise DeploymentError(
-            str(path),
-            got=type(definition).__name__,
-            wanted="a mapping of keys to values",
-            fix="mend the file",
-        )
+        got = type(definition).__name__
+        raise DeploymentError(str(path), got=got, wanted="a mapping of keys to values", fix="fix the file")
     return definition
 
 
 def _find(
     definition: Mapping[str, Any], path: Path, name: str, placeholders: Mapping[str, str | None]
 ) -> Mapping[str, Any]:
-    """Return the deployment of this name, all of whose placeholders have a value."""
+    """Return the deployment of this name; all of its placeholders have a value, and it shows no password."""
     entries: dict[str, Mapping[str, Any]] = {
         entry["name"]: entry
         for entry in definition.get("deployments") or []
         if {"name", "entrypoint", "work_pool"} <= entry.keys()
     }
+    where = f"deployment {name!r}"
     if name not in entries:
         raise DeploymentError(
-            f"deployment {name!r}",
+            where,
             got=f"not in {path}",
             wanted=f"one of {', '.join(entries)}; each has a name, an entrypoint and a work_pool",
             fix="name one of them",
@@ -146,19 +112,15 @@ def _find(
     shown = str(entries[name].get("parameters", ""))
     if without_passwords(shown) != shown:
         raise DeploymentError(
-            f"deployment {name!r}",
+            where,
             got=f"a password among its parameters: {without_passwords(shown)}",
-            wanted="none, since Prefect keeps and shows them",
-            fix="give it in the worker's environment (MLFLOW_TRACKING_PASSWORD, PGPASSWORD) or in the YAML file",
+            wanted="none, since Prefect stores and shows them",
+            fix="set it in the worker's environment (MLFLOW_TRACKING_PASSWORD, PGPASSWORD) or in the YAML file",
         )
     for key, value in placeholders.items():
         if not value and f"${key}" in str(entries[name]):
-            raise DeploymentError(
-                f"deployment {name!r}",
-                got=f"no value for {key}",
-                wanted="one",
-                fix=f"set {key}, or see `msft deploy --help`",
-            )
+            fix = f"set {key}, or see `msft deploy --help`"
+            raise DeploymentError(where, got=f"no value for {key}", wanted="a value", fix=fix)
     return entries[name]
 
 
@@ -168,114 +130,141 @@ def _require_schedule(chosen: Sequence[Mapping[str, Any]], path: Path) -> None:
             "--schedule",
             got=f"{', '.join(entry['name'] for entry in chosen)} of {path}: no schedule",
             wanted="a deployment with schedules",
-            fix="name one that has them, such as search-nightly, or leave --schedule out",
+            fix="name one that has schedules, such as search-nightly, or omit --schedule",
         )
 
 
 @contextmanager
 def _client() -> Iterator[SyncPrefectClient]:
-    """Give a client of the server that runs deployments, which has to be there already."""
-    wanted = "a Prefect server that stays, since it is the one that starts deployed runs"
+    """Yield a client of the running server of PREFECT_API_URL."""
+    wanted = "a Prefect server that keeps running, since it starts the deployed runs"
     fix = "run `prefect server start` and set PREFECT_API_URL=http://127.0.0.1:4200/api (its address)"
     url = PREFECT_API_URL.value()
     if not url:
         raise DeploymentError("Prefect server", got="PREFECT_API_URL is not set", wanted=wanted, fix=fix)
+    where = f"Prefect server at {url}"
     with get_client(sync_client=True) as client:
         problem = client.api_healthcheck()
         if problem is not None:
-            raise DeploymentError(f"Prefect server at {url}", got=str(problem), wanted=wanted, fix=fix)
+            raise DeploymentError(where, got=str(problem), wanted=wanted, fix=fix)
         try:
             yield client
         except (httpx.TransportError, PrefectHTTPStatusError) as error:
-            raise DeploymentError(
-                f"Prefect server at {url}",
-                got=str(error),
-                wanted="its consent",
-                fix="mend that and try again",
-            ) from error
+            fix = "fix the cause and run the same command again"
+            raise DeploymentError(where, got=str(error), wanted="success", fix=fix) from error
 
 
 def _ensure_pool(client: SyncPrefectClient, path: Path, name: str, wanted: Mapping[str, str] | None) -> str:
+    """Create the work pool unless it exists; an existing pool stays as it is."""
+    where = f"work pool {name}"
     try:
         pool = client.read_work_pool(name)
     except ObjectNotFound:
         if wanted is None:
             raise DeploymentError(
-                f"work pool {name}",
-                got="not on the server, and of unknown type",
+                where,
+                got="no such pool on the server, and no type for it",
                 wanted=f"its type under definitions.work_pools in {path}",
-                fix="add it, or create the pool with `prefect work-pool create`",
+                fix="add the type, or create the pool with `prefect work-pool create`",
             ) from None
-        client.create_work_pool(
-            WorkPoolCreate(name=name, type=wanted["type"], base_job_template=_template(path, wanted))
-        )
-        return f"work pool {name}: created, of type {wanted['type']}"
+        template = _job_template(path, wanted)
+        client.create_work_pool(WorkPoolCreate(name=name, type=wanted["type"], base_job_template=template))
+        return f"{where}: created, of type {wanted['type']}"
     if wanted is not None and pool.type != wanted["type"]:
-        raise DeploymentError(
-            f"work pool {name}",
-            got=f"type {pool.type}",
-            wanted=f"type {wanted['type']}",
-            fix=f"choose another name in {path}, or `prefect work-pool delete {name}`",
-        )
-    return f"work pool {name}: there already"
+        fix = f"use another name in {path}, or run `prefect work-pool delete {name}`"
+        raise DeploymentError(where, got=f"type {pool.type}", wanted=f"type {wanted['type']}", fix=fix)
+    return f"{where}: exists"
 
 
-def _template(path: Path, wanted: Mapping[str, str]) -> dict[str, Any]:
+def _job_template(path: Path, wanted: Mapping[str, str]) -> dict[str, Any]:
     if "base_job_template" in wanted:
         return _read(path.with_name(wanted["base_job_template"]))
     template = run_coro_as_sync(get_default_base_job_template_for_infrastructure_type(wanted["type"]))
     if template is None:
         raise DeploymentError(
             f"work pool type {wanted['type']}",
-            got="Prefect knows no job template for it",
-            wanted="a type of which a worker is installed",
+            got="no job template of Prefect for it",
+            wanted="a type whose worker is installed",
             fix=f"pip install prefect-{wanted['type']}",
         )
     return template
 
 
-def _ensure_automation(client: SyncPrefectClient, full_name: str, lost_after_s: int) -> str:
-    """Reschedule a run of the deployment when it has had a heartbeat, and then none and no end for so long.
+def _register(
+    entry: Mapping[str, Any], path: Path, placeholders: Mapping[str, str], schedule: Schedule | None
+) -> None:
+    """Create or update the deployment by `prefect deploy`."""
+    arguments = ["--no-prompt", "deploy", "--prefect-file", str(path), "--name", entry["name"]]
+    if schedule in _STRATEGIES and entry.get("schedules"):
+        arguments += ["--concurrency-limit", "1", "--collision-strategy", _STRATEGIES[schedule]]
+    code, output = run_prefect(arguments, placeholders)
+    if code != 0:
+        where, wanted = f"deployment {entry['name']}", "success of `prefect deploy`"
+        raise DeploymentError(where, got=output[-2000:], wanted=wanted, fix=f"fix {path}")
 
-    Matched by the deployment's id: heartbeats do not carry its name, and those of rounds carry no deployment at all.
-    """
-    deployment_id = client.read_deployment_by_name(full_name).id
-    automation = Automation(
-        name=f"msft: reschedule lost runs of {full_name}",
-        description="A run whose heartbeat stopped is given to another worker; made by `msft deploy`.",
-        trigger=EventTrigger(
-            after={HEARTBEAT},
-            expect=set(SIGNS),
-            match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
-            match_related=ResourceSpecification(
-                {
-                    "prefect.resource.role": "deployment",
-                    "prefect.resource.id": f"prefect.deployment.{deployment_id}",
-                }
-            ),
-            for_each={"prefect.resource.id"},
-            posture=Posture.Proactive,
-            threshold=1,
-            within=timedelta(seconds=lost_after_s),
-        ),
-        actions=[ChangeFlowRunState(state=StateType.SCHEDULED, name="AwaitingRetry")],
+
+def _overlap_of(client: SyncPrefectClient, full_name: str) -> str:
+    """Return what happens to a run that is due while another run of the deployment is running."""
+    options = client.read_deployment_by_name(full_name).concurrency_options
+    if options is None:
+        return "overlapping runs run in parallel"
+    return (
+        f"overlapping runs {'queue' if options.collision_strategy == _STRATEGIES['queue'] else 'are skipped'}"
     )
+
+
+def _active_schedules(client: SyncPrefectClient, full_name: str) -> Mapping[str, bool]:
+    """Return whether each schedule of the deployment is active, by slug; empty for an unknown deployment."""
+    try:
+        schedules = client.read_deployment_by_name(full_name).schedules
+    except ObjectNotFound:
+        return {}
+    return {schedule.slug: schedule.active for schedule in schedules if schedule.slug}
+
+
+def _settle_schedules(
+    client: SyncPrefectClient, full_name: str, before: Mapping[str, bool], wanted: bool | None
+) -> Iterator[str]:
+    """Turn the schedules on or off as `wanted`, or restore the state `before`; yield a line for each.
+
+    `prefect deploy` creates the schedules anew, which would undo a choice made in Prefect's UI.
+    """
+    deployment = client.read_deployment_by_name(full_name)
+    for schedule in deployment.schedules:
+        active = before.get(schedule.slug or "", schedule.active) if wanted is None else wanted
+        if active != schedule.active:
+            client.update_deployment_schedule(deployment.id, schedule.id, active=active)
+        state = "on" if active else "off; turn it on with --schedule or in Prefect's UI"
+        yield f"schedule {schedule.slug} of {full_name}: {_rule_of(schedule)}, {state}"
+
+
+def _rule_of(schedule: DeploymentSchedule) -> str:
+    rule = schedule.schedule.model_dump(exclude_none=True)
+    kind = next(key for key in ("cron", "interval", "rrule") if key in rule)
+    return f"{kind} {rule[kind]} ({rule.get('timezone', 'UTC')})"
+
+
+def _ensure_automation(client: SyncPrefectClient, path: Path, full_name: str, lost_after_s: int) -> str:
+    """Create or update the deployment's automation, as automation.yaml defines it."""
+    own = path.with_name(AUTOMATION.name)
+    deployment_id = client.read_deployment_by_name(full_name).id
+    values = {"deployment": full_name, "deployment_id": str(deployment_id), "lost_after_s": lost_after_s}
+    automation = Automation.model_validate(apply_values(_read(own if own.is_file() else AUTOMATION), values))
     present = client.read_automations_by_name(automation.name)
-    if not present:
+    if present:
+        automation.id = present[0].id
+        automation.update()
+    else:
         automation.create()
-        return f"automation {automation.name!r}: created, after {lost_after_s} s without a heartbeat"
-    automation.id = present[0].id
-    automation.update()
-    return f"automation {automation.name!r}: updated, after {lost_after_s} s without a heartbeat"
+    done = "updated" if present else "created"
+    return f"automation {automation.name!r}: {done}, after {lost_after_s} s without a heartbeat"
 
 
 def _advice(client: SyncPrefectClient, pools: Sequence[str], full_name: str) -> Iterator[str]:
-    yield "start a worker where the searches shall run (or under systemd, with KillMode=mixed):"
+    yield "start a worker on each machine for searches (or under systemd, with KillMode=mixed):"
     for pool in dict.fromkeys(pools):
-        # A shell starts its background jobs with SIGINT ignored, and the worker would not end on SIGTERM then.
+        # A shell starts background jobs with SIGINT ignored; a worker started so does not end on SIGTERM.
         kind = client.read_work_pool(pool).type
-        # Deployments limit themselves only; searches of two of them would meet on the machine's GPU.
-        limit = " --limit 1" if kind == "process" else ""
-        yield f"  env --default-signal=SIGINT prefect worker start --pool {pool} --type {kind}{limit}"
-    yield "start a run from Prefect's page, or with:"
+        yield f"  env --default-signal=SIGINT prefect worker start --pool {pool} --type {kind}"
+    yield "start a run from Prefect's UI, or with:"
     yield f"  prefect deployment run {full_name} --param config=data/quickstart.yaml"

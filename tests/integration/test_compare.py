@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 
 from flows.compare import compare_file, compare_methods
 from tasks import training
-from tasks.commands.schedules import fill_in_run_number
+from tasks.commands.flow_runs import fill_in_run_number
 from tasks.comparison.runs import plan_comparison
 from tasks.config.loading import dump_config, load_config
 from tasks.config.schema import SearchConfig

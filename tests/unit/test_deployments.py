@@ -1,4 +1,4 @@
-"""What deployments/prefect.yaml promises, checked without a server."""
+"""Tests of deployments/prefect.yaml, automation.yaml and `msft deploy` without a server."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from uuid import uuid4
 import kubernetes_validate
 import pytest
 import yaml
-from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.automations import Automation
+from prefect.client.schemas.objects import TERMINAL_STATES, FlowRun, State, StateType
 from prefect.client.schemas.schedules import CronSchedule
+from prefect.events import EventTrigger, Posture
 from prefect.flows import load_flow_from_entrypoint
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.utilities.callables import parameter_schema
@@ -21,9 +23,8 @@ from prefect.utilities.templating import apply_values
 
 from flows.compare import compare_file
 from flows.search import search_file
-from tasks.commands.deploy import DEFAULT, deploy
-from tasks.commands.run_events import SIGNS
-from tasks.commands.schedules import fill_in_run_number
+from tasks.commands.deploy import AUTOMATION, DEFAULT, deploy
+from tasks.commands.flow_runs import fill_in_run_number
 from tasks.config.loading import load_config, load_shown_config
 from tasks.errors import ConfigError, DeploymentError
 from tasks.record.ownership import own_directory
@@ -38,7 +39,7 @@ each_deployment = pytest.mark.parametrize("entry", DEPLOYMENTS.values(), ids=DEP
 
 
 @each_deployment
-def test_the_flow_and_the_form_of_prefects_page_accept_the_parameters(
+def test_flow_and_server_accept_the_parameters(
     entry: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip(entry["entrypoint"].rpartition(".")[0])
@@ -53,7 +54,7 @@ def test_the_flow_and_the_form_of_prefects_page_accept_the_parameters(
     assert set(entry["parameters"]) <= set(form["properties"])
 
 
-def test_a_run_that_goes_on_elsewhere_has_the_same_number_and_another_run_another(
+def test_run_number_is_derived_from_the_flow_run_id(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     numbers = []
@@ -67,21 +68,21 @@ def test_a_run_that_goes_on_elsewhere_has_the_same_number_and_another_run_anothe
 
 
 @each_deployment
-def test_schedules_are_valid_and_off_until_asked_for(entry: dict[str, Any]) -> None:
+def test_schedules_are_valid_and_off_by_default(entry: dict[str, Any]) -> None:
     for schedule in entry.get("schedules", []):
         CronSchedule(cron=schedule["cron"], timezone=schedule["timezone"])
         assert schedule["active"] is False
-        assert schedule["slug"]  # by which `msft deploy` knows it again
+        assert schedule["slug"]  # `msft deploy` finds it by its slug
 
 
 @each_deployment
-def test_the_automation_hears_of_every_end_of_a_run_itself(
+def test_every_end_emits_an_event_that_the_automation_expects(
     entry: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
     flow = load_flow_from_entrypoint(entry["entrypoint"])
-    said: list[str] = []
-    monkeypatch.setattr("tasks.commands.run_events.emit_event", lambda event, **_: said.append(event))
+    emitted: list[str] = []
+    monkeypatch.setattr("tasks.commands.flow_runs.emit_event", lambda event, **_: emitted.append(event))
     run = FlowRun(flow_id=uuid4(), deployment_id=uuid4())
     for hooks in (
         flow.on_completion_hooks,
@@ -91,25 +92,41 @@ def test_the_automation_hears_of_every_end_of_a_run_itself(
     ):
         (hook,) = hooks
         hook(flow, run, State(type=StateType.FAILED))
-    assert set(said) <= SIGNS
-    assert len(said) == 4
+    expected = yaml.safe_load(AUTOMATION.read_text())["trigger"]["expect"]
+    assert emitted == ["msft.flow-run.ended"] * 4
+    assert set(emitted) <= set(expected)
 
 
 @each_deployment
-def test_one_run_at_a_time_and_a_heartbeat_that_the_automation_can_wait_for(entry: dict[str, Any]) -> None:
+def test_one_run_at_a_time_with_heartbeats_and_our_log_lines(entry: dict[str, Any]) -> None:
     overlap = "CANCEL_NEW" if "schedules" in entry else "ENQUEUE"
     assert entry["concurrency_limit"] == {"limit": 1, "collision_strategy": overlap}
-    assert entry["work_pool"]["job_variables"]["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30"
+    environment = entry["work_pool"]["job_variables"]["env"]
+    assert environment["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30"
+    assert environment["PREFECT_LOGGING_EXTRA_LOGGERS"] == "tasks,flows"
 
 
-def test_sigterm_reschedules_where_the_pool_runs_the_command_that_reads_it() -> None:
-    behaviour = {
+def test_the_automation_is_valid_for_prefect() -> None:
+    values = {"deployment": "flow/name", "deployment_id": RUN_ID, "lost_after_s": 75}
+    automation = Automation.model_validate(apply_values(yaml.safe_load(AUTOMATION.read_text()), values))
+    trigger = automation.trigger
+    assert isinstance(trigger, EventTrigger)
+    assert (trigger.posture, trigger.within.total_seconds()) == (Posture.Proactive, 75)
+    assert trigger.match_related.root["prefect.resource.id"] == f"prefect.deployment.{RUN_ID}"
+    # Every state in which a run has ended or already waits to start again.
+    ended = {f"prefect.flow-run.{state.value.capitalize()}" for state in TERMINAL_STATES}
+    assert ended | {"prefect.flow-run.AwaitingRetry"} <= trigger.expect
+    assert trigger.after <= trigger.expect
+
+
+def test_sigterm_reschedules_in_container_pools() -> None:
+    behavior = {
         YAML["definitions"]["work_pools"][entry["work_pool"]["name"]]["type"]: entry["work_pool"][
             "job_variables"
         ]["env"].get("PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR")
         for entry in DEPLOYMENTS.values()
     }
-    assert behaviour == {"process": None, "docker": "reschedule", "kubernetes": "reschedule"}
+    assert behavior == {"process": None, "docker": "reschedule", "kubernetes": "reschedule"}
 
 
 def test_a_kubernetes_job_gets_a_gpu_and_time_to_save() -> None:
@@ -123,15 +140,15 @@ def test_a_kubernetes_job_gets_a_gpu_and_time_to_save() -> None:
     assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "{{ gpus }}"
     assert pod["terminationGracePeriodSeconds"] == "{{ grace_period_seconds }}"
     assert (given["gpus"], given["backoff_limit"]) == (1, 0)
-    assert given["grace_period_seconds"] > 30  # after which Prefect itself ends the run
+    assert given["grace_period_seconds"] > 30  # Prefect ends the run after 30 s
 
 
-def test_the_job_that_prefect_renders_is_valid_and_knows_no_other_fields() -> None:
+def test_the_rendered_kubernetes_job_is_strictly_valid() -> None:
     template = yaml.safe_load((FILE.parent / "kubernetes.yaml").read_text())
     known = template["variables"]["properties"]
     given = DEPLOYMENTS["search-kubernetes"]["work_pool"]["job_variables"]
     defaults = {name: variable["default"] for name, variable in known.items() if "default" in variable}
-    # What a worker adds: the run's name and command, and its environment as Kubernetes has it.
+    # A worker adds the run's name and command, and its environment in Kubernetes' form.
     own = {"name": "search", "command": ["prefect", "flow-run", "execute"], "image": "msft:1"}
     own["env"] = [{"name": name, "value": value} for name, value in given["env"].items()]
     manifest = template["job_configuration"]["job_manifest"]
@@ -141,7 +158,7 @@ def test_the_job_that_prefect_renders_is_valid_and_knows_no_other_fields() -> No
     assert (job["spec"]["parallelism"], job["spec"]["completions"]) == (1, 1)
 
 
-def test_no_path_of_a_machine_and_no_registry_is_named() -> None:
+def test_no_machine_path_and_no_image_registry_is_named() -> None:
     images = [entry["work_pool"]["job_variables"].get("image") for entry in DEPLOYMENTS.values()]
     assert set(images) == {None, "{{ $MSFT_IMAGE }}"}
     assert DEPLOYMENTS[DEFAULT]["work_pool"]["job_variables"]["working_dir"] == "{{ $MSFT_HOME }}"
@@ -156,7 +173,7 @@ def test_no_path_of_a_machine_and_no_registry_is_named() -> None:
         ([], "nowhere/prefect.yaml", "no such file"),
     ],
 )
-def test_what_cannot_be_deployed_is_named_before_a_server_is_asked(
+def test_invalid_deployments_are_refused_without_a_server(
     names: list[str], file: str | None, message: str
 ) -> None:
     with pytest.raises(DeploymentError, match=re.escape(message)):
@@ -172,9 +189,7 @@ SECRET_URIS = (
 
 @pytest.mark.parametrize("override", SECRET_URIS)
 @pytest.mark.parametrize("flow", [search_file, compare_file])
-def test_a_password_in_what_prefect_shows_of_a_run_is_refused_without_being_told(
-    flow: Any, override: str
-) -> None:
+def test_a_password_in_a_runs_parameters_is_refused_unshown(flow: Any, override: str) -> None:
     with pytest.raises(ConfigError, match="MLFLOW_TRACKING_PASSWORD") as refused:
         flow.fn(str(ROOT / "tests/faults/chaos.yaml"), overrides=("seed=1", override))
     assert "s3cret" not in str(refused.value)
@@ -183,7 +198,7 @@ def test_a_password_in_what_prefect_shows_of_a_run_is_refused_without_being_told
 
 
 @pytest.mark.parametrize("override", SECRET_URIS)
-def test_a_deployment_with_a_password_among_its_parameters_is_refused(override: str, tmp_path: Path) -> None:
+def test_a_password_in_a_deployments_parameters_is_refused(override: str, tmp_path: Path) -> None:
     definition = yaml.safe_load(TEXT)
     for entry in definition["deployments"]:
         entry["parameters"]["overrides"] = [override]
@@ -197,17 +212,17 @@ def test_a_deployment_with_a_password_among_its_parameters_is_refused(override: 
 @pytest.mark.parametrize(
     "uri", ["http://127.0.0.1:5000", "sqlite:////data/a@b.db", "http://user@host:5000/x"]
 )
-def test_an_address_without_a_password_is_left_as_it_is(uri: str) -> None:
+def test_an_address_without_a_password_is_accepted(uri: str) -> None:
     config = str(ROOT / "tests/faults/chaos.yaml")
     assert load_shown_config(config, [f"tracking.uri={uri}"]).tracking.uri == uri
 
 
-def test_turning_on_a_schedule_that_is_not_there_is_an_error() -> None:
+def test_schedule_of_a_deployment_without_one_is_an_error() -> None:
     with pytest.raises(DeploymentError, match=r"search-process of .*: no schedule(.|\n)*search-nightly"):
         list(deploy([], None, {"MSFT_HOME": str(ROOT)}, 90, "skip"))
 
 
-def test_a_server_that_is_not_named_or_does_not_answer_is_asked_for() -> None:
+def test_a_missing_or_unreachable_server_is_an_error() -> None:
     places = {"MSFT_HOME": str(ROOT), "MSFT_IMAGE": None}
     with (
         temporary_settings(restore_defaults={PREFECT_API_URL}),
@@ -215,7 +230,7 @@ def test_a_server_that_is_not_named_or_does_not_answer_is_asked_for() -> None:
     ):
         list(deploy([], None, places, 90))
     with (
-        temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}),  # the port that nobody serves
+        temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}),  # no server listens on this port
         pytest.raises(DeploymentError, match=r"127\.0\.0\.1:9(.|\n)*prefect server start"),
     ):
         list(deploy([], None, places, 90))
