@@ -28,7 +28,7 @@ def doctor(
 
     output.choose(quiet=False, as_json=as_json)
     from tasks.commands.doctor import diagnose
-    from tasks.commands.status_view import show_checks
+    from tasks.commands.views import show_checks
     from tasks.config.loading import load_config
 
     loaded = load_config(config, overrides or []) if config is not None else None

@@ -27,7 +27,7 @@ def init(
 
     output.choose(quiet=False, as_json=as_json)
     from tasks.commands.init import DEFAULT_MODEL, write_draft
-    from tasks.commands.init_view import draft_values, show_draft
+    from tasks.commands.views import draft_values, show_draft
 
     draft = write_draft(folder, out, model or DEFAULT_MODEL)
     show_draft(draft)

@@ -18,7 +18,7 @@ def status(
     from tasks.report.console import output
 
     output.choose(quiet=False, as_json=as_json)
-    from tasks.commands.status_view import show_search_status, show_statuses
+    from tasks.commands.views import show_search_status, show_statuses
     from tasks.record.status import find_search, list_searches, status_of
 
     if search is not None:

@@ -1,1 +1,1 @@
-"""The work behind the commands of `msft`."""
+"""The commands of `msft` other than searching and comparing."""

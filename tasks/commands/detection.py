@@ -1,19 +1,28 @@
-"""Guess from a data file's rows how they become prompts and completions, and by what they are scored."""
+"""Detect the sub-datasets of a data folder, and the schema of their rows: prompt, completion, choices, metric."""
 
 from __future__ import annotations
 
 import itertools
+import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.data.files import read_rows
+from tasks.data.files import FORMATS, read_rows
 from tasks.errors import InitError
 
+# Common names of the three splits.
+_WORDS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev", "eval"),
+    "test": ("test", "testing", "heldout"),
+}
+_SPLIT_OF = {word: split for split, words in _WORDS.items() for word in words}
+_SUFFIX = re.compile(rf"(?P<name>.+?)[._-](?P<word>{'|'.join(_SPLIT_OF)})$", re.IGNORECASE)
 _SAMPLE = 200
-# Longer completions are hardly ever repeated word for word.
+# An exact match of a longer completion is unlikely.
 _LONG_COMPLETION = 200
 _PROMPT_COLUMNS = (
     *("instruction", "question", "query", "problem", "prompt", "context", "passage", "premise"),
@@ -26,17 +35,25 @@ _CHOICES_COLUMNS = ("choices", "options")
 
 
 @dataclass(frozen=True)
-class RowForm:
+class FolderData:
+    """One sub-dataset of a folder: the file of each split; `train` is always among them."""
+
+    name: str
+    files: Mapping[str, Path]
+
+
+@dataclass(frozen=True)
+class RowSchema:
     """How the rows of one sub-dataset are read.
 
     Attributes:
-        form: in words.
-        template: prompt and completion (and choices), or None where the rows need none.
-        metric: the one that the search will find by itself, or `loss`.
-        remark: what a person should look at; empty where nothing is in doubt.
+        columns: the columns that make up a row, in words.
+        template: prompt and completion (and choices); None if the rows need no template.
+        metric: the metric that `auto` resolves to, or `loss`.
+        remark: a guess to check; empty if there is none.
     """
 
-    form: str
+    columns: str
     template: Mapping[str, str] | None
     metric: str
     num_rows: int
@@ -44,40 +61,120 @@ class RowForm:
     remark: str = ""
 
 
-def guess_form(name: str, file: Path) -> RowForm:
-    """Return how the rows of a training file are to be read.
+def find_data(folder: Path) -> list[FolderData]:
+    """Return the sub-datasets of a folder, sorted by name.
+
+    A sub-dataset is a sub-folder with data files, a single file, or a group of files `NAME_train`, `NAME_validation`,
+    `NAME_test`. A folder that holds split files only is one sub-dataset.
+
+    Raises:
+        InitError: there is no data file, or a sub-dataset has no training rows.
+    """
+    if not folder.is_dir():
+        got = "a file" if folder.exists() else "no such folder"
+        fix = "msft init FOLDER, with the folder of your data"
+        raise InitError(f"folder {folder}", got=got, wanted="a folder of data files", fix=fix)
+    found = list(_grouped(folder.resolve().name, _data_files(folder)))
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and not path.name.startswith("."):
+            found += _grouped(path.name, _data_files(path), inside=path.name)
+    if not found:
+        there = ", ".join(sorted(path.name for path in folder.iterdir())[:12]) or "nothing"
+        raise InitError(
+            f"folder {folder}",
+            got=f"no data file in it or its sub-folders; it holds {there}",
+            wanted=f"files with the endings {', '.join(FORMATS)}",
+            fix="convert the data to JSON lines, one row per line, and run the same command again",
+        )
+    for data in found:
+        _require_train(folder, data)
+    return _with_safe_names(sorted(found, key=lambda data: data.name))
+
+
+def _data_files(folder: Path) -> list[Path]:
+    files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in FORMATS]
+    return [path for path in files if path.is_file() and not path.name.startswith(".")]
+
+
+def _grouped(folder_name: str, files: Sequence[Path], inside: str = "") -> Iterator[FolderData]:
+    """Yield the sub-datasets of the files of one folder."""
+    groups: dict[str, dict[str, Path]] = {}
+    for file in files:
+        stem = file.stem
+        match = _SUFFIX.match(stem)
+        if (split := _SPLIT_OF.get(stem.lower())) is not None:
+            groups.setdefault("", {})[split] = file
+        elif match is not None:
+            groups.setdefault(match["name"], {})[_SPLIT_OF[match["word"].lower()]] = file
+        else:
+            groups.setdefault(stem, {})["train"] = file
+    for name, splits in groups.items():
+        alone = len(groups) == 1
+        own = f"{inside}-{name}" if inside and not alone else inside or name
+        yield FolderData(own if name else folder_name, splits)
+
+
+def _require_train(folder: Path, data: FolderData) -> None:
+    if "train" not in data.files:
+        files = ", ".join(str(path.relative_to(folder)) for path in data.files.values())
+        raise InitError(
+            f"sub-dataset {data.name!r} in {folder}",
+            got=f"{files}, and no file of training rows",
+            wanted="a file named train (or NAME_train) next to them",
+            fix="rename the file that holds the training rows, and run the same command again",
+        )
+
+
+def _with_safe_names(found: Sequence[FolderData]) -> list[FolderData]:
+    """Rename the sub-datasets to unique names that a configuration accepts."""
+    taken: set[str] = set()
+    safe = []
+    for data in found:
+        name = re.sub(r"[^A-Za-z0-9_.-]+", "_", data.name).lstrip("_.-")[:60] or "data"
+        number = 2
+        while name in taken:
+            name, number = f"{name.removesuffix(f'_{number - 1}')}_{number}", number + 1
+        taken.add(name)
+        safe.append(FolderData(name, data.files))
+    return safe
+
+
+def detect_schema(name: str, file: Path) -> RowSchema:
+    """Return the schema of the rows of a training file.
 
     Raises:
         DataError: the file cannot be read.
-        InitError: it has no rows, or no two columns of which one could be learnt from the other.
+        InitError: the file has no rows, or no two columns of which one could be learned from the other.
     """
     rows = read_rows(name, file)
     sample = list(itertools.islice(rows, _SAMPLE))
     if not sample:
         raise InitError(
-            f"{file}", got="no rows", wanted="one row a line", fix="fill the file, or take it away"
+            f"{file}", got="no rows", wanted="one row per line", fix="add rows to the file, or remove it"
         )
     longest = max(_num_characters(row) for row in sample)
     num_rows = len(sample)
     for row in rows:
         num_rows, longest = num_rows + 1, max(longest, _num_characters(row))
-    form, template, remark = _form_of(file, sample)
-    return RowForm(form, template, _metric_of(sample, template), num_rows, longest, remark)
+    columns, template, remark = _read_as(file, sample)
+    return RowSchema(columns, template, _metric_of(sample, template), num_rows, longest, remark)
 
 
-def _form_of(file: Path, sample: Sequence[Mapping[str, Any]]) -> tuple[str, dict[str, str] | None, str]:
+def _read_as(file: Path, sample: Sequence[Mapping[str, Any]]) -> tuple[str, dict[str, str] | None, str]:
+    """Return the columns in words, the template if one is needed, and a remark."""
     if all(isinstance(row.get("messages"), list) for row in sample):
         return "messages", None, ""
     if all(_is_text(row.get("prompt")) and _is_text(row.get("completion")) for row in sample):
         if any(row["prompt"][-1:].isspace() or row["completion"][:1].isspace() for row in sample):
             return "prompt and completion", None, ""
-        remark = "prompt and completion meet without a space, so the template puts one between them"
+        remark = "no space between prompt and completion, so the template adds one"
         template = {"prompt": "{prompt}", "completion": " {completion}"}
         return "prompt and completion", {**template, **_choices_of(sample)}, remark
     return _from_columns(file, sample)
 
 
 def _from_columns(file: Path, sample: Sequence[Mapping[str, Any]]) -> tuple[str, dict[str, str], str]:
+    """Choose prompt and completion by the columns' names; without known names, the first and the last column."""
     columns = [name for name in sample[0] if all(_is_value(row.get(name)) for row in sample)]
     usable = [name for name in columns if _is_field(name)]
     target = next((name for name in _COMPLETION_COLUMNS if name in _lowered(usable)), "")
@@ -97,13 +194,13 @@ def _from_columns(file: Path, sample: Sequence[Mapping[str, Any]]) -> tuple[str,
     template = {"prompt": f"{prompt}\nAnswer:", "completion": f" {{{actual[target]}}}", **_choices_of(sample)}
     named = f"columns {', '.join(actual[name] for name in asked)} → {actual[target]}"
     left = [name for name in sample[0] if name.lower() not in (*asked, target, *_CHOICES_COLUMNS)]
-    unsure = "a guess from the columns' order: check it" if not certain else "check the template's wording"
+    unsure = "guessed from the order of the columns, check it" if not certain else "check the wording"
     remark = f"{unsure}; not used: {', '.join(left)}" if left else unsure
     return named, template, remark
 
 
 def _choices_of(sample: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Return the column of choices, where every row has a list of them."""
+    """Return the column of choices if every row has a list of them."""
     for column in _CHOICES_COLUMNS:
         if all(isinstance(row.get(column), list) and len(row[column]) > 1 for row in sample):
             return {"choices": column}
@@ -135,7 +232,7 @@ def _lowered(names: Sequence[str]) -> set[str]:
 
 
 def _is_field(column: str) -> bool:
-    """Say whether a format string can name a column."""
+    """Return whether a format string can name the column."""
     return bool(column) and not column[0].isdigit() and not any(mark in column for mark in "{}[].!:")
 
 

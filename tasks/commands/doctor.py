@@ -1,4 +1,4 @@
-"""Look for what would hinder a search: versions, devices, disk, servers, and searches that were left behind."""
+"""Check what a search depends on: versions, devices, disk, servers; and what interrupted searches left behind."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _CRASHED = '{"state": {"type": "CRASHED"}, "force": true}'
 
 
 class Check(Value):
-    """One thing looked at; `fix` is the command or change that mends it, empty where all is well."""
+    """Result of one check; `fix` is the command or change that fixes it, empty if the verdict is ok."""
 
     name: str
     verdict: Literal["ok", "warn", "fail"]
@@ -47,7 +47,13 @@ class Check(Value):
 
 
 def diagnose(config: SearchConfig | None, output_root: str, tracking_uri: str | None) -> list[Check]:
-    """Return all checks; with a configuration, of its places, and else of those given."""
+    """Run all checks.
+
+    Args:
+        config: checks its output root and MLflow; None: the two below.
+        output_root: folder of the searches.
+        tracking_uri: address of MLflow; None: the SQLite file in `output_root`.
+    """
     root = config.output_root if config is not None else output_root
     own = config.tracking.uri if config is not None else tracking_uri
     uri = own or f"sqlite:///{Path(root, 'mlflow.db').resolve()}"
@@ -70,19 +76,19 @@ def diagnose(config: SearchConfig | None, output_root: str, tracking_uri: str | 
 
 
 def check_python(found: str, wanted: str) -> Check:
-    """Compare Python's version with the package's range."""
+    """Check Python's version against the range of the package."""
     if SpecifierSet(wanted).contains(found, prereleases=True):
         return Check(name="python", verdict="ok", finding=found)
     return Check(
         name="python",
         verdict="fail",
-        finding=f"{found}, wanted {wanted}",
+        finding=f"{found}, expected {wanted}",
         fix="python3.11 -m venv .venv, and install there",
     )
 
 
 def check_packages(requirements: Iterable[str]) -> list[Check]:
-    """Compare each installed package with the range that this project states; the fitting ones share a line."""
+    """Check each installed package against the range in pyproject.toml; one line for all that are in range."""
     wrong, fitting = [], 0
     for requirement in map(Requirement, requirements):
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
@@ -91,7 +97,7 @@ def check_packages(requirements: Iterable[str]) -> list[Check]:
         if found is not None and requirement.specifier.contains(found, prereleases=True):
             fitting += 1
             continue
-        finding = f"{requirement.name} {found or 'is not installed'}, wanted {requirement.specifier}"
+        finding = f"{requirement.name} {found or 'is not installed'}, expected {requirement.specifier}"
         wrong.append(Check(name="packages", verdict="fail", finding=finding, fix=INSTALL))
     return [*wrong, Check(name="packages", verdict="ok", finding=f"{fitting} in their ranges")]
 
@@ -104,10 +110,10 @@ def _version_of(name: str) -> str | None:
 
 
 def check_devices(config: SearchConfig | None) -> Check:
-    """Ask torch, in a process of its own, what it can compute on; more processes than devices are a failure."""
+    """List torch's devices, in a separate process; fail if the configuration trains on more than there are."""
     told = capture([sys.executable, "-m", "tasks.workers.describe_devices"], _TORCH_S)
     if not told:
-        fix = f"python -c 'import torch' shows why; {INSTALL}"
+        fix = f"python -c 'import torch' shows the cause; {INSTALL}"
         return Check(name="torch", verdict="fail", finding="torch cannot be imported", fix=fix)
     seen = json.loads(told)
     names = ", ".join(seen["devices"]) or f"no accelerator; {os.cpu_count()} CPU cores"
@@ -121,9 +127,11 @@ def check_devices(config: SearchConfig | None) -> Check:
 
 
 def check_disk(output_root: str, free: int) -> Check:
-    """Say how much room there is for checkpoints; `msft plan` says how much a search needs."""
+    """Check the free disk space for checkpoints."""
     finding = f"{free / 1e9:,.1f} GB free for {output_root}"
-    fix = "msft plan CONFIG says what a search needs; free some, or set output_root to another disk"
+    fix = (
+        "free some space, or set output_root to another disk; msft plan CONFIG prints how much a search needs"
+    )
     if free < _TOO_FEW_BYTES:
         return Check(name="disk", verdict="fail", finding=finding, fix=fix)
     if free < _LITTLE_BYTES:
@@ -132,19 +140,19 @@ def check_disk(output_root: str, free: int) -> Check:
 
 
 def check_prefect(url: str | None) -> Check:
-    """Ask Prefect's server for its health, where one is configured."""
+    """Check the health of Prefect's server if one is configured."""
     if not url:
-        finding = "no PREFECT_API_URL; each search starts a server of its own"
+        finding = "PREFECT_API_URL is not set; each search starts its own server"
         return Check(name="prefect", verdict="ok", finding=finding)
     cause = _unhealthy(f"{url}/health")
     if cause is None:
         return Check(name="prefect", verdict="ok", finding=f"{without_password(url)} answers")
-    fix = "prefect server start, or unset PREFECT_API_URL to let each search start its own"
+    fix = "prefect server start, or unset PREFECT_API_URL so that each search starts its own"
     return Check(name="prefect", verdict="fail", finding=f"{without_password(url)}: {cause}", fix=fix)
 
 
 def check_tracking(uri: str) -> Check:
-    """Ask MLflow's server, or look at its file; another database is left to the search's start."""
+    """Check MLflow's server or its SQLite file; other databases are checked when a search starts."""
     shown = without_password(uri)
     if uri.startswith(("http:", "https:")):
         cause = _unhealthy(f"{uri.rstrip('/')}/health")
@@ -152,36 +160,44 @@ def check_tracking(uri: str) -> Check:
     elif uri.startswith("sqlite:///"):
         path = Path(uri.removeprefix("sqlite:///"))
         if not path.exists():
-            return Check(name="mlflow", verdict="ok", finding=f"{shown}: made by the first search")
+            return Check(name="mlflow", verdict="ok", finding=f"{shown}: created by the first search")
         cause = _unreadable(path)
         fix = f"restore {path} from a backup"
     else:
-        return Check(name="mlflow", verdict="ok", finding=f"{shown}: looked at when a search starts")
+        return Check(name="mlflow", verdict="ok", finding=f"{shown}: checked when a search starts")
     if cause is None:
         return Check(name="mlflow", verdict="ok", finding=f"{shown} answers")
     return Check(name="mlflow", verdict="fail", finding=f"{shown}: {cause}", fix=fix)
 
 
 def check_searches(searches: Sequence[SearchStatus], run_statuses: dict[str, str]) -> list[Check]:
-    """Name the searches that nobody runs and that have not ended, and those that MLflow takes for running all the same.
+    """Report unfinished searches that no process runs, and searches that MLflow shows as RUNNING by mistake.
 
     Args:
+        searches: all searches of the folder.
         run_statuses: status of each search's run in MLflow, by search id.
     """
     found = []
     for one in searches:
-        held = run_statuses.get(one.search.rpartition("-")[2])
+        shown = run_statuses.get(one.search.rpartition("-")[2])
         if one.condition == "unreadable":
-            found.append(Check(name="searches", verdict="fail", finding=one.problem, fix="as it says"))
+            found.append(
+                Check(
+                    name="searches",
+                    verdict="fail",
+                    finding=one.problem,
+                    fix="restore journal.jsonl from the artifacts of its MLflow run",
+                )
+            )
         elif one.condition == "resumable":
-            zombie = ", while MLflow shows it as RUNNING" if held == "RUNNING" else ""
-            finding = f"{one.search}: left in round {one.round}, nobody runs it{zombie}"
+            zombie = ", while MLflow shows it as RUNNING" if shown == "RUNNING" else ""
+            finding = f"{one.search}: interrupted in round {one.round}{zombie}"
             found.append(Check(name="searches", verdict="warn", finding=finding, fix=command_for(one)))
-        elif one.condition == "finished" and held == "RUNNING":
+        elif one.condition == "finished" and shown == "RUNNING":
             finding = f"{one.search}: finished, while MLflow shows it as RUNNING"
             found.append(Check(name="searches", verdict="warn", finding=finding, fix=command_for(one)))
         elif one.condition == "not begun":
-            finding = f"{one.search}: ended while it prepared its data"
+            finding = f"{one.search}: ended during data preparation"
             fix = f"run its command again, or rm -r {one.directory}"
             found.append(Check(name="searches", verdict="warn", finding=finding, fix=fix))
     running = sum(one.condition == "running" for one in searches)
@@ -189,7 +205,7 @@ def check_searches(searches: Sequence[SearchStatus], run_statuses: dict[str, str
         Check(
             name="searches",
             verdict="ok",
-            finding=f"{len(searches)} here, {running} running, none left behind",
+            finding=f"{len(searches)} found, {running} running, none interrupted",
         )
     ]
 
@@ -197,24 +213,24 @@ def check_searches(searches: Sequence[SearchStatus], run_statuses: dict[str, str
 def check_flow_runs(
     flows: Sequence[RunningFlow] | None, searches: Sequence[SearchStatus], output_root: str
 ) -> list[Check]:
-    """Name the flow runs that Prefect shows as RUNNING and that run none of the searches here.
+    """Report flow runs that Prefect shows as RUNNING and that own none of the searches.
 
-    The owner's line of a search names the flow run. One that another machine works for has its searches elsewhere, so
-    this hinders nothing.
+    The owner of a search names its flow run. The searches of another machine's flow run may be in another folder, so
+    this is a warning.
     """
     if flows is None:
-        fix = "set PREFECT_API_AUTH_STRING or PREFECT_API_KEY, as its workers have it"
-        finding = "the Prefect server does not tell which runs it has"
+        fix = "set PREFECT_API_AUTH_STRING or PREFECT_API_KEY, as for its workers"
+        finding = "the Prefect server denies access to its runs"
         return [Check(name="flow runs", verdict="warn", finding=finding, fix=fix)]
     owners = [one.owner for one in searches if one.owner]
     left = [flow for flow in flows if not any(owner.endswith(flow.id) for owner in owners)]
-    here = f"no search in {output_root} is its own (left behind, unless another machine or folder has it)"
+    here = f"it owns no search in {output_root} (lost, unless its search is on another machine or in another folder)"
     return [
         Check(
             name="flow runs",
             verdict="warn",
-            finding=f"{flow.name}: Prefect shows it as RUNNING{_since(flow)}, and {here}",
-            # `prefect flow-run cancel` would leave it CANCELLING for ever: nobody is there to end.
+            finding=f"{flow.name}: Prefect shows it as RUNNING{_since(flow)}, but {here}",
+            # `prefect flow-run cancel` would leave it CANCELLING, as no process is there to end.
             fix=f"prefect api POST /flow_runs/{flow.id}/set_state --data '{_CRASHED}'",
         )
         for flow in left
@@ -226,10 +242,10 @@ def _since(flow: RunningFlow) -> str:
 
 
 def check_workers(processes: Iterable[psutil.Process]) -> list[Check]:
-    """Name worker processes whose search is gone; they end by themselves within seconds, unless they hang."""
+    """Report worker processes whose search has ended; unless they hang, they end by themselves within seconds."""
     left = [f"process {process.pid}" for process in processes if _is_orphan(process)]
     if not left:
-        return [Check(name="workers", verdict="ok", finding="none left behind")]
+        return [Check(name="workers", verdict="ok", finding="none without a search")]
     fix = f"kill {' '.join(name.removeprefix('process ') for name in left)}"
     return [Check(name="workers", verdict="warn", finding=f"without a search: {', '.join(left)}", fix=fix)]
 
@@ -238,7 +254,7 @@ def _is_orphan(process: psutil.Process) -> bool:
     try:
         is_worker = any(part.startswith(_WORKERS) for part in process.cmdline())
         owner = process.environ().get("MSFT_OWNER_PID") if is_worker else None
-    except psutil.Error:  # gone, or another user's
+    except psutil.Error:  # ended, or of another user
         return False
     return owner is not None and not psutil.pid_exists(int(owner))
 
@@ -246,7 +262,7 @@ def _is_orphan(process: psutil.Process) -> bool:
 def _run_statuses(uri: str) -> dict[str, str]:
     try:
         return tracking.run_statuses(uri)
-    except MsftError:  # the check of the store said so, or a search will
+    except MsftError:  # the check of the store reports it, or a search will
         return {}
 
 

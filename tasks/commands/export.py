@@ -1,4 +1,4 @@
-"""Give a finished search's champion away: to a directory, or to the hub."""
+"""Export a finished search's champion to a directory or to the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HUB = "hub:"
 
 
 class Export(Value):
-    """What was exported, and where it is now."""
+    """What `msft export` exported, and to which place."""
 
     search: str
     checkpoint: str
@@ -35,17 +35,18 @@ def export_champion(directory: str, to: str, *, merge_lora: bool) -> Export:
     """Export the champion of a search's directory.
 
     Args:
-        to: a new directory, or `hub:OWNER/NAME`, a repository that is made private where there is none.
-        merge_lora: a plain model; else the adapters alone, for peft.
+        directory: the search's directory.
+        to: a new directory, or `hub:OWNER/NAME`; a repository that does not exist is created as private.
+        merge_lora: export a plain model; otherwise the adapters alone, for peft.
     Raises:
-        ExportError: there is no champion yet, nothing to leave unmerged, or the place cannot be used.
+        ExportError: there is no champion yet, the model has no adapters, or `to` cannot be used.
     """
     name = Path(directory).resolve().name
     key = _champion_of(name, directory)
     if not to.startswith(HUB) and Path(to).exists():
         raise ExportError(
             name,
-            got=f"{to}, which is there already",
+            got=f"{to}, which exists",
             wanted="a new directory",
             fix="choose another with --to",
         )
@@ -71,9 +72,9 @@ def _champion_of(name: str, directory: str) -> CheckpointKey:
     if not crowned:
         raise ExportError(
             name,
-            got="a search that has not ended",
-            wanted="its champion",
-            fix=f"msft resume {directory}, and export when it has ended",
+            got="a search without a champion",
+            wanted="a finished search",
+            fix=f"msft resume {directory}, and export afterwards",
         )
     return CheckpointKey(**crowned[0]["champion"]["key"])
 
@@ -85,8 +86,8 @@ def _write_adapters(directory: str, key: CheckpointKey, folder: Path, spec_path:
         raise ExportError(
             name,
             got="a search without model.lora, so there are no adapters",
-            wanted="one that trained LoRA",
-            fix="leave out --no-merge-lora",
+            wanted="a search that trained LoRA adapters",
+            fix="omit --no-merge-lora",
         )
     checkpoint = checkpoint_directory(Path(directory, "rounds", f"{key.round:03d}"), key.step)
     verify(checkpoint)
@@ -108,7 +109,7 @@ def _write_adapters(directory: str, key: CheckpointKey, folder: Path, spec_path:
 
 
 def _base_name(config: SearchConfig, directory: str) -> str:
-    """Return what the adapters name as their model: the hub id where it is one, which holds on any machine."""
+    """Return the base model's name for the adapters' configuration: the hub id if it has one, else its directory."""
     source = config.model.source
     is_local = source is None or source.startswith("package:") or config.resolve(source).exists()
     return directory if is_local or source is None else source
@@ -128,7 +129,7 @@ def _upload(name: str, folder: Path, repository: str) -> str:
         raise ExportError(
             name,
             got=f"{repository}: {' '.join(str(error).split())[:300]}",
-            wanted="OWNER/NAME on the hub, where you may write",
+            wanted="OWNER/NAME on the hub, with write access",
             fix="hf auth login, or export to a directory and upload it later",
         ) from error
     return str(created)

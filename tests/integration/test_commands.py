@@ -1,4 +1,4 @@
-"""Every command of `msft` in a process of its own: exit codes, and what stands on stdout and what does not."""
+"""Each command of `msft` in its own process: exit codes, stdout and stderr."""
 
 from __future__ import annotations
 
@@ -22,13 +22,15 @@ from prefect.states import Running
 from tests.integration.conftest import REPOSITORY
 
 SMOKE = str(REPOSITORY / "deployments" / "configs" / "smoke.yaml")
-COLOUR = re.compile(r"\x1b\[[0-9;]*3[0-7]")
+# No server listens on this port.
+UNREACHABLE = {"PREFECT_API_URL": "http://127.0.0.1:9/api", "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+COLOR = re.compile(r"\x1b\[[0-9;]*3[0-7]")
 
 
 def msft(
     *arguments: str, home: Path, stand_in: Path | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command as a user would, whose environment knows of no server but that of `environment`."""
+    """Run the command in an environment without servers, other than those of `environment`."""
     inherited = {
         key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "MLFLOW_"))
     }
@@ -45,7 +47,7 @@ def msft(
 
 @pytest.fixture(scope="module")
 def place(searched: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where a user stands: a finished search under searches/, and a folder of data."""
+    """A working directory with a finished search in searches/, and a folder of data."""
     config, _ = searched
     place = tmp_path_factory.mktemp("place")
     (place / "searches").symlink_to(config.output_root)
@@ -71,35 +73,44 @@ DONE: dict[str, tuple[tuple[str, ...], set[str]]] = {
 
 
 @pytest.mark.parametrize("command", DONE)
-def test_a_command_that_is_done_ends_with_0_and_gives_under_json_one_value_on_stdout(
-    place: Path, command: str
-) -> None:
+def test_success_exits_0_with_one_json_value_on_stdout(place: Path, command: str) -> None:
     arguments, keys = DONE[command]
     ended = msft(*arguments, "--json", home=place / "prefect", stand_in=place)
     assert ended.returncode == 0, ended.stderr
     assert keys <= json.loads(ended.stdout).keys()
-    assert ended.stderr.strip()  # what a person reads stands there instead
+    assert ended.stderr.strip()  # the lines for people
 
 
-def test_the_doctor_gives_its_checks_and_ends_as_they_do(place: Path) -> None:
-    ended = msft("doctor", "--json", home=place / "prefect", stand_in=place)
-    checks = json.loads(ended.stdout)
-    assert ended.returncode == int(any(check["verdict"] == "fail" for check in checks)), ended.stderr
-    assert {"python", "torch", "disk", "prefect", "mlflow", "searches"} <= {check["name"] for check in checks}
+@pytest.mark.parametrize(("environment", "failing"), [({}, set()), (UNREACHABLE, {"prefect", "mlflow"})])
+def test_doctor_exits_1_if_a_check_fails(place: Path, environment: dict[str, str], failing: set[str]) -> None:
+    ended = msft("doctor", "--json", home=place / "prefect", stand_in=place, **environment)
+    checks = {check["name"]: check for check in json.loads(ended.stdout)}
+    assert {name for name, check in checks.items() if check["verdict"] == "fail"} == failing, ended.stderr
+    assert ended.returncode == (1 if failing else 0)
+    assert {
+        "python",
+        "packages",
+        "torch",
+        "disk",
+        "prefect",
+        "mlflow",
+        "searches",
+        "workers",
+    } <= checks.keys()
+    assert all(checks[name]["fix"] for name in failing)
+    assert checks["searches"]["finding"] == "1 found, 0 running, none interrupted"
 
 
-def test_the_doctor_names_a_flow_run_that_nobody_runs_and_its_fix_ends_it(
-    place: Path, prefect_server: None
-) -> None:
+def test_doctors_fix_ends_a_lost_flow_run(place: Path, prefect_server: None) -> None:
     @flow(name="msft-search")
     def lost() -> None:
-        """Stand for a search whose machine was lost: Prefect heard of its begin, and of nothing since."""
+        """A search whose machine was lost: Prefect shows it as RUNNING for ever."""
 
     server = {"PREFECT_API_URL": str(PREFECT_API_URL.value())}
     with get_client(sync_client=True) as client:
         run = client.create_flow_run(lost, name="search-lost", state=Running())
-        told = msft("doctor", "--json", home=place / "prefect", stand_in=place, **server)
-        (found,) = [check for check in json.loads(told.stdout) if check["name"] == "flow runs"]
+        ended = msft("doctor", "--json", home=place / "prefect", stand_in=place, **server)
+        (found,) = [check for check in json.loads(ended.stdout) if check["name"] == "flow runs"]
         assert found["verdict"] == "warn"
         assert "search-lost: Prefect shows it as RUNNING" in found["finding"]
         command = [sys.executable, "-m", *shlex.split(found["fix"])]
@@ -109,7 +120,7 @@ def test_the_doctor_names_a_flow_run_that_nobody_runs_and_its_fix_ends_it(
     assert state.type == StateType.CRASHED
 
 
-def test_a_deployment_is_told_line_by_line(place: Path, prefect_server: None) -> None:
+def test_deploy_reports_each_step(place: Path, prefect_server: None) -> None:
     server = {"PREFECT_API_URL": str(PREFECT_API_URL.value())}
     ended = msft("deploy", "--json", home=place / "prefect", stand_in=place, **server)
     assert ended.returncode == 0, ended.stderr
@@ -123,7 +134,7 @@ def test_quiet_leaves_stdout_empty(place: Path, command: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (("status", "nothing"), 1, "no such search"),
         (("resume", "nothing"), 1, "no such search"),
@@ -140,17 +151,17 @@ def test_quiet_leaves_stdout_empty(place: Path, command: str) -> None:
     ],
     ids=lambda value: " ".join(value[:1]) if isinstance(value, tuple) else None,
 )
-def test_what_fails_ends_with_1_what_is_refused_with_2_and_both_say_why_under_json_too(
-    tmp_path: Path, arguments: Sequence[str], code: int, said: str
+def test_failure_exits_1_refusal_exits_2_and_both_give_json(
+    tmp_path: Path, arguments: Sequence[str], code: int, message: str
 ) -> None:
     ended = msft(*arguments, "--json", home=tmp_path, stand_in=tmp_path)
     assert (ended.returncode, "Traceback" in ended.stderr) == (code, False), ended.stderr
-    assert said in json.loads(ended.stdout)["error"]
-    assert said in " ".join(ended.stderr.split())
+    assert message in json.loads(ended.stdout)["error"]
+    assert message in " ".join(ended.stderr.split())
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("serch", SMOKE), "Did you mean 'search'?"),
         (("search",), "Missing argument 'config'"),
@@ -158,23 +169,23 @@ def test_what_fails_ends_with_1_what_is_refused_with_2_and_both_say_why_under_js
         (("deploy", "--schedule", "never"), "'off', 'queue', 'skip'"),
     ],
 )
-def test_a_command_line_that_cannot_be_read_ends_with_2_and_a_hint(
-    tmp_path: Path, arguments: Sequence[str], said: str
+def test_a_wrong_command_line_exits_2_with_a_hint(
+    tmp_path: Path, arguments: Sequence[str], message: str
 ) -> None:
     ended = msft(*arguments, home=tmp_path, stand_in=tmp_path)
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert said in " ".join(ended.stderr.replace("│", " ").split())  # a box may break the line
+    assert message in " ".join(ended.stderr.replace("│", " ").split())  # the box may break the line
 
 
-def test_no_color_leaves_out_colours_that_a_terminal_would_have(tmp_path: Path) -> None:
+def test_no_color_prints_without_colors(tmp_path: Path) -> None:
     bright = msft("report", "nothing", home=tmp_path, stand_in=tmp_path, FORCE_COLOR="1")
     plain = msft("report", "nothing", home=tmp_path, stand_in=tmp_path, FORCE_COLOR="1", NO_COLOR="1")
-    assert COLOUR.search(bright.stdout)
-    assert not COLOUR.search(plain.stdout)
+    assert COLOR.search(bright.stdout)
+    assert not COLOR.search(plain.stdout)
     assert "no such search" in plain.stdout
 
 
-def test_a_shell_is_given_its_completion(tmp_path: Path) -> None:
+def test_shell_completion(tmp_path: Path) -> None:
     for shell in ("bash", "zsh", "fish"):
         ended = msft(
             "--show-completion", shell, home=tmp_path, _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1"

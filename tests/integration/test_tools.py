@@ -1,4 +1,4 @@
-"""Resume and export on a finished search; adapters as peft loads them; what the tools say to machines."""
+"""Resume, export and plan of a finished search; exported adapters load with peft."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from tasks.workers.model import load_base, load_weights
 from tasks.workers.train import train
 
 
-def test_an_export_is_the_champion_and_overwrites_nothing(searched: Any, tmp_path: Path) -> None:
+def test_export_copies_the_champion_and_overwrites_nothing(searched: Any, tmp_path: Path) -> None:
     config, result = searched
     done = export_champion(directory_of(config), str(tmp_path / "out" / "model"), merge_lora=True)
     here, there = (AutoModelForCausalLM.from_pretrained(d).state_dict() for d in (result.directory, done.to))
     assert all(torch.equal(here[name], there[name]) for name in here)
     assert not list(Path(directory_of(config)).glob(".export-*"))
-    with pytest.raises(ExportError, match="there already"):
+    with pytest.raises(ExportError, match="which exists"):
         export_champion(directory_of(config), str(tmp_path / "out" / "model"), merge_lora=True)
     with pytest.raises(ExportError, match=r"without model\.lora"):
         export_champion(directory_of(config), str(tmp_path / "other"), merge_lora=False)
 
 
-def test_a_search_that_has_not_ended_has_nothing_to_export(searched: Any, tmp_path: Path) -> None:
+def test_export_needs_a_finished_search(searched: Any, tmp_path: Path) -> None:
     directory = tmp_path / "unfinished"
     directory.mkdir()
     lines = Path(directory_of(searched[0]), "journal.jsonl").read_text().splitlines(keepends=True)
@@ -47,7 +47,7 @@ def test_a_search_that_has_not_ended_has_nothing_to_export(searched: Any, tmp_pa
         export_champion(str(directory), str(tmp_path / "out"), merge_lora=True)
 
 
-def test_adapters_on_the_base_model_are_the_checkpoint(
+def test_exported_adapters_give_the_checkpoints_logits(
     tiny_base: BaseModelRef, make_rollout: Callable[..., Path], tmp_path: Path
 ) -> None:
     from peft import PeftModel
@@ -74,7 +74,7 @@ def test_adapters_on_the_base_model_are_the_checkpoint(
         assert not torch.equal(loaded(ids).logits, before)
 
 
-def test_a_moved_search_goes_on_from_its_directory_alone(searched: Any, tmp_path: Path) -> None:
+def test_a_moved_search_resumes_from_its_directory_alone(searched: Any, tmp_path: Path) -> None:
     config, result = searched
     root = shutil.copytree(config.output_root, tmp_path / "moved")
     directory = root / Path(directory_of(config)).name
@@ -85,8 +85,8 @@ def test_a_moved_search_goes_on_from_its_directory_alone(searched: Any, tmp_path
     assert status_of(str(directory)).condition == "finished"
 
 
-def test_a_search_is_held_to_the_plan_that_it_began_with(searched: Any) -> None:
-    """Nothing is excluded in it, so it spends its budget: the training is the most that the plan has."""
+def test_the_cost_of_a_search_lies_within_its_plan(searched: Any) -> None:
+    """The smoke search excludes nothing and spends its budget, so its training is the plan's most."""
     directory = directory_of(searched[0])
     plan, summary = read_plan(directory), summary_of(directory)
     assert plan is not None
@@ -96,6 +96,6 @@ def test_a_search_is_held_to_the_plan_that_it_began_with(searched: Any) -> None:
     for row in rows.values():
         if row["quantity"] != "bytes_written":
             assert row["least"] * 0.99 <= row["actual"] <= row["most"] * 1.01, row
-    # Files have headers, which matter in a model of two layers.
+    # File headers matter for a model of two layers.
     assert rows["bytes_written"]["actual"] == pytest.approx(plan.expected.bytes_written, rel=0.1)
     assert summary["ledger"]["restart"]["num_tokens"] == 0

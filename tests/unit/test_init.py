@@ -1,4 +1,4 @@
-"""`msft init` on folders of each kind."""
+"""`msft init`: sub-datasets of a folder, the schema of their rows, and the configuration."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from tasks.commands.data_folder import find_data
-from tasks.commands.detection import guess_form
+from tasks.commands.detection import detect_schema, find_data
 from tasks.commands.init import write_draft
 from tasks.comparison.presets import configure
 from tasks.config.loading import load_config
@@ -22,7 +21,7 @@ PAIR = {"prompt": "1+1=", "completion": " 2"}
 
 
 def write(path: Path, row: dict[str, Any], num_rows: int = 10) -> Path:
-    """Write rows that differ in each of their texts, in the form that the ending asks for."""
+    """Write rows whose texts all differ, in the format of the path's ending."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = [{k: f"{v} {i}" if isinstance(v, str) else v for k, v in row.items()} for i in range(num_rows)]
     if path.suffix == ".parquet":
@@ -43,7 +42,7 @@ def write(path: Path, row: dict[str, Any], num_rows: int = 10) -> Path:
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "json", "csv", "parquet"])
-def test_what_is_written_reads_the_data(tmp_path: Path, ending: str) -> None:
+def test_the_configuration_reads_the_data(tmp_path: Path, ending: str) -> None:
     write(tmp_path / "data" / f"a.{ending}", {"question": "who?", "answer": "me"}, 50)
     write(tmp_path / "data" / "b" / f"train.{ending}", PAIR, 20)
     write(tmp_path / "data" / "b" / f"dev.{ending}", PAIR, 7)
@@ -61,7 +60,7 @@ def names_of(folder: Path) -> dict[str, dict[str, str]]:
     return {d.name: {s: str(f.relative_to(folder)) for s, f in d.files.items()} for d in find_data(folder)}
 
 
-def test_one_sub_dataset_for_each_file_group_of_files_and_folder(tmp_path: Path) -> None:
+def test_each_file_group_and_folder_is_a_sub_dataset(tmp_path: Path) -> None:
     for file in (
         "solo",
         "pair_train",
@@ -89,7 +88,7 @@ def test_a_folder_of_split_files_is_one_sub_dataset(tmp_path: Path) -> None:
     assert list(names_of(tmp_path / "mine")) == ["mine"]
 
 
-def test_odd_names_become_names_that_a_configuration_takes(tmp_path: Path) -> None:
+def test_names_become_valid_and_unique(tmp_path: Path) -> None:
     for name in ("ä b", "ö b", "_c"):
         write(tmp_path / f"{name}.jsonl", PAIR)
     assert sorted(names_of(tmp_path)) == ["b", "b_2", "c"]
@@ -121,15 +120,15 @@ def test_odd_names_become_names_that_a_configuration_takes(tmp_path: Path) -> No
         ({"x": "1", "y": "2"}, {"prompt": "{x}\nAnswer:", "completion": " {y}"}, "exact_match"),
     ],
 )  # fmt: skip
-def test_the_form_of_rows_is_seen(
+def test_schema_detection(
     tmp_path: Path, row: dict[str, Any], template: dict[str, str] | None, metric: str
 ) -> None:
-    form = guess_form("a", write(tmp_path / "a.jsonl", row))
-    assert (form.template, form.metric, form.num_rows) == (template, metric, 10)
-    assert bool(form.remark) == (template is not None)
+    schema = detect_schema("a", write(tmp_path / "a.jsonl", row))
+    assert (schema.template, schema.metric, schema.num_rows) == (template, metric, 10)
+    assert bool(schema.remark) == (template is not None)
 
 
-def test_a_mixture_with_long_completions_is_selected_by_loss(tmp_path: Path) -> None:
+def test_long_completions_select_by_loss(tmp_path: Path) -> None:
     write(tmp_path / "data" / "a.jsonl", PAIR)
     write(tmp_path / "data" / "b.jsonl", {"prompt": "essay:", "completion": " word" * 50})
     config = load_config(write_draft(str(tmp_path / "data"), str(tmp_path / "x.yaml"), "none").path)
@@ -137,7 +136,7 @@ def test_a_mixture_with_long_completions_is_selected_by_loss(tmp_path: Path) -> 
     assert [part.metric for part in config.mixture.sub_datasets] == ["auto", "loss"]
 
 
-def test_averaging_is_on_and_the_measured_search_stands_ready_under_the_papers(tmp_path: Path) -> None:
+def test_uncommenting_three_lines_gives_the_preset_msft_memory(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write(tmp_path / "data" / f"{name}.jsonl", PAIR)
     written = Path(write_draft(str(tmp_path / "data"), str(tmp_path / "x.yaml"), "none").path)
@@ -160,7 +159,7 @@ def test_averaging_is_on_and_the_measured_search_stands_ready_under_the_papers(t
     assert uncommented != papers
 
 
-def test_the_models_own_limit_of_tokens_is_kept(tmp_path: Path) -> None:
+def test_max_length_is_limited_by_the_model(tmp_path: Path) -> None:
     write(tmp_path / "data" / "a.jsonl", PAIR)
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text('{"max_position_embeddings": 128}')
@@ -170,7 +169,7 @@ def test_the_models_own_limit_of_tokens_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("num_rows", "batch_size", "at_once"), [(4096, 64, 8), (200, 4, None)])
-def test_a_large_step_is_cut_into_forward_passes_that_a_gpu_holds(
+def test_large_batches_are_split_into_micro_batches(
     tmp_path: Path, num_rows: int, batch_size: int, at_once: int | None
 ) -> None:
     write(tmp_path / "data" / "a.jsonl", PAIR, num_rows)
@@ -182,7 +181,7 @@ def test_a_large_step_is_cut_into_forward_passes_that_a_gpu_holds(
     assert load_config(draft.path).training.precision == "bf16"
 
 
-def test_nothing_is_overwritten(tmp_path: Path) -> None:
+def test_an_existing_file_is_not_overwritten(tmp_path: Path) -> None:
     write(tmp_path / "data" / "a.jsonl", PAIR)
     (tmp_path / "x.yaml").write_text("mine")
     with pytest.raises(InitError, match="nothing is overwritten"):
@@ -191,18 +190,16 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "said"),
+    ("files", "message"),
     [
         ({}, "no data file in it"),
         ({"a_test.jsonl": '{"prompt": "a", "completion": " b"}'}, "no file of training rows"),
-        ({"a.jsonl": ""}, "got:    no rows"),
+        ({"a.jsonl": ""}, "no rows"),
         ({"a.jsonl": '{"text": "only one"}'}, "the columns text"),
     ],
 )
-def test_what_cannot_be_learnt_from_is_named(tmp_path: Path, files: dict[str, str], said: str) -> None:
+def test_data_without_training_rows_is_refused(tmp_path: Path, files: dict[str, str], message: str) -> None:
     for name, content in files.items():
         (tmp_path / name).write_text(content)
-    with pytest.raises(InitError, match=said) as refused:
+    with pytest.raises(InitError, match=message):
         write_draft(str(tmp_path), str(tmp_path / "x.yaml"), "none")
-    assert "wanted:" in str(refused.value)
-    assert "do:" in str(refused.value)

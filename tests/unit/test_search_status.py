@@ -1,4 +1,4 @@
-"""`msft status`, `resume` and `doctor` on made-up search directories."""
+"""`msft status`, `resume` and `doctor` on search directories written by the tests."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def config_in(root: Path, name: str = "mine", **sections: Any) -> SearchConfig:
 
 
 def begin(root: Path, config: SearchConfig) -> Path:
-    """Put a search on record that has begun."""
+    """Write the files of a search that has started."""
     directory = root / f"{config.name}-{search_id_of(config)}"
     (directory / "rounds" / "000").mkdir(parents=True)
     (directory / "config.yaml").write_text(dump_config(config))
@@ -51,7 +51,7 @@ def begin(root: Path, config: SearchConfig) -> Path:
 
 
 def decide(directory: Path, stop_reason: str = "") -> None:
-    """Put its first round on record: `a` was excluded at step 4."""
+    """Record its first round, which excludes `a` at step 4."""
     key = {"round": 0, "step": 4}
     decision = {"exclude": ["a"], "include": [], "roll_back_to": key, "optimizer": "restore"}
     decision |= {"weights": None, "rollout_epochs": None}
@@ -60,7 +60,7 @@ def decide(directory: Path, stop_reason: str = "") -> None:
     append_event(str(directory), event | {"champion": {"checkpoint": key, "score": 0.375}})
 
 
-def test_a_search_that_nobody_runs_is_resumable_and_says_where_it_stands(tmp_path: Path) -> None:
+def test_status_of_an_interrupted_search(tmp_path: Path) -> None:
     directory = begin(tmp_path, config_in(tmp_path))
     decide(directory)
     (directory / "rounds" / "001").mkdir()
@@ -71,7 +71,7 @@ def test_a_search_that_nobody_runs_is_resumable_and_says_where_it_stands(tmp_pat
     assert (one.champion_score, one.max_epochs, one.last_event) == (0.375, 4.0, "round_decided")
 
 
-def test_a_search_that_is_owned_runs_and_names_its_process(tmp_path: Path) -> None:
+def test_an_owned_search_is_running_and_names_its_process(tmp_path: Path) -> None:
     config = config_in(tmp_path)
     directory = begin(tmp_path, config)
     with own_directory(config):
@@ -82,7 +82,7 @@ def test_a_search_that_is_owned_runs_and_names_its_process(tmp_path: Path) -> No
     assert status_of(str(directory)).condition == "resumable"
 
 
-def test_a_crowned_search_is_finished_and_a_torn_journal_hides_no_other(tmp_path: Path) -> None:
+def test_a_torn_journal_hides_no_other_search(tmp_path: Path) -> None:
     finished = begin(tmp_path, config_in(tmp_path))
     decide(finished, "spent")
     append_event(str(finished), {"event": "champion_crowned", "champion": {}})
@@ -95,7 +95,7 @@ def test_a_crowned_search_is_finished_and_a_torn_journal_hides_no_other(tmp_path
     assert status_of(str(finished)).stop_reason == "spent"
 
 
-def test_a_search_answers_to_its_directory_and_to_the_beginning_of_its_name(tmp_path: Path) -> None:
+def test_a_search_is_found_by_directory_id_or_prefix(tmp_path: Path) -> None:
     one = begin(tmp_path, config_in(tmp_path, "one"))
     for name in ("two", "twofold"):
         begin(tmp_path, config_in(tmp_path, name))
@@ -107,7 +107,7 @@ def test_a_search_answers_to_its_directory_and_to_the_beginning_of_its_name(tmp_
         find_search(str(tmp_path), "three")
 
 
-def test_a_search_goes_on_with_its_own_values_where_it_now_lies(tmp_path: Path) -> None:
+def test_a_moved_search_resumes_with_its_own_values(tmp_path: Path) -> None:
     config = config_in(tmp_path / "old", search={"max_epochs": 4, "min_delta": 0.125})
     moved = begin(tmp_path / "old", config).rename(tmp_path / "moved")
     resumed = resumed_config(str(moved), ["training.threads=1"])
@@ -118,7 +118,7 @@ def test_a_search_goes_on_with_its_own_values_where_it_now_lies(tmp_path: Path) 
         resumed_config(str(moved), ["search.min_delta=0.25"])
 
 
-def test_what_is_not_on_record_cannot_be_resumed(tmp_path: Path) -> None:
+def test_resume_needs_a_started_search_and_its_password(tmp_path: Path) -> None:
     (tmp_path / "new-1234" / "rounds").mkdir(parents=True)
     with pytest.raises(ConfigError, match="has not begun"):
         resumed_config(str(tmp_path / "new-1234"), [])
@@ -130,7 +130,7 @@ def test_what_is_not_on_record_cannot_be_resumed(tmp_path: Path) -> None:
     assert again.tracking.uri == "postgresql://me:secret@host/db"
 
 
-def test_a_left_search_is_named_with_the_command_that_goes_on(
+def test_doctor_reports_interrupted_searches_and_their_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = begin(tmp_path, config_in(tmp_path))
@@ -143,59 +143,55 @@ def test_a_left_search_is_named_with_the_command_that_goes_on(
     assert "MLflow" not in without.finding
 
 
-def test_a_flow_run_that_runs_a_search_here_is_no_leftover(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_doctor_reports_flow_runs_that_own_no_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = [RunningFlow(id=name, name=f"search-{name}", since=None) for name in ("mine", "lost")]
     monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__ID", "mine")
     with own_directory(config_in(tmp_path)):
         (left,) = check_flow_runs(runs, list_searches(str(tmp_path)), "searches")
     assert left.verdict == "warn"
     assert left.fix.startswith("prefect api POST /flow_runs/lost/set_state")
-    assert "search-lost: Prefect shows it as RUNNING, and no search in searches is its own" in left.finding
+    assert "search-lost: Prefect shows it as RUNNING, but it owns no search in searches" in left.finding
     assert check_flow_runs([], [], "searches") == []
     (silent,) = check_flow_runs(None, [], "searches")
     assert "PREFECT_API_AUTH_STRING" in silent.fix
 
 
-def test_a_worker_without_its_search_is_named_with_the_command_that_ends_it() -> None:
-    gone = (
-        2**22 + 1
-    )  # above every number that Linux gives; that of a process that has ended is soon another's
+def test_doctor_reports_workers_without_a_search() -> None:
+    gone = 2**22 + 1  # above Linux's largest process id; the id of an ended process may be reused
     sleeper = "import sys; print(flush=True); sys.stdin.read()"
     command = [sys.executable, "-c", sleeper, "tasks.workers.train"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     for owner, is_left in ((gone, True), (psutil.Process().pid, False)):
         with subprocess.Popen(command, env={"MSFT_OWNER_PID": str(owner)}, **pipes) as worker:
             assert worker.stdout is not None
-            worker.stdout.readline()  # Linux shows a process's arguments a moment after its start
+            worker.stdout.readline()  # Linux shows a process's arguments only a moment after its start
             (check,) = check_workers([psutil.Process(worker.pid)])
             assert worker.stdin is not None
             worker.stdin.close()
         assert check.fix == (f"kill {worker.pid}" if is_left else "")
 
 
-def test_versions_outside_their_ranges_are_named() -> None:
+def test_doctor_reports_versions_out_of_range() -> None:
     assert check_python("3.10.2", ">=3.11").verdict == "fail"
     assert check_python("3.12.0", ">=3.11").verdict == "ok"
     checks = check_packages(["pydantic>=1", "pydantic<1", "no-such-package>=2", 'pytest<1; extra == "dev"'])
     assert [check.verdict for check in checks] == ["fail", "fail", "ok"]
     assert "pydantic" in checks[0].finding
-    assert "no-such-package is not installed, wanted >=2" in checks[1].finding
+    assert "no-such-package is not installed, expected >=2" in checks[1].finding
     assert checks[2].finding == "1 in their ranges"
 
 
-def test_servers_that_do_not_answer_are_named_with_their_fix(tmp_path: Path) -> None:
+def test_doctor_reports_unreachable_servers_without_passwords(tmp_path: Path) -> None:
     assert check_prefect(None).verdict == "ok"
     assert check_prefect("http://127.0.0.1:9/api").verdict == "fail"
     silent = check_tracking("http://me:secret@127.0.0.1:9")
     assert silent.verdict == "fail"
     assert "secret" not in json.dumps(silent.model_dump())
     assert check_tracking(f"sqlite:///{tmp_path / 'none.db'}").verdict == "ok"
-    (tmp_path / "torn.db").write_text("not a database, but long enough to be looked at as one" * 20)
+    (tmp_path / "torn.db").write_text("not a database, but as long as the header of one" * 20)
     assert check_tracking(f"sqlite:///{tmp_path / 'torn.db'}").verdict == "fail"
 
 
 @pytest.mark.parametrize(("free", "verdict"), [(10**9, "fail"), (10**10, "warn"), (10**11, "ok")])
-def test_little_room_is_told(free: int, verdict: str) -> None:
+def test_doctor_reports_little_disk_space(free: int, verdict: str) -> None:
     assert check_disk("searches", free).verdict == verdict

@@ -1,0 +1,139 @@
+"""Terminal output of `msft init`, `status` and `doctor`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from tasks.commands.doctor import Check
+from tasks.commands.init import Draft, DraftPart
+from tasks.record.status import SearchStatus, command_for
+from tasks.report.console import console, print_table
+
+logger = logging.getLogger(__name__)
+_COLORS = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+
+
+def show_draft(draft: Draft) -> None:
+    """Print the sub-datasets of a new configuration, the guesses to check, and the next command."""
+    console.print(f"wrote {escape(draft.path)}: {len(draft.parts)} sub-datasets")
+    table = Table(box=None, pad_edge=False)
+    for heading in ("sub-dataset", "rows", "validation", "test", "scored by", "read as"):
+        table.add_column(heading)
+    for part in draft.parts:
+        table.add_row(
+            escape(part.data.name),
+            f"{part.schema.num_rows:,}",
+            _split_text(part, "validation"),
+            _split_text(part, "test"),
+            part.schema.metric,
+            escape(part.schema.columns),
+        )
+    print_table(table)
+    for remark in draft.remarks:
+        console.print(f"[yellow]check[/yellow] {escape(remark)}")
+    console.print(f"next: msft plan {escape(draft.path)}")
+
+
+def draft_values(draft: Draft) -> dict[str, Any]:
+    """Return a draft as the JSON value of `msft init --json`."""
+    return {
+        "config": draft.path,
+        "sub_datasets": [
+            {
+                "name": part.data.name,
+                "files": {split: str(file) for split, file in part.data.files.items()},
+                "rows": part.schema.num_rows,
+                "splits": dict(part.splits),
+                "form": part.schema.columns,
+                "template": dict(part.schema.template) if part.schema.template is not None else None,
+                "metric": part.schema.metric,
+                "remark": part.schema.remark,
+            }
+            for part in draft.parts
+        ],
+    }
+
+
+def _split_text(part: DraftPart, split: str) -> str:
+    value = part.splits[split]
+    return f"{value:,} rows" if isinstance(value, int) else f"{value['carve']:,} carved"
+
+
+def show_statuses(statuses: Sequence[SearchStatus], output_root: str) -> None:
+    """Print one line for each search, and the commands that resume the interrupted ones."""
+    if not statuses:
+        console.print(f"no search in {escape(output_root)}; start one with: msft search CONFIG")
+        return
+    table = Table(box=None, pad_edge=False)
+    table.add_column("search", min_width=max(len(one.search) for one in statuses))  # never cut: it is copied
+    for heading in ("status", "round", "active", "excluded", "champion so far", "epochs", "last event"):
+        table.add_column(heading)
+    for one in statuses:
+        table.add_row(
+            escape(one.search),
+            one.condition,
+            _round_text(one),
+            str(len(one.active)),
+            ", ".join(one.excluded) or "none",
+            _champion_text(one),
+            _budget_text(one),
+            one.last_event_at or "none",
+        )
+    print_table(table)
+    for one in statuses:
+        _show_next(one)
+
+
+def show_search_status(one: SearchStatus) -> None:
+    """Print the status of one search, a line for each value."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    lines = {
+        "search": one.search,
+        "directory": one.directory,
+        "status": one.condition + (f", by {one.owner}" if one.owner else ""),
+        "round": _round_text(one),
+        "active": ", ".join(one.active) or "none",
+        "excluded": ", ".join(one.excluded) or "none",
+        "champion so far": _champion_text(one),
+        "epochs spent": _budget_text(one),
+        "last event": f"{one.last_event} at {one.last_event_at}" if one.last_event else "none",
+    }
+    for label, text in {**lines, **({"ended": one.stop_reason} if one.stop_reason else {})}.items():
+        table.add_row(label, escape(text))
+    print_table(table)
+    _show_next(one)
+
+
+def _show_next(one: SearchStatus) -> None:
+    if one.condition == "unreadable":
+        logger.warning(one.problem)
+    if one.condition == "resumable":
+        console.print(f"resume with: {escape(command_for(one))}")
+
+
+def _round_text(one: SearchStatus) -> str:
+    if one.condition == "finished" or one.progress is None:
+        return str(one.round)
+    return f"{one.round} (step {one.progress[0]} of {one.progress[1]})"
+
+
+def _champion_text(one: SearchStatus) -> str:
+    return f"{one.champion}, {one.champion_score:.4f}" if one.champion is not None else "none"
+
+
+def _budget_text(one: SearchStatus) -> str:
+    return f"{one.spent_epochs:.2f} of {one.max_epochs:g}" if one.max_epochs is not None else "none"
+
+
+def show_checks(checks: Sequence[Check]) -> None:
+    """Print each check, and the fix beneath a failed one."""
+    for check in checks:
+        color = _COLORS[check.verdict]
+        console.print(f"[{color}]{check.verdict:4}[/{color}]  {check.name:9} {escape(check.finding)}")
+        if check.fix:
+            console.print(f"                fix: {escape(check.fix)}")
