@@ -285,6 +285,7 @@ class WorkerFailure(Value):
     retryable: bool
     preempted: bool
     traceback: str
+    is_out_of_memory: bool = False
 
 
 class ChampionResult(Value):

@@ -15,7 +15,7 @@ from tasks.config.identity import changes_between, differences
 from tasks.config.loading import dump_config, search_id_of
 from tasks.config.schema import SearchConfig
 from tasks.contracts import Inputs, SearchRef
-from tasks.errors import ChangedWorldError, MsftError, TrackingError
+from tasks.errors import DriftError, MsftError, TrackingError
 from tasks.planning.plan import record_plan
 from tasks.record.journal import FILE, append_event, read_events, read_state
 from tasks.registry.points import log_datasets, log_files
@@ -145,7 +145,7 @@ def check_for_drift(config: SearchConfig, directory: str, inputs: Inputs, accept
         accept_changes: whether it may go on with other packages or processes than it began with.
 
     Raises:
-        ChangedWorldError: the data or the base model is not what the search began with; or how it is computed,
+        DriftError: the data or the base model is not what the search began with; or how it is computed,
             unless those changes are accepted.
     """
     events = read_events(directory)
@@ -153,11 +153,11 @@ def check_for_drift(config: SearchConfig, directory: str, inputs: Inputs, accept
         return
     changed = differences(events[0]["content"], _content(inputs))
     if changed:
-        raise ChangedWorldError(search_id_of(config), changed, can_be_accepted=False)
+        raise DriftError(search_id_of(config), changed, can_be_accepted=False)
     world = numerical_environment(config)
     changed = differences([event for event in events if "world" in event][-1]["world"], world)
     if changed and not accept_changes:
-        raise ChangedWorldError(search_id_of(config), changed, can_be_accepted=True)
+        raise DriftError(search_id_of(config), changed, can_be_accepted=True)
     if changed:
         append_event(directory, {"event": "world_changed", "differences": changed, "world": world})
         logger.warning(f"accepted, and on record in the journal: {'; '.join(changed)}")

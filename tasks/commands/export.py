@@ -11,7 +11,7 @@ from tasks.algorithm.state import CheckpointKey
 from tasks.config.schema import SearchConfig
 from tasks.contracts import Value
 from tasks.data.base_model import prepare_base_model
-from tasks.errors import ChangedWorldError, ExportError
+from tasks.errors import DriftError, ExportError
 from tasks.record.checkpoints import checkpoint_directory, verify
 from tasks.record.journal import read_events
 from tasks.record.status import resumed_config
@@ -95,7 +95,7 @@ def _write_adapters(directory: str, key: CheckpointKey, folder: Path, spec_path:
     begun_with = read_events(directory)[0]["content"]["base model"]
     if model.sha256 != begun_with:
         changed = [f"base model: was {begun_with}, is {model.sha256}"]
-        raise ChangedWorldError(name, changed, can_be_accepted=False)
+        raise DriftError(name, changed, can_be_accepted=False)
     spec = {
         "model": model.model_dump(mode="json"),
         "base": _base_name(config, model.directory),

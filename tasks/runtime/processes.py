@@ -253,7 +253,13 @@ def _failure_of(spec: Path) -> WorkerFailure | None:
 def _error_of(spec: Path, name: str, code: int, failure: WorkerFailure | None) -> WorkerError:
     log = str(log_path_of(spec))
     if failure is not None:
-        return WorkerError(name, failure.error, log, retryable=failure.retryable)
+        return WorkerError(
+            name,
+            failure.error,
+            log,
+            retryable=failure.retryable,
+            is_out_of_memory=failure.is_out_of_memory,
+        )
     lines = log_path_of(spec).read_text(errors="replace").splitlines()[-_LOG_TAIL:]
     tail = "\n".join(f"    {line}" for line in lines)
     return WorkerError(

@@ -31,6 +31,8 @@ _CHECK_S = 1.0
 _WATCH = "watch-owner"
 # As tasks.runtime.processes.GRACE_S: a rank that waits for a dead one never comes to look at its flag.
 _GRACE_S = 60.0
+# A lack of memory on the CPU and on MPS, in the words of torch's allocators.
+_OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
 # What the other ranks see of one that died, in the words of torch.distributed's backends.
 _LOST_RANK = ("gloo", "nccl", "connection closed by peer", "connection reset by peer")
 
@@ -143,7 +145,9 @@ def run_worker(main: Callable[[Path], None], spec: Path) -> int:
         is_ours = isinstance(error, MsftError)
         text = str(error) if is_ours else f"{type(error).__name__}: {error}"
         retryable = error.retryable if isinstance(error, MsftError) else _may_pass(error)
-        _write_failure(spec, type(error).__name__, text, retryable=retryable)
+        _write_failure(
+            spec, type(error).__name__, text, retryable=retryable, is_out_of_memory=_is_out_of_memory(error)
+        )
         with contextlib.suppress(OSError):  # the log may lie on the disk that is full
             traceback.print_exc()
         return 1
@@ -164,7 +168,19 @@ def _may_pass(error: Exception) -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and any(words in told for words in _LOST_RANK)
 
 
-def _write_failure(spec: Path, cause: str, text: str, *, retryable: bool) -> None:
+def _is_out_of_memory(error: Exception) -> bool:
+    """Return whether the machine or the GPU lacks memory; torch has a class for CUDA alone."""
+    told = str(error)
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or any(words in told for words in _OUT_OF_MEMORY)
+    )
+
+
+def _write_failure(
+    spec: Path, cause: str, text: str, *, retryable: bool, is_out_of_memory: bool = False
+) -> None:
     failure = WorkerFailure(
         cause=cause,
         error=text,
@@ -172,6 +188,7 @@ def _write_failure(spec: Path, cause: str, text: str, *, retryable: bool) -> Non
         retryable=retryable,
         preempted=cause == "preempted",
         traceback=traceback.format_exc(),
+        is_out_of_memory=is_out_of_memory,
     )
     path = spec.with_name(f"{spec.stem.removesuffix('_spec')}_failure.json")
     account = failure.model_dump_json(indent=2)

@@ -86,7 +86,7 @@ def test_a_small_file_keeps_its_content_and_leaves_nothing_else(small_disk: Path
     path = small_disk / "spec.json"
     write_file(path, "before")
     fill(small_disk)
-    with pytest.raises(NoDiskSpaceError, match="wanted: 100,000 bytes"):
+    with pytest.raises(NoDiskSpaceError, match="expected: 100,000 bytes"):
         write_file(path, "x" * 100_000)
     assert path.read_text() == "before"
     assert {file.name for file in small_disk.iterdir()} == {"spec.json", "filler"}
@@ -116,7 +116,7 @@ def test_a_worker_without_room_to_say_why_it_failed_is_not_tried_again(
     with pytest.raises(WorkerError, match="no room for the worker's own account of why it ended") as failed:
         run_module("failing_worker", spec, name="roll-out", threads=1)
     assert failed.value.retryable is False
-    assert "got:    0 bytes free" in str(failed.value)
+    assert "got:      0 bytes free" in str(failed.value)
 
 
 def test_a_full_disk_under_mlflow_is_named_at_once(small_disk: Path, tiny_mixture: Mixture) -> None:

@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 
 from tasks.config.schema import SearchConfig
 from tasks.contracts import BaseModelRef, Inputs
-from tasks.errors import ChangedWorldError
+from tasks.errors import DriftError
 from tasks.opening import check_for_drift, mark_failed_on_error, open_search, reference_to
 from tasks.record.journal import append_event
 
@@ -91,6 +91,6 @@ def test_a_refused_search_keeps_its_status(inputs: Inputs, tmp_path: Path) -> No
     """It is refused before the block that sets the status, and MLflow is not asked for anything."""
     config = config_in(tmp_path)
     append_event(str(tmp_path), {"event": "search_started", "content": {"base model": "another"}})
-    with pytest.raises(ChangedWorldError):
+    with pytest.raises(DriftError):
         check_for_drift(config, str(tmp_path), inputs, False)
     assert not (tmp_path / "mlflow.db").exists()

@@ -13,8 +13,8 @@ from mlflow import MlflowClient
 from flows.search import msft_search
 from tasks.config.schema import SearchConfig
 from tasks.errors import (
-    ChangedWorldError,
     DataError,
+    DriftError,
     ModelError,
     MsftError,
     NoDiskSpaceError,
@@ -53,7 +53,7 @@ def refused(config: SearchConfig, kind: type[MsftError]) -> str:
     with pytest.raises(kind) as caught:
         msft_search(config)
     text = str(caught.value)
-    assert "do: " in text
+    assert "fix: " in text
     return text
 
 
@@ -132,7 +132,7 @@ class TestBadInput:
         config = search_on(smoke, tmp_path, folder)
         msft_search(config)
         (folder / "train.jsonl").write_text(json.dumps({"prompt": "new", "completion": " x"}) + "\n")
-        assert "good/train: was '" in refused(config, ChangedWorldError)
+        assert "good/train: was '" in refused(config, DriftError)
 
     def test_no_disk_space_keeps_what_was_finished(
         self, smoke: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -20,9 +20,9 @@ from tasks.config.schema import SearchConfig
 from tasks.contracts import SearchRef
 from tasks.errors import (
     BusyError,
-    ChangedWorldError,
     CheckpointDamagedError,
     CheckpointNotFoundError,
+    DriftError,
 )
 from tasks.record.journal import read_events
 from tasks.record.ownership import own_directory
@@ -201,7 +201,7 @@ def test_a_changed_world_is_refused_until_it_is_accepted_on_record(searched: Any
     journal.write_text(journal.read_text().replace('"torch": "', '"torch": "1.'))
     two = config.training.model_copy(update={"num_processes": 2})
     config = config.model_copy(update={"training": two})
-    with pytest.raises(ChangedWorldError) as refused:
+    with pytest.raises(DriftError) as refused:
         msft_search(config)
     assert "training.num_processes: was 1, is 2" in str(refused.value)
     assert f"torch: was '1.{torch.__version__.partition('+')[0]}" in str(refused.value)

@@ -46,7 +46,7 @@ def test_bad_input_is_refused_with_its_message(place: Place, name: str) -> None:
     with pytest.raises(case.error) as caught:
         case.act(place)
     text = str(caught.value)
-    labels = ("  got:    ", "  wanted: ", "  do:     ") if case.error in (DataError, ModelError) else ()
+    labels = ("  got:      ", "  expected: ", "  fix:      ") if case.error in (DataError, ModelError) else ()
     assert [part for part in (*case.parts, *labels) if part not in text] == [], text
 
 

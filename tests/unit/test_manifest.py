@@ -70,7 +70,7 @@ def test_files_that_do_not_fit_are_refused_before_anything_is_written(tmp_path: 
     def write(staging: Path) -> None:
         raise AssertionError("written though there is no room")
 
-    with pytest.raises(NoDiskSpaceError, match=r"wanted: 1,152,921,504,606,846,976 bytes"):
+    with pytest.raises(NoDiskSpaceError, match=r"expected: 1,152,921,504,606,846,976 bytes"):
         publish_with_manifest(tmp_path / "step-30", write, META, num_bytes=1 << 60)
     assert list(tmp_path.iterdir()) == []
 

@@ -164,7 +164,7 @@ def test_a_gpu_has_one_owner_and_the_second_is_told_its_name(tmp_path: Path, gpu
     one, two = config_of(tmp_path), config_of(tmp_path, training={"num_processes": 2})
     with own_gpus(one, 0, gpus, tmp_path) as owned:
         assert owned == ("0",)
-        told = r"GPU 0 is in use\n  got:    owner process \d+"
+        told = r"GPU 0 is in use\n  got:      owner process \d+"
         with pytest.raises(BusyError, match=told), own_gpus(two, 0, gpus, tmp_path):
             pass
     with own_gpus(two, 0, gpus, tmp_path) as owned:

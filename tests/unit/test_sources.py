@@ -257,7 +257,7 @@ def test_a_missing_column_is_refused_with_those_that_are_there(tmp_path: Path) -
     _jsonl(tmp_path / "train.jsonl", [{"prompt": "p", "output": "o"}])
     text = _refusal(_read, tmp_path)
     assert "the columns {'prompt': 'str', 'output': 'str'}" in text
-    assert "wanted: text in completion" in text
+    assert "expected: text in completion" in text
 
 
 def test_a_missing_file_lists_what_is_there(tmp_path: Path) -> None:
@@ -297,7 +297,7 @@ def test_a_broken_file_is_refused_with_its_name(
 def test_another_ending_is_refused(tmp_path: Path) -> None:
     (tmp_path / "train.txt").write_text("x")
     splits = {"train": "train.txt"}
-    assert "wanted: .jsonl, .json, .csv, .parquet" in _refusal(_read, tmp_path, splits=splits)
+    assert "expected: .jsonl, .json, .csv, .parquet" in _refusal(_read, tmp_path, splits=splits)
 
 
 def test_a_fingerprint_changes_with_any_text_and_with_the_order() -> None:
