@@ -25,14 +25,16 @@ def compare(
 
     output.choose(quiet=quiet, as_json=as_json)
     from flows.compare import compare_methods
-    from tasks.comparison.summary import comparison_values
+    from tasks.comparison.report import read_report
     from tasks.config.loading import load_config
     from tasks.runtime.prefect_server import run_flow
 
     loaded = load_config(config, overrides or [])
     chosen, numbers = split_list(methods), seeds_of(seeds)
-    done = run_flow(lambda: compare_methods(loaded, chosen, numbers, control, parallel), loaded.output_root)
-    output.give(comparison_values(done.directory))
+    done = run_flow(
+        lambda: compare_methods(loaded, chosen, numbers, control, parallel=parallel), loaded.output_root
+    )
+    output.give(read_report(done.directory))
 
 
 def sweep(
@@ -56,17 +58,19 @@ def sweep(
     from tasks.report.console import output
 
     output.choose(quiet=quiet, as_json=as_json)
-    from flows.sweep import sweep_grid
+    from flows.compare import compare_methods
     from tasks.comparison.grid import read_axis
-    from tasks.comparison.summary import comparison_values
+    from tasks.comparison.report import read_report
     from tasks.config.loading import load_config
     from tasks.runtime.prefect_server import run_flow
 
     loaded = load_config(config, overrides or [])
     axes = tuple(read_axis(text) for text in over)
     chosen, numbers = split_list(methods), seeds_of(seeds)
-    done = run_flow(lambda: sweep_grid(loaded, axes, chosen, numbers, parallel), loaded.output_root)
-    output.give(comparison_values(done.directory))
+    done = run_flow(
+        lambda: compare_methods(loaded, chosen, numbers, axes=axes, parallel=parallel), loaded.output_root
+    )
+    output.give(read_report(done.directory))
 
 
 def split_list(text: str) -> tuple[str, ...]:

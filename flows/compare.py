@@ -1,40 +1,49 @@
-"""Several methods and seeds on the machinery of the search, under one run of MLflow."""
+"""Several methods, seeds and settings on the machinery of the search, under one MLflow run."""
 
 from __future__ import annotations
 
 from prefect import flow
+from prefect.runtime import flow_run
 
 from flows.search import msft_search
 from tasks.commands.flow_runs import emits_end_event, fill_in_run_number
-from tasks.comparison.parallel import Arm
+from tasks.comparison.grid import Arm, Axis, Grid, plan_grid
 from tasks.comparison.report import report_comparison
-from tasks.comparison.runs import (
-    comparison_of,
-    open_comparison,
-    plan_comparison,
-    refuse_failures,
-    run_searches,
-)
+from tasks.comparison.runs import comparison_of, open_comparison, refuse_failures, run_searches
 from tasks.config.loading import load_shown_config
 from tasks.config.schema import SearchConfig
-from tasks.contracts import ChampionResult, SearchRef
+from tasks.contracts import SearchRef
 from tasks.opening import mark_failed_on_error
 from tasks.record.ownership import HANDOVER_S
 
 
-@flow(name="msft-compare", flow_run_name="compare-{config.name}", persist_result=False)
+def _run_name() -> str:
+    parameters = flow_run.parameters
+    return f"{'sweep' if parameters['axes'] else 'compare'}-{parameters['config'].name}"
+
+
+@flow(name="msft-compare", flow_run_name=_run_name, persist_result=False)
 def compare_methods(
     config: SearchConfig,
     methods: tuple[str, ...] = (),
     seeds: tuple[int, ...] = (),
     control: str = "",
+    axes: tuple[Axis, ...] = (),
     parallel: int | None = None,
 ) -> SearchRef:
-    """Search with each method and seed at one budget, `search.max_epochs`, and report their test scores and costs.
+    """Search with each method and seed, at each point of a sweep's axes, and report test scores and costs.
 
-    Run again, it takes searches that have ended as they are, and goes on with the others.
+    Run again, it reuses searches that have ended and resumes the others.
+
+    Args:
+        config: the settings that all searches share; each spends its `search.max_epochs`.
+        methods: names of presets; none: SFT and mSFT.
+        seeds: none: the configuration's.
+        control: the method that the others are measured against; none: SFT if it is compared, otherwise the first.
+        axes: the settings that a sweep varies; none: a comparison.
+        parallel: searches at a time; none: one per GPU, or one on the CPU.
     """
-    return _compare(config, methods, seeds, control, parallel)
+    return _compare(config, plan_grid(config, methods, seeds, control, axes), parallel)
 
 
 @emits_end_event
@@ -48,38 +57,28 @@ def compare_file(
 ) -> None:
     """Compare with the configuration of a YAML file, as a deployment does.
 
-    A run that Prefect reschedules may start while a search of the one before still saves, so each waits for that.
+    Prefect may start a rescheduled run while a search of the previous attempt still saves, so each search waits for
+    that.
 
     Args:
-        config: the YAML file, as seen from the working directory of the run.
-        methods: by their names; none: SFT and mSFT.
-        seeds: none: that of the file.
-        control: the method that the others are measured against; none: SFT if it is compared, or else the first.
-        overrides: values of the form a.b=c, which replace those of the file; {run} in them is the run's own number.
+        config: path of the YAML file, from the working directory of the run.
+        methods: names of presets; none: SFT and mSFT.
+        seeds: none: the file's.
+        control: the method that the others are measured against; none: SFT if it is compared, otherwise the first.
+        overrides: values of the form a.b=c that replace the file's; {run} in them is the number of the run.
     """
     loaded = load_shown_config(config, fill_in_run_number(overrides))
-    _compare(loaded, methods, seeds, control, wait_s=HANDOVER_S)
+    _compare(loaded, plan_grid(loaded, methods, seeds, control), wait_s=HANDOVER_S)
 
 
-def _compare(
-    config: SearchConfig,
-    methods: tuple[str, ...],
-    seeds: tuple[int, ...],
-    control: str,
-    parallel: int | None = None,
-    wait_s: float = 0.0,
-) -> SearchRef:
-    arms, control = plan_comparison(config, methods, seeds, control)
-    with mark_failed_on_error(comparison_of(config, arms, control), config.tracking.experiment):
-        comparison = open_comparison(config, arms, control)
-        outcomes = run_searches(
-            config, comparison, arms, lambda arm: search_arm(arm, comparison, wait_s), parallel
-        )
-        report_comparison(config, comparison, control, outcomes)
+def _compare(config: SearchConfig, grid: Grid, parallel: int | None = None, wait_s: float = 0.0) -> SearchRef:
+    with mark_failed_on_error(comparison_of(config, grid), config.tracking.experiment):
+        comparison = open_comparison(config, grid)
+
+        def search(arm: Arm) -> None:
+            msft_search(arm.config, parent_run_id=comparison.run_id, wait_s=wait_s)
+
+        outcomes = run_searches(config, comparison, grid, search, parallel)
+        report_comparison(config, comparison, grid, outcomes)
         refuse_failures(outcomes)
     return comparison
-
-
-def search_arm(arm: Arm, comparison: SearchRef, wait_s: float = 0.0) -> ChampionResult:
-    """Run the search of one method and seed as a part of the comparison."""
-    return msft_search(arm.config, parent_run_id=comparison.run_id, wait_s=wait_s)

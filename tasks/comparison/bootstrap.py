@@ -1,4 +1,4 @@
-"""How sure a difference between two methods is: a paired bootstrap over seeds and test rows."""
+"""95 % interval of the difference between two methods: a paired bootstrap over seeds and test rows."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Difference:
 
     @property
     def is_clear(self) -> bool:
-        """Say whether the interval leaves zero out."""
+        """True if the interval excludes zero."""
         return self.low > 0 or self.high < 0
 
 

@@ -1,4 +1,4 @@
-"""Make sub-datasets of the categories of one: the finer granularity of a sweep."""
+"""Category split: one sub-dataset becomes one sub-dataset per category of a column."""
 
 from __future__ import annotations
 
@@ -23,14 +23,13 @@ Rows = list[Mapping[str, Any]]
 
 
 def split_by_column(config: SearchConfig, name: str, column: str) -> SearchConfig:
-    """Return the configuration with one sub-dataset replaced by one for each value of a column of its rows.
+    """Return the configuration with one sub-dataset replaced by one per value of a column of its rows.
 
-    Their rows are written once to files below `output_root`. A category that has no row in one of the splits is left
-    out, with a warning.
+    The rows are written to files under `output_root`. A category without rows in one of the splits is left out with a
+    warning.
 
     Raises:
-        ConfigError: there is no such sub-dataset, its splits are carved, or it is generated; or the mixture names
-            proportions.
+        ConfigError: the sub-dataset is unknown, generated, or has carved splits; or the mixture names proportions.
         DataError: a row lacks the column, or no category has rows in every split.
     """
     sub_dataset = _sub_dataset(config, name)
@@ -40,7 +39,7 @@ def split_by_column(config: SearchConfig, name: str, column: str) -> SearchConfi
     whole = [category for category in categories if all(category in by for by in rows.values())]
     if len(whole) < len(categories):
         missing = ", ".join(sorted(set(categories) - set(whole)))
-        logger.warning(f"{name} by {column}: left out for want of rows in every split: {missing}")
+        logger.warning(f"{name} by {column}: left out, no rows in one of the splits: {missing}")
     if not whole:
         raise DataError(
             name,
@@ -83,7 +82,7 @@ def _sub_dataset(config: SearchConfig, name: str) -> SubDatasetConfig:
 def _by_category(
     config: SearchConfig, sub_dataset: SubDatasetConfig, split: str, text: str, column: str
 ) -> dict[str, Rows]:
-    """Return the rows of each category, by a name that a sub-dataset can have."""
+    """Return the rows by category; category names are made valid sub-dataset names."""
     rows, where = read_columns(config, sub_dataset, split, text)
     found: dict[str, Rows] = {}
     for index, row in enumerate(rows):
@@ -93,14 +92,14 @@ def _by_category(
                 f"{where} row {index}",
                 got=f"the columns {', '.join(row)}",
                 wanted=f"a value in {column}",
-                fix="name another column, or mend the row",
+                fix="name another column, or fix the row",
             )
         found.setdefault(re.sub(r"[^A-Za-z0-9_.-]+", "_", str(row[column])).strip("_"), []).append(row)
     return found
 
 
 def _write(rows: Mapping[str, Rows], config: SearchConfig, name: str) -> Path:
-    """Write the splits of one category as JSON lines to a folder named by their content, and return it."""
+    """Write the splits of one category as JSON lines to a folder named by a hash of them, and return it."""
     texts = {
         split: "".join(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in own)
         for split, own in rows.items()

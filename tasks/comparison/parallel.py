@@ -12,9 +12,9 @@ from queue import SimpleQueue
 from typing import Any
 
 import httpx
-from pydantic import Field
 from tqdm import tqdm
 
+from tasks.comparison.grid import Arm
 from tasks.config.schema import SearchConfig
 from tasks.contracts import Value
 from tasks.errors import MsftError
@@ -26,29 +26,6 @@ logger = logging.getLogger(__name__)
 
 # A Prefect server that is away is started again, and the flow with it (tasks/runtime/prefect_server.py).
 _NOT_THE_SEARCHS_FAULT = (httpx.TransportError,)
-
-
-class Arm(Value):
-    """One search of a comparison or sweep.
-
-    Attributes:
-        method: a key of METHODS.
-        seed: of the search.
-        point: the sweep's settings by the names of its axes; empty in a comparison.
-        config: the search's whole configuration.
-    """
-
-    method: str
-    seed: int
-    point: dict[str, str] = Field(default_factory=dict)
-    config: SearchConfig
-
-    @property
-    def label(self) -> str:
-        """Return what tells it from the others, in words."""
-        return ", ".join(
-            [self.method, *(f"{axis} {value}" for axis, value in self.point.items()), f"seed {self.seed}"]
-        )
 
 
 class Outcome(Value):

@@ -1,4 +1,4 @@
-"""Where the sub-datasets' optima lie in a search, and how far an exclusion moves them; from its journal's rounds."""
+"""Each sub-dataset's peak in a search, and its shift after an exclusion, from the rounds of the journal."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ Round = Mapping[str, Any]
 
 
 def peak_epochs(rounds: Sequence[Round], evals_per_epoch: int) -> list[dict[str, Any]]:
-    """Return one row a sub-dataset: the epoch of its peak, and of the mixture's, while none was excluded.
+    """Return one row per sub-dataset: its peak's epoch and that of the mixture, before the first exclusion.
 
-    The stretch goes from the base model to the end of the roll-out in which the first exclusion was decided, or of the
-    search. Ties go to the earliest epoch. The mixture's peak is that of the mean score over sub-datasets.
+    The range is from the base model to the end of the roll-out of the first exclusion, or of the search without one.
+    The earliest epoch wins a tie. The mixture's peak is that of the mean score over sub-datasets.
 
     Source: paper, the sub-datasets' optimal compute against the mixture's.
     """
@@ -36,10 +36,10 @@ def peak_epochs(rounds: Sequence[Round], evals_per_epoch: int) -> list[dict[str,
 
 
 def peak_shifts(rounds: Sequence[Round], evals_per_epoch: int) -> list[dict[str, Any]]:
-    """Return one row an exclusion of one sub-dataset and one that stayed: its peak's epoch before and after.
+    """Return one row per exclusion and remaining sub-dataset: its peak's epoch before and after.
 
-    Epochs count passes over the mixture that was active, along the accepted path from the base model. A peak lies
-    inside its roll-out, so a shift is at most as long as two of them.
+    Epochs are passes over the active mixture along the accepted path from the base model. Rounds that exclude more than
+    one sub-dataset are left out. A peak lies inside its roll-out, so a shift is at most as long as two of them.
 
     Source: paper, the shift of the optimum when one sub-dataset is removed.
     """

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib import rc_context
@@ -13,15 +15,16 @@ from matplotlib.figure import Figure
 
 from tasks.runtime.files import publish_file
 
-logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it tells when it builds its cache
+logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it announces that it builds its cache
 
-# Okabe & Ito's colours, which colour-blind readers tell apart.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+# Okabe and Ito's palette, safe for colour-blind readers.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 _MARKERS = "osD^vPX*"
+_FLOPS = "total FLOPs of a search"
 
 
 def save_figure(figure: Figure, stem: Path) -> list[Path]:
-    """Write a figure as PNG and SVG, and return both files."""
+    """Write a figure as PNG and SVG, and return both paths."""
     paths = [stem.with_suffix(".png"), stem.with_suffix(".svg")]
     with rc_context({"svg.hashsalt": "msft", "svg.fonttype": "none"}):
         publish_file(paths[0], partial(figure.savefig, dpi=150))
@@ -30,10 +33,10 @@ def save_figure(figure: Figure, stem: Path) -> list[Path]:
 
 
 def plot_comparison(summary: pd.DataFrame, control: str) -> Figure:
-    """Return test accuracy in points against the mean FLOPs of a search; bars are standard deviations over seeds."""
-    figure, axes = _axes(
-        "total FLOPs of a search (training, discarded work and evaluation)", "test accuracy, points"
-    )
+    """Plot test accuracy in points against the mean FLOPs of a search; bars are standard deviations over seeds."""
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    _set_labels(axes, f"{_FLOPS} (training, discarded work and evaluation)", "test accuracy, points")
     for index, row in enumerate(summary.to_dict("records")):
         axes.errorbar(
             row["flops"],
@@ -41,7 +44,7 @@ def plot_comparison(summary: pd.DataFrame, control: str) -> Figure:
             xerr=row["flops_std"] if pd.notna(row["flops_std"]) else None,
             yerr=100 * row["std"] if pd.notna(row["std"]) else None,
             fmt=_MARKERS[index % len(_MARKERS)],
-            color=COLOURS[index % len(COLOURS)],
+            color=_COLOURS[index % len(_COLOURS)],
             markersize=8,
             capsize=3,
             label=f"{row['title']}{' (control)' if row['method'] == control else ''}",
@@ -56,15 +59,73 @@ def plot_comparison(summary: pd.DataFrame, control: str) -> Figure:
     return figure
 
 
-def _axes(x_label: str, y_label: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
+def plot_axis(summary: pd.DataFrame, axis: str, names: Sequence[str]) -> Figure:
+    """Plot test accuracy and FLOPs against one axis of a sweep; a line for each method and point of the other axes."""
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    panels = figure.subplots(1, 2)
+    others = [name for name in names if name != axis]
+    positions = {value: _number(value, index) for index, value in enumerate(dict.fromkeys(summary[axis]))}
+    for index, (key, group) in enumerate(summary.groupby(["title", *others], sort=False)):
+        label = ", ".join([str(key[0]), *(f"{n} {v}" for n, v in zip(others, key[1:], strict=True))])
+        style: dict[str, Any] = {
+            "color": _COLOURS[index % len(_COLOURS)],
+            "marker": "o",
+            "capsize": 3,
+            "label": label,
+        }
+        at = [positions[value] for value in group[axis]]
+        panels[0].errorbar(at, 100 * group["mean"], yerr=100 * group["std"].fillna(0), **style)
+        panels[1].errorbar(at, group["flops"], yerr=group["flops_std"].fillna(0), **style)
+    for panel, y_label in zip(panels, ("test accuracy, points", _FLOPS), strict=True):
+        _set_labels(panel, axis.replace("_", " "), y_label)
+        panel.set_xticks(list(positions.values()), list(positions))
+    panels[1].set_ylim(bottom=0)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
+def plot_peaks(peaks: pd.DataFrame) -> Figure:
+    """Plot each sub-dataset's peak epoch and the mixture's; a dot for each search, a bar for their mean."""
+    distance = (peaks["peak_epoch"] - peaks["mixture_peak_epoch"]).abs().mean()
+    figure, axes = _dots(peaks, "peak_epoch", "epoch of the peak on validation")
+    mixture = peaks["mixture_peak_epoch"].mean()
+    axes.axvline(mixture, color=_COLOURS[1], linestyle="--", label=f"peak of the mixture, mean {mixture:.2f}")
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    figure.suptitle(f"mean distance from the mixture's peak: {distance:.2f} epochs", fontsize=10)
+    return figure
+
+
+def plot_shifts(shifts: pd.DataFrame) -> Figure:
+    """Plot how far each exclusion moves the remaining peaks; a dot for each exclusion, a bar for their mean."""
+    figure, axes = _dots(shifts, "shift", "shift of the peak after one exclusion, epochs")
+    axes.axvline(0, color="0.4", linewidth=1)
+    figure.suptitle(f"mean absolute shift: {shifts['shift'].abs().mean():.2f} epochs", fontsize=10)
+    return figure
+
+
+def _dots(frame: pd.DataFrame, column: str, x_label: str) -> tuple[Figure, Axes]:
+    """Return a figure with one row of dots for each sub-dataset."""
+    names = list(dict.fromkeys(frame["sub_dataset"]))
+    figure = Figure(figsize=(8, 1.6 + 0.35 * len(names)), layout="constrained")
     axes = figure.add_subplot()
-    bare_axes(axes, x_label, y_label)
+    _set_labels(axes, x_label, "")
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    for row, name in enumerate(names):
+        values = frame.loc[frame["sub_dataset"] == name, column]
+        axes.plot(values, [row] * len(values), "o", color=_COLOURS[0], alpha=0.4, markersize=6)
+        axes.plot([values.mean()], [row], "|", color=_COLOURS[0], markersize=16, markeredgewidth=2.5)
     return figure, axes
 
 
-def bare_axes(axes: Axes, x_label: str, y_label: str) -> None:
-    """Give axes their labels and no more ink than a reader needs."""
+def _number(value: str, index: int) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        return float(index)  # words are spaced evenly
+
+
+def _set_labels(axes: Axes, x_label: str, y_label: str) -> None:
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.grid(alpha=0.3)

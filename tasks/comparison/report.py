@@ -1,9 +1,10 @@
-"""What a comparison found: tables, CSV files, a plot, and the same in MLflow."""
+"""The report of a comparison or sweep: frames as CSV files, plots, and the same numbers in MLflow."""
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,70 +12,113 @@ from typing import Any
 import pandas as pd
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from rich.markup import escape
-from rich.table import Table
 
 from tasks.comparison.bootstrap import Difference, paired_difference
+from tasks.comparison.grid import Grid
 from tasks.comparison.parallel import Outcome
-from tasks.comparison.plots import plot_comparison, save_figure
-from tasks.comparison.runs import Finding, find_all, title_of
+from tasks.comparison.peak_shifts import peak_epochs, peak_shifts
+from tasks.comparison.plots import plot_axis, plot_comparison, plot_peaks, plot_shifts, save_figure
+from tasks.comparison.runs import Cost, Finding, find_all
+from tasks.config.presets import PRESETS
 from tasks.config.schema import SearchConfig
 from tasks.contracts import SearchRef
+from tasks.record.journal import read_events
 from tasks.registry import points as run_log
 from tasks.registry import runs as tracking
-from tasks.report.console import console, print_table
+from tasks.report.comparison_tables import show_comparison
 from tasks.runtime.files import publish_file
 
 logger = logging.getLogger(__name__)
 
-COSTS = ("train_tokens", "discarded_tokens", "evaluation_tokens", "flops", "seconds")
+COSTS = tuple(Cost.model_fields)
+
+Frames = dict[str, pd.DataFrame]
+RowsOf = Callable[[Sequence[dict[str, Any]], int], list[dict[str, Any]]]
 
 
 @task(name="report comparison", cache_policy=NO_CACHE)
 def report_comparison(
-    config: SearchConfig, comparison: SearchRef, control: str, outcomes: Sequence[Outcome]
+    config: SearchConfig, comparison: SearchRef, grid: Grid, outcomes: Sequence[Outcome]
 ) -> None:
-    """Write the frames and the plot, print the tables, log all of it, and close the comparison's MLflow run.
+    """Write the frames and plots, print the tables, log all of it, and close the comparison's MLflow run.
 
     Raises:
-        DifferentDataError: searches of one seed were not made on the same data.
+        DifferentDataError: searches of one seed in a comparison had different data.
     """
-    findings = find_all(outcomes, same_data=True)
-    frames = {"runs": runs_frame(outcomes, findings), "scores": scores_frame(findings)}
-    if findings:
-        frames["summary"] = summary_frame(findings, control)
-        frames["sub_datasets"] = sub_datasets_frame(findings, control)
+    findings = find_all(outcomes, same_data=not grid.axes)
+    frames = build_frames(grid, outcomes, findings)
     directory = Path(comparison.directory)
-    paths = write_frames(directory, frames)
+    paths = write_frames(directory, frames) + _write_plots(directory, frames, grid)
     if findings:
-        paths += save_figure(
-            plot_comparison(frames["summary"], control), directory / "accuracy_against_flops"
-        )
-        show_comparison(config, frames, control)
+        show_comparison(_heading(config, grid), frames, grid.axes, PRESETS[grid.control].title)
     logger.info(f"files: {directory}")
-    run_log.log_files(comparison, paths, "comparison")
-    metrics = comparison_metrics(frames["summary"]) if findings else {}
-    run_log.log_summary(comparison, metrics, {"msft.control": control}, stamp_of(findings))
+    run_log.log_files(comparison, paths, grid.kind)
+    metrics = _metrics(frames["summary"], grid.axes) if findings else {}
+    run_log.log_summary(comparison, metrics, {"msft.control": grid.control}, _timestamp(findings))
     tracking.close_search_run(comparison, "FAILED" if any(o.error for o in outcomes) else "FINISHED")
 
 
-def write_frames(directory: Path, frames: Mapping[str, pd.DataFrame]) -> list[Path]:
+def _heading(config: SearchConfig, grid: Grid) -> str:
+    budget = "" if grid.axes else f": {config.search.max_epochs:g} full-mixture epochs each"
+    is_paper = config.search.protocol == "paper"
+    return f"{grid.kind} {config.name}{budget}" + (
+        " (protocol: paper, selected on the test splits)" if is_paper else ""
+    )
+
+
+def read_report(directory: str) -> dict[str, Any]:
+    """Return a report's CSV files as plain values: accuracies in [0, 1], null for missing numbers."""
+    files = {name: Path(directory, f"{name}.csv") for name in ("summary", "sub_datasets", "runs")}
+    frames = {
+        name: json.loads(pd.read_csv(file).to_json(orient="records", double_precision=15))
+        for name, file in files.items()
+        if file.is_file()
+    }
+    return {"comparison": Path(directory).name, "directory": directory, **frames}
+
+
+def build_frames(grid: Grid, outcomes: Sequence[Outcome], findings: Sequence[Finding]) -> Frames:
+    """Return the frames by the names of their files: those of a comparison, or those of a sweep."""
+    frames = {"runs": runs_frame(outcomes, findings), "scores": scores_frame(findings)}
+    if findings:
+        frames["summary"] = summary_frame(findings, grid.control)
+    if not grid.axes:
+        frames["sub_datasets"] = sub_datasets_frame(findings, grid.control)
+    else:
+        frames["peaks"] = _journal_frame(findings, peak_epochs)
+        frames["shifts"] = _journal_frame(findings, peak_shifts)
+    return {name: frame for name, frame in frames.items() if not frame.empty}
+
+
+def write_frames(directory: Path, frames: Frames) -> list[Path]:
     """Write each frame as a CSV file, and return the files."""
-    paths = []
-    for name, frame in frames.items():
-        paths.append(directory / f"{name}.csv")
-        publish_file(paths[-1], partial(frame.to_csv, index=False))
-    return paths
+    paths = {name: directory / f"{name}.csv" for name in frames}
+    for name, path in paths.items():
+        publish_file(path, partial(frames[name].to_csv, index=False))
+    return list(paths.values())
 
 
-def stamp_of(findings: Iterable[Finding]) -> int:
-    """Return the Unix time in ms at which the last search ended: logged with it, again changes nothing."""
+def _write_plots(directory: Path, frames: Frames, grid: Grid) -> list[Path]:
+    figures = {}
+    if "summary" in frames and not grid.axes:
+        figures["accuracy_against_flops"] = plot_comparison(frames["summary"], grid.control)
+    if "summary" in frames:
+        figures |= {f"against_{axis}": plot_axis(frames["summary"], axis, grid.axes) for axis in grid.axes}
+    if "peaks" in frames:
+        figures["peaks"] = plot_peaks(frames["peaks"])
+    if "shifts" in frames:
+        figures["shifts"] = plot_shifts(frames["shifts"])
+    return [path for name, figure in figures.items() for path in save_figure(figure, directory / name)]
+
+
+def _timestamp(findings: Iterable[Finding]) -> int:
+    """Return the end of the last search as Unix time in ms; MLflow takes a point with the same timestamp once."""
     ends = [int(pd.Timestamp(finding.crowned_at).timestamp()) for finding in findings]
     return 1000 * max(ends, default=0)
 
 
 def runs_frame(outcomes: Sequence[Outcome], findings: Sequence[Finding]) -> pd.DataFrame:
-    """Return one row a search: what it scored and cost, or why it failed."""
+    """Return one row per search: its score and costs, or its error."""
     found = {finding.arm.label: finding for finding in findings}
     rows: list[dict[str, Any]] = []
     for outcome in outcomes:
@@ -88,13 +132,11 @@ def runs_frame(outcomes: Sequence[Outcome], findings: Sequence[Finding]) -> pd.D
 
 
 def scores_frame(findings: Sequence[Finding]) -> pd.DataFrame:
-    """Return one row a search and sub-dataset: the champion's test accuracy."""
+    """Return one row per search and sub-dataset: the champion's test accuracy."""
     return pd.DataFrame(
         [
-            {
-                "method": finding.arm.method,
-                **finding.arm.point,
-                "seed": finding.arm.seed,
+            _key(finding)
+            | {
                 "sub_dataset": score.sub_dataset,
                 "accuracy": score.accuracy,
                 "num_examples": score.num_examples,
@@ -105,23 +147,28 @@ def scores_frame(findings: Sequence[Finding]) -> pd.DataFrame:
     )
 
 
-def summary_frame(findings: Sequence[Finding], control: str) -> pd.DataFrame:
-    """Return one row a method: test accuracy over seeds, difference to the control, and mean costs of a search.
+def _key(finding: Finding) -> dict[str, Any]:
+    return {"method": finding.arm.method, **finding.arm.point, "seed": finding.arm.seed}
 
-    Accuracies and differences lie in [0, 1]; the standard deviation is that over seeds, absent with one seed.
+
+def summary_frame(findings: Sequence[Finding], control: str) -> pd.DataFrame:
+    """Return one row per point and method: test accuracy over seeds, difference to the control, mean costs of a search.
+
+    Accuracies and differences lie in [0, 1]; the standard deviation is over seeds, and missing with one seed. The
+    control of a row is that of its own point.
     """
+    groups = _by_point_and_method(findings)
     rows = []
-    for method, own in _by_method(findings).items():
-        accuracies = pd.Series([finding.accuracy for finding in own])
+    for (point, method), own in groups.items():
+        names = [score.sub_dataset for score in own[0].test]
         costs = pd.DataFrame([finding.cost.model_dump() for finding in own])
         rows.append(
             {
+                **dict(point),
                 "method": method,
-                "title": title_of(method),
-                "num_seeds": len(own),
-                "mean": accuracies.mean(),
-                "std": accuracies.std(),
-                **_difference_columns(_difference(findings, method, control, None)),
+                "title": PRESETS[method].title,
+                **_spread([finding.accuracy for finding in own]),
+                **_difference_columns(own, groups.get((point, control), []), names),
                 **costs.mean(),
                 "flops_std": costs["flops"].std(),
             }
@@ -130,129 +177,83 @@ def summary_frame(findings: Sequence[Finding], control: str) -> pd.DataFrame:
 
 
 def sub_datasets_frame(findings: Sequence[Finding], control: str) -> pd.DataFrame:
-    """Return one row a method and sub-dataset, as `summary_frame` has them."""
-    scores = scores_frame(findings)
-    groups = scores.groupby(["method", "sub_dataset"], sort=False)["accuracy"]
+    """Return one row per method and sub-dataset, with the columns of `summary_frame` except costs."""
+    groups = _by_point_and_method(findings)
     return pd.DataFrame(
         [
             {
                 "method": method,
                 "sub_dataset": name,
-                "num_seeds": len(accuracies),
-                "mean": accuracies.mean(),
-                "std": accuracies.std(),
-                **_difference_columns(_difference(findings, str(method), control, str(name))),
+                **_spread([s.accuracy or 0.0 for f in own for s in f.test if s.sub_dataset == name]),
+                **_difference_columns(own, groups.get((point, control), []), [name]),
             }
-            for (method, name), accuracies in groups
+            for (point, method), own in groups.items()
+            for name in dict.fromkeys(score.sub_dataset for finding in own for score in finding.test)
         ]
     )
 
 
-def _by_method(findings: Sequence[Finding]) -> dict[str, list[Finding]]:
-    methods = dict.fromkeys(finding.arm.method for finding in findings)
-    return {method: [f for f in findings if f.arm.method == method] for method in methods}
+def _by_point_and_method(
+    findings: Sequence[Finding],
+) -> dict[tuple[tuple[tuple[str, str], ...], str], list[Finding]]:
+    groups: dict[tuple[tuple[tuple[str, str], ...], str], list[Finding]] = {}
+    for finding in findings:
+        groups.setdefault((tuple(finding.arm.point.items()), finding.arm.method), []).append(finding)
+    return groups
 
 
-def _difference(
-    findings: Sequence[Finding], method: str, control: str, sub_dataset: str | None
-) -> Difference | None:
-    """Return the difference over the seeds that both have, of one sub-dataset or of all; None where there is none."""
-    own = {finding.arm.seed: finding for finding in findings if finding.arm.method == method}
-    theirs = {finding.arm.seed: finding for finding in findings if finding.arm.method == control}
-    seeds = [seed for seed in own if seed in theirs]
-    if method == control or not seeds:
+def _spread(accuracies: Sequence[float]) -> dict[str, float]:
+    values = pd.Series(accuracies)
+    return {"num_seeds": len(values), "mean": values.mean(), "std": values.std()}
+
+
+def _difference_columns(
+    own: Sequence[Finding], theirs: Sequence[Finding], names: Sequence[str]
+) -> dict[str, float | None]:
+    difference = _difference(own, theirs, names) if own is not theirs else None
+    if difference is None:
+        return {"difference": None, "low": None, "high": None}
+    return {"difference": difference.mean, "low": difference.low, "high": difference.high}
+
+
+def _difference(own: Sequence[Finding], theirs: Sequence[Finding], names: Sequence[str]) -> Difference | None:
+    """Return the difference over the seeds of both on the named sub-datasets; None without a common seed."""
+    by_seed = {finding.arm.seed: finding for finding in theirs}
+    pairs = [(finding, by_seed[finding.arm.seed]) for finding in own if finding.arm.seed in by_seed]
+    if not pairs:
         return None
-    names = [s.sub_dataset for s in own[seeds[0]].test if sub_dataset in (None, s.sub_dataset)]
-    hashes = {name: {own[seed].test_hashes[name] for seed in seeds} for name in names}
+    hashes = {name: {finding.test_hashes[name] for finding, _ in pairs} for name in names}
     return paired_difference(
-        _correct([own[seed] for seed in seeds], names),
-        _correct([theirs[seed] for seed in seeds], names),
+        _correct([finding for finding, _ in pairs], names),
+        _correct([finding for _, finding in pairs], names),
         {name for name in names if len(hashes[name]) == 1},
     )
 
 
 def _correct(findings: Sequence[Finding], names: Sequence[str]) -> dict[str, list[str]]:
-    """Return for each sub-dataset which test rows were right, one text a finding."""
+    """Return the correctness of each sub-dataset's test rows, one text per finding."""
     return {
         name: [score.correct for finding in findings for score in finding.test if score.sub_dataset == name]
         for name in names
     }
 
 
-def _difference_columns(difference: Difference | None) -> dict[str, float | None]:
-    if difference is None:
-        return {"difference": None, "low": None, "high": None}
-    return {"difference": difference.mean, "low": difference.low, "high": difference.high}
+def _journal_frame(findings: Sequence[Finding], rows_of: RowsOf) -> pd.DataFrame:
+    """Return the rows that `rows_of` derives from the rounds of each search, with the search's key."""
+    rows = []
+    for finding in findings:
+        rounds = [event for event in read_events(finding.directory) if event["event"] == "round_decided"]
+        evals_per_epoch = finding.arm.config.search.evals_per_epoch
+        rows += [_key(finding) | row for row in rows_of(rounds, evals_per_epoch)]
+    return pd.DataFrame(rows)
 
 
-def comparison_metrics(summary: pd.DataFrame) -> dict[str, float]:
-    """Return the summary's numbers as MLflow metrics, `method/column`."""
+def _metrics(summary: pd.DataFrame, axes: Sequence[str]) -> dict[str, float]:
+    """Return the summary as MLflow metrics `method/column`, with the point of a sweep after the method."""
     columns = ("mean", "std", "difference", "low", "high", *COSTS)
     return {
-        f"{row['method']}/{column}": float(row[column])
+        f"{' '.join([row['method'], *(row[axis] for axis in axes)])}/{column}": float(row[column])
         for row in summary.to_dict("records")
         for column in columns
         if pd.notna(row[column])
     }
-
-
-def show_comparison(config: SearchConfig, frames: Mapping[str, pd.DataFrame], control: str) -> None:
-    """Print the methods, their costs, then the sub-datasets; accuracies in points, bold where clear of zero."""
-    budget, protocol = config.search.max_epochs, config.search.protocol
-    selected = " (protocol: paper, selected on the test splits)" if protocol == "paper" else ""
-    console.rule(f"comparison {config.name}: {budget:g} full-mixture epochs each{selected}", align="left")
-    summary = frames["summary"]
-    table = new_table(["method", "seeds", "test accuracy", f"difference to {title_of(control)} [95 %]"])
-    costs = new_table(["method", "train tokens", "discarded", "evaluation", "FLOPs", "seconds"])
-    for row in summary.to_dict("records"):
-        is_clear = pd.notna(row["low"]) and (row["low"] > 0 or row["high"] < 0)
-        cells = (str(row["num_seeds"]), shown_spread(row), shown_interval(row))
-        table.add_row(row["title"], *cells, style="bold" if is_clear else "")
-        tokens = (f"{row[name]:,.0f}" for name in COSTS[:3])
-        costs.add_row(row["title"], *tokens, f"{row['flops']:.3g}", f"{row['seconds']:,.0f}")
-    print_table(table)
-    num_seeds = int(summary["num_seeds"].min())
-    over = (
-        "test rows alone, as seeds cannot be resampled with one" if num_seeds == 1 else "seeds and test rows"
-    )
-    logger.info(
-        "test accuracy: mean over sub-datasets ± standard deviation over seeds; "
-        f"intervals: paired bootstrap over {over}"
-    )
-    print_table(costs)
-    logger.info(
-        "tokens, FLOPs and seconds of one search, mean over seeds; training, discarded work and evaluation"
-    )
-    _show_sub_datasets(summary, frames["sub_datasets"])
-
-
-def _show_sub_datasets(summary: pd.DataFrame, by_sub_dataset: pd.DataFrame) -> None:
-    titles = dict(zip(summary["method"], summary["title"], strict=True))
-    table = new_table(["sub-dataset", *titles.values()])
-    for name, rows in by_sub_dataset.groupby("sub_dataset", sort=False):
-        cells_of = {row["method"]: shown_spread(row) for row in rows.to_dict("records")}
-        table.add_row(escape(str(name)), *(cells_of.get(method, "none") for method in titles))
-    print_table(table)
-
-
-def new_table(headings: Sequence[str]) -> Table:
-    """Return an empty table: the first column is text, the others are numbers."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column(headings[0])
-    for heading in headings[1:]:
-        table.add_column(heading, justify="right")
-    return table
-
-
-def shown_spread(row: Mapping[Any, Any]) -> str:
-    """Return a summary row's accuracy in points, ± its standard deviation where there is one."""
-    spread = f" ± {100 * row['std']:.1f}" if pd.notna(row["std"]) else ""
-    return f"{100 * row['mean']:.1f}{spread}"
-
-
-def shown_interval(row: Mapping[Any, Any]) -> str:
-    """Return a summary row's difference to the control in points, with its interval."""
-    if pd.isna(row["difference"]):
-        return "–"
-    low, high = 100 * row["low"], 100 * row["high"]
-    return f"{100 * row['difference']:+.1f} [{low:+.1f}, {high:+.1f}]"

@@ -1,4 +1,4 @@
-"""A comparison's searches: which they are, its record in MLflow, and what its finished searches say."""
+"""A comparison's directory and MLflow run, its searches, and the findings read from their journals."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.algorithm.costs import ledger_lines
-from tasks.comparison.parallel import Arm, Outcome, lanes, run_side_by_side
-from tasks.comparison.presets import CONTROL, METHODS, check_methods, configure
+from tasks.comparison.grid import Arm, Grid
+from tasks.comparison.parallel import Outcome, lanes, run_side_by_side
 from tasks.config.identity import differences, identity_of
 from tasks.config.loading import dump_config
 from tasks.config.schema import SearchConfig
 from tasks.contracts import ChampionResult, SearchRef, SubDatasetScore, Value
-from tasks.errors import ConfigError, DifferentDataError, IncompleteComparisonError
+from tasks.errors import DifferentDataError, IncompleteComparisonError
 from tasks.opening import reference_to
 from tasks.record.journal import read_events
 from tasks.record.ownership import directory_of
@@ -30,14 +30,14 @@ logger = logging.getLogger(__name__)
 
 
 class Cost(Value):
-    """What one search cost, by its ledger; what was restarted counts once, and the champion's test not at all.
+    """The cost of one search by its ledger, without restarts and the champion's test.
 
     Attributes:
         train_tokens: accepted and discarded ones.
-        discarded_tokens: of these, what was rolled back.
+        discarded_tokens: the part of them that was rolled back.
         evaluation_tokens: scored on validation.
-        flops, seconds: of these three kinds of work, without what a restart repeated, which is no method's doing;
-            seconds are those of the workers, so work side by side adds up.
+        flops, seconds: of training, discarded work and evaluation; work that a restart repeated is not counted, as it
+            is no property of the method. Seconds are those of the workers, so parallel work adds up.
     """
 
     train_tokens: int = 0
@@ -48,9 +48,10 @@ class Cost(Value):
 
 
 class Finding(Value):
-    """One finished search as a comparison sees it.
+    """One finished search, as the report reads it.
 
     Attributes:
+        arm: which search it is.
         directory: the search's.
         test: the champion's test scores of the sub-datasets that have an accuracy.
         test_hashes: of each sub-dataset's test rows.
@@ -71,99 +72,52 @@ class Finding(Value):
         return sum(score.accuracy or 0.0 for score in self.test) / len(self.test)
 
 
-def plan_comparison(
-    config: SearchConfig, methods: Sequence[str], seeds: Sequence[int], control: str
-) -> tuple[tuple[Arm, ...], str]:
-    """Return the searches, seed by seed, and the control: `control`, or else SFT if it is compared, or the first.
-
-    Raises:
-        ConfigError: a method is unknown, or does not go with the configuration; or nothing could be compared.
-    """
-    check_methods([*methods, *([control] if control else [])])
-    refuse_untested(config)
-    chosen = tuple(dict.fromkeys(methods)) or (CONTROL, "msft")
-    if control and control not in chosen:
-        raise ConfigError("--control", [f"{control} is not among the methods {', '.join(chosen)}"])
-    arms = tuple(
-        Arm(method=m, seed=seed, config=configure(config, m, seed, {}, f"{config.name}-{m}"))
-        for seed in dict.fromkeys(seeds or (config.seed,))
-        for m in chosen
-    )
-    _refuse_twins(arms)
-    return arms, control or (CONTROL if CONTROL in chosen else chosen[0])
-
-
-def _refuse_twins(arms: Sequence[Arm]) -> None:
-    """Raise where two methods are one search, as `sft` and `sft_ema` are when the file sets `training.ema`."""
-    first: dict[str, str] = {}
-    for arm in arms:
-        settings = arm.config.model_copy(update={"name": ""}).model_dump_json()
-        twin = first.setdefault(settings, arm.method)
-        if twin != arm.method:
-            raise ConfigError(
-                "--methods",
-                [f"{twin} and {arm.method} are one and the same search with these settings; leave one out"],
-            )
-
-
-def refuse_untested(config: SearchConfig) -> None:
-    """Raise where no sub-dataset has test rows that give an accuracy."""
-    if all(s.splits.test is None or s.metric == "loss" for s in config.mixture.sub_datasets):
-        raise ConfigError(
-            config.name, ["no sub-dataset has a test split and an accuracy, so nothing can be compared"]
-        )
-
-
 @task(name="open comparison", cache_policy=NO_CACHE)
-def open_comparison(
-    config: SearchConfig, arms: Sequence[Arm], control: str, kind: str = "comparison"
-) -> SearchRef:
-    """Return the comparison, with its directory made and its MLflow run open.
+def open_comparison(config: SearchConfig, grid: Grid) -> SearchRef:
+    """Create the comparison's directory, open its MLflow run, and return a reference to both.
 
     Raises:
         TrackingError: MLflow does not answer.
     """
-    comparison = comparison_of(config, arms, control, kind)
+    comparison = comparison_of(config, grid)
     directory = Path(comparison.directory)
     make_folder(directory)
-    # MLflow's files of a new experiment lie beside what it is given: with those of single searches.
+    # MLflow stores the artifacts of a new experiment beside the given directory: with those of single searches.
     place = comparison.model_copy(update={"directory": str(directory.parent)})
     params = {
-        "methods": ", ".join(dict.fromkeys(arm.method for arm in arms)),
-        "seeds": ", ".join(dict.fromkeys(str(arm.seed) for arm in arms)),
-        "control": control,
+        "methods": ", ".join(dict.fromkeys(arm.method for arm in grid.arms)),
+        "seeds": ", ".join(dict.fromkeys(str(arm.seed) for arm in grid.arms)),
+        "control": grid.control,
         "max_epochs": config.search.max_epochs,
     }
-    opened = tracking.open_comparison_run(place, config.tracking.experiment, params, kind)
+    opened = tracking.open_comparison_run(place, config.tracking.experiment, params, grid.kind)
     write_file(directory / "config.yaml", dump_config(config))
     logger.info(
-        f"{kind} {directory.name}: {len(arms)} searches of {config.search.max_epochs:g} full-mixture epochs "
-        f"each, in {directory}"
+        f"{grid.kind} {directory.name}: {len(grid.arms)} searches of {config.search.max_epochs:g} full-mixture "
+        f"epochs each, in {directory}"
     )
     return opened.model_copy(update={"directory": str(directory)})
 
 
-def comparison_of(
-    config: SearchConfig, arms: Sequence[Arm], control: str, kind: str = "comparison"
-) -> SearchRef:
-    """Return a comparison, or sweep, before MLflow has been asked for its run.
+def comparison_of(config: SearchConfig, grid: Grid) -> SearchRef:
+    """Return a reference to a comparison or sweep without its MLflow run.
 
-    It is named by its searches: other methods or seeds are another comparison, which takes what has ended as it is.
+    Its id is a hash of its searches, so other methods or seeds are another comparison, which reuses finished searches.
     """
-    content = [control, [identity_of(arm.config) for arm in arms]]
+    content = [grid.control, [identity_of(arm.config) for arm in grid.arms]]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
-    directory = Path(config.output_root, f"{kind}s", f"{config.name}-{digest}")
+    directory = Path(config.output_root, f"{grid.kind}s", f"{config.name}-{digest}")
     return reference_to(config, str(directory)).model_copy(update={"search_id": digest})
 
 
 def run_searches(
     config: SearchConfig,
     comparison: SearchRef,
-    arms: Sequence[Arm],
+    grid: Grid,
     search: Callable[[Arm], Any],
     parallel: int | None,
 ) -> tuple[Outcome, ...]:
-    """Bring every arm's search to its end by `search`, but take what has ended as it is."""
+    """Run `search` for each arm that has not ended before, and return the outcomes in the order of the arms."""
 
     def run(arm: Arm) -> None:
         directory, experiment = str(directory_of(arm.config)), arm.config.tracking.experiment
@@ -174,17 +128,17 @@ def run_searches(
         else:
             search(arm)
 
-    return run_side_by_side(arms, run, lanes(config, parallel), Path(comparison.directory, "logs"))
+    return run_side_by_side(grid.arms, run, lanes(config, parallel), Path(comparison.directory, "logs"))
 
 
 def find_all(outcomes: Sequence[Outcome], *, same_data: bool) -> tuple[Finding, ...]:
-    """Return what the searches that ended found, from their journals.
+    """Read the findings of the finished searches from their journals.
 
     Args:
         outcomes: of all arms.
-        same_data: whether the searches of one seed must have begun with the same rows and base model.
+        same_data: require the same rows and base model in all searches of one seed.
     Raises:
-        DifferentDataError: they have not.
+        DifferentDataError: searches of one seed had different data.
     """
     findings = []
     first: dict[int, tuple[Arm, Mapping[str, Any]]] = {}
@@ -235,16 +189,11 @@ def _cost(events: Sequence[Mapping[str, Any]]) -> Cost:
 
 
 def refuse_failures(outcomes: Sequence[Outcome]) -> None:
-    """Raise where a search failed, when all else is done.
+    """Raise if a search failed, after everything else is done.
 
     Raises:
-        IncompleteComparisonError: names them and why.
+        IncompleteComparisonError: names the failed searches and their causes.
     """
     failures = [f"{o.arm.label}: {o.error.splitlines()[0]}" for o in outcomes if o.error]
     if failures:
         raise IncompleteComparisonError(failures, len(outcomes))
-
-
-def title_of(method: str) -> str:
-    """Return a method's name as tables and plots have it."""
-    return METHODS[method].title

@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 from flows.compare import compare_file, compare_methods
 from tasks import training
 from tasks.commands.flow_runs import fill_in_run_number
-from tasks.comparison.runs import plan_comparison
+from tasks.comparison.grid import plan_grid
 from tasks.config.loading import dump_config, load_config
 from tasks.config.schema import SearchConfig
 from tasks.errors import IncompleteComparisonError, WorkerError
@@ -112,7 +112,7 @@ def test_a_rescheduled_comparison_waits_for_a_search_that_still_saves_and_gives_
     monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__ID", RUN_ID)
     (seed,) = fill_in_run_number(["seed={run}"])
     config = load_config(file, [*shorter, seed])
-    (arm,), _ = plan_comparison(config, ("sft",), (), "")
+    (arm,) = plan_grid(config, ("sft",)).arms
     with ExitStack() as attempt_before:
         attempt_before.enter_context(own_directory(arm.config))
         waits: list[float] = []

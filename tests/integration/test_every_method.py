@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 
 from flows.compare import compare_methods
-from flows.sweep import sweep_grid
 from tasks.comparison.grid import Axis
 from tasks.config.schema import SearchConfig
 from tasks.record.journal import read_events
@@ -54,7 +53,7 @@ def test_a_sweep_reports_each_point_of_its_axis(
     prefect_server: None, smoke: dict[str, Any], tmp_path: Path
 ) -> None:
     config = tiny(smoke, tmp_path)
-    sweep_grid(config, (Axis(path="rows", values=(8, 16)),), ("sft",), (5,))
+    compare_methods(config, ("sft",), (5,), axes=(Axis(path="rows", values=(8, 16)),))
     (directory,) = (tmp_path / "sweeps").iterdir()
     summary = pd.read_csv(directory / "summary.csv")
     assert list(summary["rows"]) == [8, 16]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.comparison.parallel import Arm
+from tasks.comparison.grid import Arm
 from tasks.comparison.runs import Cost, Finding
 from tasks.config.schema import SearchConfig
 from tasks.contracts import SubDatasetScore

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tasks.algorithm.methods import METHODS
-from tasks.comparison.presets import configure
+from tasks.comparison.grid import configure
 from tasks.config.loading import load_config, search_id_of
 from tasks.config.presets import PRESETS
 from tasks.errors import ConfigError
@@ -80,7 +80,7 @@ def test_a_mixture_keeps_its_search_id(path: str) -> None:
 
 @pytest.mark.parametrize("method", COMPARED)
 def test_a_compared_method_keeps_its_search_id(method: str) -> None:
-    config = configure(load_config(QUICKSTART), method, 0, {}, "quickstart")
+    config = configure(load_config(QUICKSTART), method, 0, "quickstart")
     assert search_id_of(config) == COMPARED[method]
 
 

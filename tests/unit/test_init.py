@@ -12,7 +12,7 @@ import pytest
 
 from tasks.commands.detection import detect_schema, find_data
 from tasks.commands.init import write_draft
-from tasks.comparison.presets import configure
+from tasks.comparison.grid import configure
 from tasks.config.loading import load_config
 from tasks.data.sources import read_splits
 from tasks.errors import InitError
@@ -155,7 +155,7 @@ def test_uncommenting_three_lines_gives_the_preset_msft_memory(tmp_path: Path) -
         )
     )
     uncommented = load_config(str(written))
-    assert uncommented == configure(papers, "msft_memory", papers.seed, {}, papers.name)
+    assert uncommented == configure(papers, "msft_memory", papers.seed, papers.name)
     assert uncommented != papers
 
 

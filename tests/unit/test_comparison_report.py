@@ -1,0 +1,171 @@
+"""The report of a comparison or sweep, on made-up searches."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tasks.algorithm.state import CheckpointKey
+from tasks.comparison.grid import Arm, plan_grid
+from tasks.comparison.parallel import Outcome
+from tasks.comparison.peak_shifts import peak_epochs, peak_shifts
+from tasks.comparison.plots import plot_axis, plot_comparison, plot_peaks, plot_shifts, save_figure
+from tasks.comparison.report import runs_frame, scores_frame, sub_datasets_frame, summary_frame
+from tasks.comparison.runs import find_all, refuse_failures
+from tasks.contracts import ChampionResult, CheckpointScores, EvaluationCost, SubDatasetScore
+from tasks.errors import DifferentDataError, IncompleteComparisonError
+from tasks.record.journal import append_event
+from tasks.record.ownership import directory_of
+from tests.unit.made_up_findings import config_of, finding_of
+from tests.unit.test_peak_shifts import FIRST, SECOND
+
+THREE = [
+    finding_of(method, seed, {"max": rate, "roman": 0.5}, flops=flops)
+    for method, rate, flops in (("sft", 0.6, 1e12), ("msft", 0.9, 2e12))
+    for seed in (1, 2, 3)
+]
+
+
+def test_summary_has_mean_spread_and_difference_to_control() -> None:
+    summary = summary_frame(THREE, "sft").set_index("method")
+    assert list(summary["mean"]) == pytest.approx([0.55, 0.7])
+    assert list(summary["std"]) == pytest.approx([0, 0])
+    assert summary.loc["msft", "difference"] == pytest.approx(0.15)
+    assert 0.05 < summary.loc["msft", "low"] < 0.15 < summary.loc["msft", "high"] < 0.25
+    assert summary.loc["sft", ["difference", "low", "high"]].isna().all()
+    assert list(summary["flops"]) == [1e12, 2e12]
+    assert set(summary["num_seeds"]) == {3}
+
+
+def test_each_sub_dataset_has_its_own_difference() -> None:
+    frame = sub_datasets_frame(THREE, "sft").set_index(["method", "sub_dataset"])
+    assert frame.loc[("msft", "max"), "difference"] == pytest.approx(0.3)
+    assert frame.loc[("msft", "roman"), ["difference", "low", "high"]].tolist() == [0, 0, 0]
+
+
+def test_difference_is_over_common_seeds() -> None:
+    own = [finding for finding in THREE if finding.arm.label != "sft, seed 3"]
+    summary = summary_frame(own, "sft").set_index("method")
+    assert summary["num_seeds"].to_dict() == {"sft": 2, "msft": 3}
+    assert summary.loc["msft", "difference"] == pytest.approx(0.15)
+
+
+def test_one_seed_has_no_spread() -> None:
+    summary = summary_frame([finding for finding in THREE if finding.arm.seed == 1], "sft")
+    assert summary["std"].isna().all()
+
+
+def test_a_failed_search_has_a_row_and_fails_the_comparison() -> None:
+    outcomes = [Outcome(arm=finding.arm) for finding in THREE]
+    outcomes[1] = Outcome(arm=outcomes[1].arm, error="WorkerError: no memory")
+    runs = runs_frame(outcomes, [*THREE[:1], *THREE[2:]])
+    assert list(runs["error"]) == ["", "WorkerError: no memory", "", "", "", ""]
+    assert runs["test_accuracy"].isna().tolist() == [False, True, False, False, False, False]
+    with pytest.raises(
+        IncompleteComparisonError, match=r"1 of 6 searches failed:\n.*sft, seed 2: WorkerError"
+    ):
+        refuse_failures(outcomes)
+    refuse_failures(outcomes[2:])
+
+
+def test_scores_have_a_row_per_search_and_sub_dataset() -> None:
+    scores = scores_frame(THREE)
+    assert len(scores) == 6 * 2
+    assert set(scores["accuracy"]) == {0.5, 0.6, 0.9}
+
+
+def test_plot_has_each_method_at_its_flops_and_accuracy(tmp_path: Path) -> None:
+    figure = plot_comparison(summary_frame(THREE, "sft"), "sft")
+    points = [value for c in figure.axes[0].containers for value in c.lines[0].get_xydata()[0]]  # type: ignore[attr-defined]
+    assert points == pytest.approx([1e12, 55, 2e12, 70])
+    for path in save_figure(figure, tmp_path / "plot"):
+        assert path.stat().st_size > 1000
+    assert "mSFT" in (tmp_path / "plot.svg").read_text()
+
+
+def end(arm: Arm, content: dict[str, str]) -> Outcome:
+    """Write the journal of a finished search of two rounds, the second one discarded."""
+    directory = directory_of(arm.config)
+    directory.mkdir(parents=True)
+    append_event(str(directory), {"event": "search_started", "content": content})
+    for index, target in enumerate((4, 4)):
+        key = {"round": index, "step": 4 + 4 * index}
+        interval = {"key": key, "num_tokens": 100, "num_examples": 10, "flops": 6.0, "seconds": 2.0}
+        append_event(
+            str(directory),
+            {
+                "event": "round_decided",
+                "round": index,
+                "decision": {"roll_back_to": {"round": 0, "step": target}},
+                "intervals": [interval],
+                "evaluation": {"num_tokens": 30, "num_examples": 3, "flops": 1.0, "seconds": 0.5},
+                # Work that a restart repeats is no cost of the method.
+                "restarts": [{"lost": {"num_tokens": 70, "num_examples": 7, "flops": 9.0, "seconds": 9.0}}],
+            },
+        )
+    scores = tuple(
+        SubDatasetScore(sub_dataset=name, accuracy=accuracy, loss=1, num_examples=4, correct="1100")
+        for name, accuracy in (("max", 0.5), ("free text", None))
+    )
+    tested = CheckpointScores(key=CheckpointKey(0, 4), sha256="", scores=scores, cost=EvaluationCost())
+    champion = ChampionResult(
+        key=CheckpointKey(0, 4), directory="", model_version="1", validation=tested, test=tested
+    )
+    append_event(
+        str(directory), {"event": "champion_crowned", "champion": json.loads(champion.model_dump_json())}
+    )
+    return Outcome(arm=arm)
+
+
+def test_a_finding_is_read_from_the_journal(tmp_path: Path) -> None:
+    (arm,) = plan_grid(config_of(output_root=str(tmp_path)), ("msft",), (1,)).arms
+    found = find_all([end(arm, {"max/test": "abc", "max/train": "def"})], same_data=True)[0]
+    cost = found.cost
+    assert (cost.train_tokens, cost.discarded_tokens, cost.evaluation_tokens) == (200, 100, 60)
+    assert (cost.flops, cost.seconds) == (14.0, 5.0)
+    assert [score.sub_dataset for score in found.test] == ["max"], (
+        "sub-datasets without an accuracy are left out"
+    )
+    assert (found.accuracy, found.test_hashes) == (0.5, {"max": "abc"})
+
+
+def test_searches_on_different_data_are_not_compared(tmp_path: Path) -> None:
+    arms = plan_grid(config_of(output_root=str(tmp_path)), ("sft", "msft"), (1, 2)).arms
+    one, two, three, four = (end(arm, {"max/test": text}) for arm, text in zip(arms, "abcc", strict=True))
+    assert len(find_all([three, four], same_data=True)) == 2
+    with pytest.raises(
+        DifferentDataError,
+        match="seed 1: sft, seed 1 .* max/test: was 'a', is 'b'".replace(" .* ", "(.|\n)*"),
+    ):
+        find_all([one, two, three, four], same_data=True)
+    assert len(find_all([one, two, three, four], same_data=False)) == 4
+
+
+FINDINGS = [
+    finding_of(method, seed, {"max": rate}, flops=c * 1e12, point={"C": str(c)})
+    for method, rate in (("sft", 0.5), ("msft", 0.7))
+    for c in (1, 2)
+    for seed in (1, 2)
+]
+
+
+def test_each_point_has_its_own_control() -> None:
+    summary = summary_frame(FINDINGS, "sft").set_index(["C", "method"])
+    assert len(summary) == 4
+    assert summary.loc[("2", "msft"), "difference"] == pytest.approx(0.2)
+    assert summary.loc[("1", "msft"), "flops"] == 1e12
+
+
+def test_plots_show_the_numbers_of_the_frames(tmp_path: Path) -> None:
+    figure = plot_axis(summary_frame(FINDINGS, "sft"), "C", ["C"])
+    lines = [list(container.lines[0].get_xydata().flat) for container in figure.axes[0].containers]  # type: ignore[attr-defined]
+    assert lines == [pytest.approx([1, 50, 2, 50]), pytest.approx([1, 70, 2, 70])]
+    peaks = plot_peaks(pd.DataFrame(peak_epochs([FIRST], 2)))
+    assert "mixture's peak: 0.33 epochs" in peaks.get_suptitle()
+    shifts = plot_shifts(pd.DataFrame(peak_shifts([FIRST, SECOND], 2)))
+    assert "mean absolute shift: 0.50" in shifts.get_suptitle()
+    for number, plot in enumerate((figure, peaks, shifts)):
+        assert all(path.stat().st_size > 1000 for path in save_figure(plot, tmp_path / str(number)))

@@ -1,0 +1,72 @@
+"""Peaks and their shifts, from the rounds of a journal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tasks.comparison.peak_shifts import peak_epochs, peak_shifts
+
+
+def round_of(
+    index: int,
+    curves: dict[str, list[float]],
+    active: str,
+    exclude: str = "",
+    back_to: int = -1,
+    start: Any = None,
+) -> dict[str, Any]:
+    """Return a round's event; `curves` has scores by step of 1, `back_to` the index of the point rolled back to."""
+    first = start or {"round": 0, "step": 0}
+    num_steps = len(next(iter(curves.values()))) - 1
+    keys = [first, *({"round": index, "step": first["step"] + 1 + i} for i in range(num_steps))]
+    return {
+        "round": index,
+        "sub_datasets": list(curves),
+        "active": active.split(),
+        "curves": [
+            {
+                "sub_dataset": name,
+                "points": [{"checkpoint": k, "score": s} for k, s in zip(keys, scores, strict=True)],
+            }
+            for name, scores in curves.items()
+        ],
+        "decision": {"exclude": exclude.split(), "roll_back_to": keys[back_to]},
+    }
+
+
+FIRST = round_of(0, {"a": [0, 5, 4, 3, 2], "b": [0, 1, 2, 3, 3], "c": [0, 1, 5, 4, 4]}, "a b c", "a", 1)
+SECOND = round_of(
+    1,
+    {"a": [5, 1, 1, 1, 1], "b": [1, 2, 3, 4, 5], "c": [1, 2, 1, 1, 1]},
+    "b c",
+    start={"round": 0, "step": 1},
+)
+
+
+def test_peaks_are_epochs_of_the_mixture_and_the_earliest_of_ties() -> None:
+    """Two evaluations an epoch; means of the mixture: 0, 7, 11, 10, 9 thirds."""
+    found = {row["sub_dataset"]: row for row in peak_epochs([FIRST, SECOND], 2)}
+    assert {name: row["peak_epoch"] for name, row in found.items()} == {"a": 0.5, "b": 1.5, "c": 1.0}
+    assert {row["mixture_peak_epoch"] for row in found.values()} == {1.0}
+
+
+def test_peaks_go_on_through_rounds_that_exclude_nothing() -> None:
+    first = round_of(0, {"a": [0, 1, 2], "b": [0, 3, 1]}, "a b")
+    second = round_of(1, {"a": [2, 3, 9], "b": [1, 1, 1]}, "a b", start={"round": 0, "step": 2})
+    found = {row["sub_dataset"]: row["peak_epoch"] for row in peak_epochs([first, second], 1)}
+    assert found == {"a": 4.0, "b": 1.0}
+
+
+def test_a_shift_is_between_epochs_on_the_accepted_path() -> None:
+    """Rolled back to 0.5 epochs: b's peak moves from 1.5 to 0.5 + 2, c's from 1.0 to 0.5 + 0.5."""
+    found = peak_shifts([FIRST, SECOND], 2)
+    assert [(row["sub_dataset"], row["excluded"], row["peak_after"], row["shift"]) for row in found] == [
+        ("b", "a", 2.5, 1.0),
+        ("c", "a", 1.0, 0.0),
+    ]
+
+
+def test_rounds_without_exactly_one_exclusion_give_no_shift() -> None:
+    advanced = round_of(0, {"a": [0, 1], "b": [0, 1]}, "a b")
+    assert peak_shifts([advanced, SECOND], 1) == []
+    assert peak_shifts([FIRST], 2) == []
