@@ -28,7 +28,8 @@ from tasks.record.checkpoints import MANIFEST, checkpoint_directory, score_file_
 from tasks.registry.checkpoints import LoggedScores, log_scores, logged_scores
 from tasks.report import terminal
 from tasks.runtime.files import hash_file, make_folder, write_file
-from tasks.runtime.processes import beside, has_accelerator, run_module
+from tasks.runtime.gpus import has_accelerator
+from tasks.runtime.launch import beside, run_module
 from tasks.stage import stage
 
 
@@ -197,7 +198,14 @@ def _run_scoring(spec: ScoreSpec, record: Callable[[CheckpointScores], None], na
             advance()
 
         poll = _reader(spec, count)
-        run_module("tasks.workers.score", spec_path, name=name, threads=spec.threads, on_poll=poll)
+        run_module(
+            "tasks.workers.score",
+            spec_path,
+            name=name,
+            threads=spec.threads,
+            on_poll=poll,
+            progress=lambda: len(list(Path(spec.output_directory).glob("round-*.json"))),
+        )
 
 
 def _reader(spec: ScoreSpec, record: Callable[[CheckpointScores], None]) -> Callable[[], None]:

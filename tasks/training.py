@@ -12,14 +12,14 @@ from tasks.config.schema import SearchConfig, TrainingConfig
 from tasks.contracts import CheckpointRef, Inputs, Mixture, RolloutResult, RolloutSpec, SearchRef
 from tasks.errors import CheckpointDamagedError
 from tasks.evaluation import scoring_beside
-from tasks.record.checkpoints import set_aside, verify
+from tasks.record.checkpoints import published_checkpoints, set_aside, verify
 from tasks.record.progress import read_progress
 from tasks.registry.live import live_pages, record_published
 from tasks.registry.points import log_mixture
 from tasks.registry.runs import open_round_run
 from tasks.report import terminal
 from tasks.runtime.files import write_file
-from tasks.runtime.processes import run_accelerate
+from tasks.runtime.launch import run_accelerate
 from tasks.stage import stage
 
 logger = logging.getLogger(__name__)
@@ -83,8 +83,14 @@ def _run(config: SearchConfig, search: SearchRef, inputs: Inputs, spec: RolloutS
             show_scores()
             pages.poll()
 
-        name = f"roll-out of round {spec.mixture.round}"
-        run_accelerate("tasks.workers.train", spec_path, name=name, training=spec.training, on_poll=poll)
+        run_accelerate(
+            "tasks.workers.train",
+            spec_path,
+            name=f"roll-out of round {spec.mixture.round}",
+            training=spec.training,
+            on_poll=poll,
+            progress=lambda: len(published_checkpoints(Path(spec.output_directory))),
+        )
 
 
 def is_done(search: SearchRef, result_path: Path) -> bool:

@@ -16,7 +16,7 @@ from tasks.record.checkpoints import checkpoint_directory, verify
 from tasks.record.journal import read_events
 from tasks.record.status import resumed_config
 from tasks.runtime.files import publish_folder, write_file
-from tasks.runtime.processes import run_module
+from tasks.runtime.launch import run_module
 
 HUB = "hub:"
 

@@ -20,7 +20,7 @@ from tasks.contracts import Value
 from tasks.errors import MsftError
 from tasks.report.console import printing_to
 from tasks.runtime.gpu_slots import Lane, current_lane, in_lane
-from tasks.runtime.processes import visible_gpus
+from tasks.runtime.gpus import visible_gpus
 
 logger = logging.getLogger(__name__)
 

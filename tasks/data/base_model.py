@@ -14,7 +14,7 @@ from tasks.config.schema import SearchConfig
 from tasks.contracts import BaseModelRef
 from tasks.errors import ModelError
 from tasks.runtime.files import hash_file, write_file
-from tasks.runtime.processes import run_module
+from tasks.runtime.launch import run_module
 
 _WEIGHTS = ("*.safetensors",)
 _GGUF_MAGIC = b"GGUF"

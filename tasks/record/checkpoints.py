@@ -22,6 +22,11 @@ def checkpoint_directory(output: Path, step: int) -> Path:
     return output / "checkpoints" / f"step-{step:08d}"
 
 
+def published_checkpoints(output: Path) -> list[Path]:
+    """Return the folders of a roll-out's published checkpoints, in the order of their steps."""
+    return sorted((output / "checkpoints").glob("step-*"))
+
+
 def score_file_of(key: CheckpointKey) -> str:
     """Return the name of the file that holds a checkpoint's scores."""
     return f"round-{key.round:03d}-step-{key.step:08d}.json"

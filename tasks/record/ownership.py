@@ -22,8 +22,7 @@ from tasks.errors import BusyError, JournalError, LockError, OtherSearchError
 from tasks.record.journal import read_events
 from tasks.runtime.files import make_folder
 from tasks.runtime.gpu_slots import current_lane
-from tasks.runtime.gpus import gpu_named, installed_gpus
-from tasks.runtime.processes import visible_gpus
+from tasks.runtime.gpus import DEVICES, gpu_named, gpus_of, installed_gpus
 
 # Prefect ends a run's process 30 s after its SIGTERM; the rest is for a slow machine.
 HANDOVER_S = 120.0
@@ -67,7 +66,7 @@ def own_cache(config: SearchConfig) -> Iterator[None]:
 
 @contextmanager
 def own_gpus(
-    config: SearchConfig, wait_s: float = 0.0, devices: Path = Path("/dev"), locks: Path | None = None
+    config: SearchConfig, wait_s: float = 0.0, devices: Path = DEVICES, locks: Path | None = None
 ) -> Iterator[tuple[str, ...]]:
     """Give the GPUs that the search trains on to this process alone, among all searches of this machine (or container).
 
@@ -77,7 +76,7 @@ def own_gpus(
     Raises:
         BusyError: another search owns one of them.
     """
-    names = _gpus(config, devices)
+    names = gpus_of(config.training, devices)
     lane = current_lane()
     kind = fcntl.LOCK_SH if lane is not None and lane.shares_gpus else fcntl.LOCK_EX
     with ExitStack() as stack:
@@ -95,14 +94,6 @@ def _keys_of(names: Sequence[str]) -> dict[str, str]:
         gpu = gpu_named(name, gpus)
         keys[gpu.uuid if gpu is not None else name.replace("/", "-")] = name
     return keys
-
-
-def _gpus(config: SearchConfig, devices: Path) -> tuple[str, ...]:
-    if config.training.device == "cpu":
-        return ()
-    found = visible_gpus(devices)
-    is_all = config.training.accelerate_config is not None
-    return found if is_all else found[: config.training.num_processes]
 
 
 @contextmanager

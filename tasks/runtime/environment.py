@@ -13,8 +13,9 @@ import psutil
 
 from tasks.config.identity import COMPUTATION, Change, changes_between
 from tasks.config.schema import SearchConfig, TrainingConfig
-from tasks.runtime.gpus import gpu_named, installed_gpus
-from tasks.runtime.processes import capture, has_accelerator, num_threads, visible_gpus
+from tasks.runtime.gpus import DEVICES, gpu_named, gpus_of, has_accelerator, installed_gpus
+from tasks.runtime.launch import num_threads
+from tasks.runtime.processes import capture
 
 PACKAGES = (
     "torch",
@@ -91,16 +92,15 @@ def other_changes(
     ]
 
 
-def device_of(training: TrainingConfig, devices: Path = Path("/dev")) -> str:
+def device_of(training: TrainingConfig, devices: Path = DEVICES) -> str:
     """Return what a search computes on: `cpu`, or the model of its GPUs, all of them where they differ."""
     if training.device == "cpu" or not has_accelerator(devices):
         return "cpu"
-    names = visible_gpus(devices)
+    names = gpus_of(training, devices)
     if not names:  # hidden, or another maker's
         return "cpu" if any(devices.glob("nvidia[0-9]*")) else "another accelerator"
-    used = names if training.accelerate_config is not None else names[: training.num_processes]
     gpus = installed_gpus()
-    models = [gpu.model if (gpu := gpu_named(name, gpus)) else "GPU of an unknown model" for name in used]
+    models = [gpu.model if (gpu := gpu_named(name, gpus)) else "GPU of an unknown model" for name in names]
     return ", ".join(dict.fromkeys(models))
 
 

@@ -1,16 +1,23 @@
-"""Which NVIDIA GPUs the machine has, as its driver tells; torch is not asked."""
+"""The GPUs of the machine, and those of a search."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pynvml
+
+from tasks.config.schema import TrainingConfig
+from tasks.runtime.gpu_slots import current_lane
+
+DEVICES = Path("/dev")
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU: its number in the order of the bus, its id that no other has, and its model."""
+    """An NVIDIA GPU: its number in the order of the bus, its unique id, and its model."""
 
     index: int
     uuid: str
@@ -18,7 +25,7 @@ class Gpu:
 
 
 def installed_gpus() -> tuple[Gpu, ...]:
-    """Return the GPUs that this process could use; none where there is no driver."""
+    """Return the NVIDIA GPUs of the machine, as the driver lists them; none where there is no driver."""
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
@@ -38,6 +45,35 @@ def gpu_named(name: str, gpus: Sequence[Gpu]) -> Gpu | None:
     """
     found = [gpu for gpu in gpus if name == str(gpu.index) or gpu.uuid.startswith(name)]
     return found[0] if len(found) == 1 else None
+
+
+def visible_gpus(devices: Path = DEVICES) -> tuple[str, ...]:
+    """Return the names of the NVIDIA GPUs under `devices` that CUDA_VISIBLE_DEVICES lets a worker see.
+
+    A container may have the machine's fourth alone, as nvidia3: CUDA counts what is there.
+    """
+    found = [str(number) for number, _ in enumerate(devices.glob("nvidia[0-9]*"))]
+    lane = current_lane()
+    chosen = lane.gpus if lane is not None and lane.gpus else os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not found or chosen is None:
+        return tuple(found)
+    return tuple(name.strip() for name in chosen.split(",") if name.strip() not in ("", "-1"))
+
+
+def gpus_of(training: TrainingConfig, devices: Path = DEVICES) -> tuple[str, ...]:
+    """Return the names of the GPUs that a search trains on: the first `num_processes` that it sees.
+
+    With an Accelerate config they are all that it sees, since the file decides.
+    """
+    if training.device == "cpu":
+        return ()
+    found = visible_gpus(devices)
+    return found if training.accelerate_config is not None else found[: training.num_processes]
+
+
+def has_accelerator(devices: Path = DEVICES) -> bool:
+    """Return whether a worker sees a GPU of any maker; torch is not imported here."""
+    return bool(visible_gpus(devices)) or any((devices / node).exists() for node in ("kfd", "dxg"))
 
 
 def _gpu(index: int) -> Gpu:

@@ -195,7 +195,7 @@ def _write_failure(
     # The rank that failed first knows why; the others follow it.
     try:
         publish_file(path, lambda staging: staging.write_text(account), keeps_older=True)
-    except NoDiskSpaceError:  # an empty file takes no room, and tasks/runtime/processes.py knows it by that
+    except NoDiskSpaceError:  # an empty file takes no room, and tasks/runtime/launch.py knows it by that
         publish_file(path, Path.touch, keeps_older=True)
 
 

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from tasks.algorithm.state import CheckpointKey
 from tasks.contracts import CheckpointRef, RolloutResult, RolloutSpec
 from tasks.data.randomness import seed_from
-from tasks.record.checkpoints import checkpoint_directory, reference_to
+from tasks.record.checkpoints import checkpoint_directory, published_checkpoints, reference_to
 from tasks.record.progress import ProgressFile
 from tasks.runtime.files import write_file
 from tasks.workers.model import (
@@ -229,7 +229,7 @@ class Trainer:
         spec = self.spec
         search_directory = self.output.parents[1]
         checkpoints: list[CheckpointRef] = []
-        for directory in sorted((self.output / "checkpoints").glob("step-*")):
+        for directory in published_checkpoints(self.output):
             if step_of(directory) in self.wanted:
                 checkpoints.append(reference_to(directory, search_directory))
             else:  # saved on SIGTERM between two evaluations; no longer needed

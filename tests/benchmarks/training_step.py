@@ -27,7 +27,7 @@ from tasks.contracts import Inputs, RolloutSpec
 from tasks.data.inputs import load_inputs
 from tasks.mixing import plan_mixture
 from tasks.record.progress import ProgressFile
-from tasks.runtime.processes import num_threads
+from tasks.runtime.launch import num_threads
 from tasks.workers.train import Trainer
 
 

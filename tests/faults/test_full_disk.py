@@ -24,7 +24,7 @@ from tasks.registry import client as tracking_client
 from tasks.registry import points as run_log
 from tasks.registry import runs as tracking
 from tasks.runtime.files import write_file
-from tasks.runtime.processes import run_module
+from tasks.runtime.launch import run_module
 
 TRAINED = {"num_tokens": 1.0}
 # A worker that finds the disk full when it fails, for a reason of its own.

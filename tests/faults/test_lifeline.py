@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tasks.runtime import processes as launch
+from tasks.runtime import launch, processes
 from tasks.workers import supervisor as lifeline
 from tests.faults.prefect_pool import ROOT
 
@@ -112,7 +112,7 @@ time.sleep(3600)
 OWNER = """
 import sys
 from pathlib import Path
-from tasks.runtime import processes as launch
+from tasks.runtime import launch, processes
 from tasks.config.schema import TrainingConfig
 
 spec = Path(sys.argv[1])
@@ -149,7 +149,7 @@ def test_a_worker_that_loses_its_owner_in_the_midst_of_its_imports_ends(spec: Pa
 def test_a_preemption_in_the_midst_of_the_imports_is_told_as_one(spec: Path) -> None:
     spec.with_name("torch.py").write_text(IMPORTING.replace("sys.argv[1]", "sys.argv[-1]"))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(spec.parent), str(ROOT)])}
-    command = [*launch._TIED, "tasks.workers.score", str(spec)]
+    command = [*processes.SUPERVISED, "tasks.workers.score", str(spec)]
     worker = subprocess.Popen(command, env=environment)
     assert appears(spec.with_name(f"importing-{worker.pid}"))
     worker.terminate()

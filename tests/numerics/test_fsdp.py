@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from tasks.contracts import RolloutResult, RolloutSpec
 from tasks.record.checkpoints import checkpoint_directory
-from tasks.runtime.processes import run_accelerate
+from tasks.runtime.launch import run_accelerate
 from tasks.workers.train import train
 
 MakeRollout = Callable[..., Path]

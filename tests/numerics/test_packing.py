@@ -15,7 +15,7 @@ from tasks.contracts import BaseModelRef, RolloutSpec
 from tasks.data.model_size import measure_model
 from tasks.errors import ModelError
 from tasks.record.checkpoints import checkpoint_directory
-from tasks.runtime.processes import run_accelerate
+from tasks.runtime.launch import run_accelerate
 from tasks.workers.build_base import build_base
 from tasks.workers.train import Trainer, train
 from tasks.workers.training import packing

@@ -25,9 +25,9 @@ from tasks.config.schema import LoraConfig, SearchConfig
 from tasks.contracts import BaseModelRef, CheckpointRef, RolloutResult, RolloutSpec
 from tasks.errors import NonFiniteLossError, WorkerError
 from tasks.record.checkpoints import checkpoint_directory
-from tasks.runtime import processes as launch
+from tasks.runtime import launch
 from tasks.runtime.environment import numerical_environment
-from tasks.runtime.processes import run_accelerate
+from tasks.runtime.launch import run_accelerate
 from tasks.workers.train import train
 from tasks.workers.training.batches import RowStore, plan_steps
 from tasks.workers.training.optimization import learning_rate_at

@@ -14,7 +14,7 @@ from tqdm.contrib.concurrent import ensure_lock
 
 from tasks.comparison.grid import Arm
 from tasks.comparison.parallel import lanes, run_side_by_side
-from tasks.runtime import processes as launch
+from tasks.runtime import launch
 from tasks.runtime.gpu_slots import current_lane
 from tests.unit.made_up_findings import arm_of, config_of
 
@@ -40,7 +40,7 @@ def test_searches_side_by_side_have_a_gpu_and_a_log_each(tmp_path: Path, gpus: t
 
     def search(arm: Arm) -> None:
         both_run.wait(30)
-        seen[arm.seed] = launch._environment(1)["CUDA_VISIBLE_DEVICES"]
+        seen[arm.seed] = launch.worker_environment(1)["CUDA_VISIBLE_DEVICES"]
         lane = current_lane()
         assert lane is not None
         sharing.add(lane.shares_gpus)

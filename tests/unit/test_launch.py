@@ -8,7 +8,7 @@ import pytest
 
 from tasks.contracts import Mixture
 from tasks.report import terminal
-from tasks.runtime.processes import has_accelerator
+from tasks.runtime.gpus import has_accelerator
 
 
 @pytest.mark.parametrize(

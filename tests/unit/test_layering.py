@@ -207,8 +207,8 @@ def test_no_module_keeps_a_global_variable() -> None:
 
 
 def test_below_the_search_nothing_is_read_from_the_environment() -> None:
-    # launch.py hands it on to the workers, and a worker learns from it who started it.
-    may_read = {"tasks/runtime/processes.py", "tasks/workers/supervisor.py"}
+    # A worker inherits it, sees the GPUs that it names, and a worker learns from it who started it.
+    may_read = {"tasks/runtime/gpus.py", "tasks/runtime/processes.py", "tasks/workers/supervisor.py"}
     for module, tree in MODULES.items():
         nodes = list(ast.walk(tree))
         sets = [node for node in nodes if isinstance(node, ast.Attribute) and node.attr == "setdefault"]

@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.state_dict import (
 
 from tasks.algorithm.state import CheckpointKey
 from tasks.errors import CheckpointDamagedError
-from tasks.record.checkpoints import TRAINER, publish_with_manifest, set_aside, verify
+from tasks.record.checkpoints import TRAINER, publish_with_manifest, published_checkpoints, set_aside, verify
 
 OPTIMIZER = "optimizer.safetensors"
 # Full and on the CPU, keyed by parameter name: independent of how many processes hold the model, FSDP included.
@@ -78,8 +78,11 @@ def newest_whole(output: Path, wanted: Iterable[int]) -> Path | None:
 
     A damaged one is named in the worker's log, set aside, and trained again from the one before it.
     """
-    found = sorted((output / "checkpoints").glob("step-*"))
-    whole = {step_of(directory): directory for directory in found if _is_whole(directory, by_size=True)}
+    whole = {
+        step_of(directory): directory
+        for directory in published_checkpoints(output)
+        if _is_whole(directory, by_size=True)
+    }
     hole = min((step for step in wanted if step not in whole), default=math.inf)
     for step in sorted((step for step in whole if step < hole), reverse=True):
         if _is_whole(whole[step], by_size=False):

@@ -1,0 +1,224 @@
+"""Run a worker: its command, its environment, its account of a failure, and its restart after a preemption."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from tasks.config.schema import TrainingConfig
+from tasks.contracts import WorkerFailure
+from tasks.errors import WorkerError
+from tasks.runtime.files import no_room
+from tasks.runtime.gpu_slots import current_lane
+from tasks.runtime.gpus import has_accelerator
+from tasks.runtime.processes import (
+    SUPERVISED,
+    SUPERVISOR,
+    child_environment,
+    end_group,
+    spawn,
+    wait_until,
+)
+
+logger = logging.getLogger(__name__)
+
+# Restarts of a preempted worker that makes no progress in between: 1 + 2 + 4 + 8 + 16 + 32 + 60 + 60 seconds.
+MAX_RESTARTS = 8
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
+_LOG_TAIL = 15
+OnPoll = Callable[[], None]
+Progress = Callable[[], int]
+
+
+def run_module(
+    module: str,
+    spec: Path,
+    *,
+    name: str,
+    threads: int | None,
+    on_poll: OnPoll | None = None,
+    progress: Progress = lambda: 0,
+) -> None:
+    """Run `python -m module spec` to its end in a process group of its own.
+
+    Args:
+        name: of the worker in messages.
+        on_poll: called ten times a second while it runs.
+        progress: a number that grows with the worker's finished work.
+    Raises:
+        WorkerError: it failed, and gives the worker's own account; or it was preempted again and again.
+    """
+    command = [*SUPERVISED, module, str(spec)]
+    _run(command, spec, name, worker_environment(threads), on_poll, progress)
+
+
+def run_accelerate(
+    module: str,
+    spec: Path,
+    *,
+    name: str,
+    training: TrainingConfig,
+    on_poll: OnPoll | None = None,
+    progress: Progress = lambda: 0,
+) -> None:
+    """Run `accelerate launch -m module spec` to its end, as `run_module`."""
+    environment = worker_environment(training.threads)
+    is_on_cpu = training.device == "cpu" or not has_accelerator()
+    # The launcher of several processes has no flag for the CPU, and starts gloo processes with this variable;
+    # that of one process overwrites the variable, and has the flag (which with several processes starts one).
+    environment["ACCELERATE_USE_CPU"] = str(is_on_cpu).lower()
+    flags = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    if training.accelerate_config is not None:
+        flags = ["--config_file", training.accelerate_config]
+    elif training.num_processes > 1:
+        flags += ["--multi_gpu", "--num_processes", str(training.num_processes), "--main_process_port", "0"]
+    else:
+        flags += ["--num_processes", "1", *(["--cpu"] if is_on_cpu else [])]
+    command = [*SUPERVISED, "accelerate.commands.launch", *flags, "-m", SUPERVISOR, module, str(spec)]
+    _run(command, spec, name, environment, on_poll, progress)
+
+
+@contextmanager
+def beside(module: str, spec: Path, *, threads: int | None, on_poll: OnPoll) -> Iterator[None]:
+    """Run `python -m module spec` while the block runs, and wait for its end after it.
+
+    Its failure raises nothing, since whoever needs its work finds it missing. If the block fails, the worker is ended.
+    """
+    failure_path_of(spec).unlink(missing_ok=True)
+    process = spawn([*SUPERVISED, module, str(spec)], log_path_of(spec), worker_environment(threads))
+    try:
+        yield
+        wait_until(lambda: _has_ended(process.poll() is not None), on_poll)
+    except BaseException:
+        end_group(process)
+        raise
+
+
+def log_path_of(spec: Path) -> Path:
+    """Return the path of a worker's output: `x.log` for `x_spec.json`."""
+    return spec.with_name(f"{spec.stem.removesuffix('_spec')}.log")
+
+
+def failure_path_of(spec: Path) -> Path:
+    """Return the path of a worker's account of its failure: `x_failure.json` for `x_spec.json`."""
+    return spec.with_name(f"{spec.stem.removesuffix('_spec')}_failure.json")
+
+
+def num_threads(threads: int | None) -> int:
+    """Return the number of threads of a worker: as configured, or one a core."""
+    return threads or os.cpu_count() or 1
+
+
+def worker_environment(threads: int | None) -> dict[str, str]:
+    """Return the environment of a worker, which computes with `threads` on the GPUs of this search's slot."""
+    count = str(num_threads(threads))
+    lane = current_lane()
+    return {
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as the driver numbers them, whose ids the locks go by
+        **child_environment(),
+        **({"CUDA_VISIBLE_DEVICES": lane.gpus} if lane is not None and lane.gpus is not None else {}),
+        "OMP_NUM_THREADS": count,
+        "MKL_NUM_THREADS": count,
+        # Two spinning threads ran 4-11 times slower than one on a shared machine.
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def _run(
+    command: Sequence[str],
+    spec: Path,
+    name: str,
+    environment: Mapping[str, str],
+    on_poll: OnPoll | None,
+    progress: Progress,
+) -> None:
+    """Run a worker to its end; start it again after each preemption, which costs no retry of the stage.
+
+    The pause before a restart doubles. Progress since the last start ends the series, and the next pause is the
+    shortest again.
+    """
+    restarts, reached = 0, progress()
+    while _is_preempted(command, spec, name, environment, on_poll):
+        now = progress()
+        restarts = 1 if now > reached else restarts + 1
+        reached = max(reached, now)
+        if restarts > MAX_RESTARTS:
+            cause = f"preempted {restarts} times in a row, and made no progress in between"
+            raise WorkerError(name, cause, str(log_path_of(spec)), retryable=False)
+        pause_s = min(_FIRST_PAUSE_S * 2 ** (restarts - 1), _LONGEST_PAUSE_S)
+        logger.info(
+            f"{name}: worker preempted; checkpoint saved, restarting in {pause_s:g} s "
+            f"(restart {restarts} of {MAX_RESTARTS})"
+        )
+        _pause(pause_s, on_poll)
+
+
+def _pause(seconds: float, on_poll: OnPoll | None) -> None:
+    ends_at = time.monotonic() + seconds
+    wait_until(lambda: _has_ended(time.monotonic() >= ends_at), on_poll)
+
+
+def _is_preempted(
+    command: Sequence[str], spec: Path, name: str, environment: Mapping[str, str], on_poll: OnPoll | None
+) -> bool:
+    """Run a worker once; return whether it was preempted, or raise its failure."""
+    failure_path_of(spec).unlink(missing_ok=True)
+    process = spawn(command, log_path_of(spec), environment)
+    try:
+        wait_until(lambda: _has_ended(process.poll() is not None), on_poll)
+    except BaseException:  # Prefect's TerminationSignal is a BaseException
+        end_group(process)
+        raise
+    if process.returncode == 0:
+        return False
+    end_group(process)  # a launcher that was killed leaves its workers behind
+    failure = _failure_of(spec)
+    if failure is None or not failure.preempted:
+        raise _error_of(spec, name, process.returncode, failure)
+    return True
+
+
+def _has_ended(is_over: bool) -> bool:
+    """Return `is_over`; raise where all searches that run beside this one were told to end."""
+    lane = current_lane()
+    if lane is not None and lane.is_over.is_set():
+        raise KeyboardInterrupt
+    return is_over
+
+
+def _failure_of(spec: Path) -> WorkerFailure | None:
+    path = failure_path_of(spec)
+    if not path.is_file():
+        return None
+    account = path.read_text()
+    if account:
+        return WorkerFailure.model_validate_json(account)
+    error = no_room(path, "the worker's own account of why it ended")
+    return WorkerFailure(
+        cause=type(error).__name__, error=str(error), rank=0, retryable=False, preempted=False, traceback=""
+    )
+
+
+def _error_of(spec: Path, name: str, code: int, failure: WorkerFailure | None) -> WorkerError:
+    log = str(log_path_of(spec))
+    if failure is not None:
+        return WorkerError(
+            name,
+            failure.error,
+            log,
+            retryable=failure.retryable,
+            is_out_of_memory=failure.is_out_of_memory,
+        )
+    lines = log_path_of(spec).read_text(errors="replace").splitlines()[-_LOG_TAIL:]
+    tail = "\n".join(f"    {line}" for line in lines)
+    return WorkerError(
+        name, f"ended with code {code} and left no account of why\n{tail}", log, retryable=True
+    )
