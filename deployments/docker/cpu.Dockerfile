@@ -1,9 +1,9 @@
 # The package on the CPU: workers of the docker and kubernetes pools, and both servers of compose.yaml (extra `server`).
 #   docker build --file deployments/docker/cpu.Dockerfile --tag msft:cpu .        (from the repository's root)
-# Python as the constraints were tested with. Debian's name is part of the tag, so that its packages stay of one release.
+# The Python version of constraints.txt. Debian's name is part of the tag, so that its packages stay of one release.
 FROM python:3.11-slim-bookworm
 
-# tini is process 1: it hands signals on to the command, without which SIGTERM would not end it, and reaps orphans.
+# tini is process 1: it passes signals on to the command, which would not end on SIGTERM otherwise, and reaps orphans.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends tini \
@@ -13,8 +13,8 @@ RUN apt-get update \
 
 WORKDIR /opt/msft
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1
-# The registry's torch is the CUDA build, with gigabytes of NVIDIA libraries. PyTorch's own index has 2.x.y+cpu, which
-# satisfies the constraint torch==2.x.y and which pip prefers, since a local version is the higher one.
+# PyPI's torch is the CUDA build, with gigabytes of NVIDIA libraries. PyTorch's index has 2.x.y+cpu, which satisfies the
+# constraint torch==2.x.y, and which pip prefers as the higher version.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 COPY constraints.txt ./
 RUN grep '^torch==' constraints.txt > torch.txt \
@@ -26,9 +26,9 @@ COPY tasks tasks
 COPY deployments deployments
 RUN pip install --constraint constraints.txt '.[server]'
 
-# A number, which Kubernetes can check for not being root.
+# A number, so that Kubernetes can verify that it is not root.
 USER 1000:1000
-# Where runs stand: a volume with configurations, data and searches/.
+# The working directory of runs: a volume with configurations, data and searches/.
 WORKDIR /msft
 ENTRYPOINT ["tini", "-s", "--"]
 CMD ["msft", "--help"]

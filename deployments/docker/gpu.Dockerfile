@@ -1,9 +1,9 @@
 # The package with CUDA: workers of the docker and kubernetes pools.
 #   docker build --file deployments/docker/gpu.Dockerfile --tag msft:gpu .        (from the repository's root)
-# torch's wheels bring the CUDA libraries; the host gives the driver, through the NVIDIA container toolkit.
+# torch's wheels contain the CUDA libraries; the host provides the driver, through the NVIDIA container toolkit.
 FROM python:3.11-slim-bookworm
 
-# tini is process 1: it hands signals on to the command, without which SIGTERM would not end it, and reaps orphans.
+# tini is process 1: it passes signals on to the command, which would not end on SIGTERM otherwise, and reaps orphans.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends tini \
@@ -14,7 +14,7 @@ RUN apt-get update \
 WORKDIR /opt/msft
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1 \
     NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
-# Empty: the registry's build of torch. For a driver that is too old for its CUDA, name another of PyTorch's own, such as
+# Empty: PyPI's build of torch. For a driver that is too old for its CUDA, use another of PyTorch's indexes, such as
 #   --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu126
 ARG TORCH_INDEX=
 COPY constraints.txt ./
@@ -27,9 +27,9 @@ COPY tasks tasks
 COPY deployments deployments
 RUN pip install --constraint constraints.txt .
 
-# A number, which Kubernetes can check for not being root.
+# A number, so that Kubernetes can verify that it is not root.
 USER 1000:1000
-# Where runs stand: a volume with configurations, data and searches/.
+# The working directory of runs: a volume with configurations, data and searches/.
 WORKDIR /msft
 ENTRYPOINT ["tini", "-s", "--"]
 CMD ["msft", "--help"]

@@ -80,15 +80,15 @@ def _read(path: Path) -> dict[str, Any]:
         raise DeploymentError(
             str(path),
             got="no such file",
-            wanted="the prefect.yaml with the deployments",
+            expected="the prefect.yaml with the deployments",
             fix="name it with --file; the repository's is in deployments/",
         ) from None
     except yaml.YAMLError as error:
         got = " ".join(str(error).split())
-        raise DeploymentError(str(path), got=got, wanted="YAML", fix="fix the file") from None
+        raise DeploymentError(str(path), got=got, expected="YAML", fix="fix the file") from None
     if not isinstance(definition, dict):
         got = type(definition).__name__
-        raise DeploymentError(str(path), got=got, wanted="a mapping of keys to values", fix="fix the file")
+        raise DeploymentError(str(path), got=got, expected="a mapping of keys to values", fix="fix the file")
     return definition
 
 
@@ -106,7 +106,7 @@ def _find(
         raise DeploymentError(
             where,
             got=f"not in {path}",
-            wanted=f"one of {', '.join(entries)}; each has a name, an entrypoint and a work_pool",
+            expected=f"one of {', '.join(entries)}; each has a name, an entrypoint and a work_pool",
             fix="name one of them",
         )
     shown = str(entries[name].get("parameters", ""))
@@ -114,13 +114,13 @@ def _find(
         raise DeploymentError(
             where,
             got=f"a password among its parameters: {without_passwords(shown)}",
-            wanted="none, since Prefect stores and shows them",
+            expected="none, since Prefect stores and shows them",
             fix="set it in the worker's environment (MLFLOW_TRACKING_PASSWORD, PGPASSWORD) or in the YAML file",
         )
     for key, value in placeholders.items():
         if not value and f"${key}" in str(entries[name]):
             fix = f"set {key}, or see `msft deploy --help`"
-            raise DeploymentError(where, got=f"no value for {key}", wanted="a value", fix=fix)
+            raise DeploymentError(where, got=f"no value for {key}", expected="a value", fix=fix)
     return entries[name]
 
 
@@ -129,7 +129,7 @@ def _require_schedule(chosen: Sequence[Mapping[str, Any]], path: Path) -> None:
         raise DeploymentError(
             "--schedule",
             got=f"{', '.join(entry['name'] for entry in chosen)} of {path}: no schedule",
-            wanted="a deployment with schedules",
+            expected="a deployment with schedules",
             fix="name one that has schedules, such as search-nightly, or omit --schedule",
         )
 
@@ -137,21 +137,21 @@ def _require_schedule(chosen: Sequence[Mapping[str, Any]], path: Path) -> None:
 @contextmanager
 def _client() -> Iterator[SyncPrefectClient]:
     """Yield a client of the running server of PREFECT_API_URL."""
-    wanted = "a Prefect server that keeps running, since it starts the deployed runs"
+    expected = "a Prefect server that keeps running, since it starts the deployed runs"
     fix = "run `prefect server start` and set PREFECT_API_URL=http://127.0.0.1:4200/api (its address)"
     url = PREFECT_API_URL.value()
     if not url:
-        raise DeploymentError("Prefect server", got="PREFECT_API_URL is not set", wanted=wanted, fix=fix)
+        raise DeploymentError("Prefect server", got="PREFECT_API_URL is not set", expected=expected, fix=fix)
     where = f"Prefect server at {url}"
     with get_client(sync_client=True) as client:
         problem = client.api_healthcheck()
         if problem is not None:
-            raise DeploymentError(where, got=str(problem), wanted=wanted, fix=fix)
+            raise DeploymentError(where, got=str(problem), expected=expected, fix=fix)
         try:
             yield client
         except (httpx.TransportError, PrefectHTTPStatusError) as error:
             fix = "fix the cause and run the same command again"
-            raise DeploymentError(where, got=str(error), wanted="success", fix=fix) from error
+            raise DeploymentError(where, got=str(error), expected="success", fix=fix) from error
 
 
 def _ensure_pool(client: SyncPrefectClient, path: Path, name: str, wanted: Mapping[str, str] | None) -> str:
@@ -164,7 +164,7 @@ def _ensure_pool(client: SyncPrefectClient, path: Path, name: str, wanted: Mappi
             raise DeploymentError(
                 where,
                 got="no such pool on the server, and no type for it",
-                wanted=f"its type under definitions.work_pools in {path}",
+                expected=f"its type under definitions.work_pools in {path}",
                 fix="add the type, or create the pool with `prefect work-pool create`",
             ) from None
         template = _job_template(path, wanted)
@@ -172,7 +172,7 @@ def _ensure_pool(client: SyncPrefectClient, path: Path, name: str, wanted: Mappi
         return f"{where}: created, of type {wanted['type']}"
     if wanted is not None and pool.type != wanted["type"]:
         fix = f"use another name in {path}, or run `prefect work-pool delete {name}`"
-        raise DeploymentError(where, got=f"type {pool.type}", wanted=f"type {wanted['type']}", fix=fix)
+        raise DeploymentError(where, got=f"type {pool.type}", expected=f"type {wanted['type']}", fix=fix)
     return f"{where}: exists"
 
 
@@ -184,7 +184,7 @@ def _job_template(path: Path, wanted: Mapping[str, str]) -> dict[str, Any]:
         raise DeploymentError(
             f"work pool type {wanted['type']}",
             got="no job template of Prefect for it",
-            wanted="a type whose worker is installed",
+            expected="a type whose worker is installed",
             fix=f"pip install prefect-{wanted['type']}",
         )
     return template
@@ -199,8 +199,8 @@ def _register(
         arguments += ["--concurrency-limit", "1", "--collision-strategy", _STRATEGIES[schedule]]
     code, output = run_prefect(arguments, placeholders)
     if code != 0:
-        where, wanted = f"deployment {entry['name']}", "success of `prefect deploy`"
-        raise DeploymentError(where, got=output[-2000:], wanted=wanted, fix=f"fix {path}")
+        where, expected = f"deployment {entry['name']}", "success of `prefect deploy`"
+        raise DeploymentError(where, got=output[-2000:], expected=expected, fix=f"fix {path}")
 
 
 def _overlap_of(client: SyncPrefectClient, full_name: str) -> str:

@@ -73,7 +73,7 @@ def find_data(folder: Path) -> list[FolderData]:
     if not folder.is_dir():
         got = "a file" if folder.exists() else "no such folder"
         fix = "msft init FOLDER, with the folder of your data"
-        raise InitError(f"folder {folder}", got=got, wanted="a folder of data files", fix=fix)
+        raise InitError(f"folder {folder}", got=got, expected="a folder of data files", fix=fix)
     found = list(_grouped(folder.resolve().name, _data_files(folder)))
     for path in sorted(folder.iterdir()):
         if path.is_dir() and not path.name.startswith("."):
@@ -83,7 +83,7 @@ def find_data(folder: Path) -> list[FolderData]:
         raise InitError(
             f"folder {folder}",
             got=f"no data file in it or its sub-folders; it holds {there}",
-            wanted=f"files with the endings {', '.join(FORMATS)}",
+            expected=f"files with the endings {', '.join(FORMATS)}",
             fix="convert the data to JSON lines, one row per line, and run the same command again",
         )
     for data in found:
@@ -120,7 +120,7 @@ def _require_train(folder: Path, data: FolderData) -> None:
         raise InitError(
             f"sub-dataset {data.name!r} in {folder}",
             got=f"{files}, and no file of training rows",
-            wanted="a file named train (or NAME_train) next to them",
+            expected="a file named train (or NAME_train) next to them",
             fix="rename the file that holds the training rows, and run the same command again",
         )
 
@@ -150,7 +150,7 @@ def detect_schema(name: str, file: Path) -> RowSchema:
     sample = list(itertools.islice(rows, _SAMPLE))
     if not sample:
         raise InitError(
-            f"{file}", got="no rows", wanted="one row per line", fix="add rows to the file, or remove it"
+            f"{file}", got="no rows", expected="one row per line", fix="add rows to the file, or remove it"
         )
     longest = max(_num_characters(row) for row in sample)
     num_rows = len(sample)
@@ -187,7 +187,7 @@ def _from_columns(file: Path, sample: Sequence[Mapping[str, Any]]) -> tuple[str,
         raise InitError(
             f"{file}",
             got=f"the columns {', '.join(sample[0]) or 'none'}",
-            wanted="prompt and completion, messages, or two columns with a value in each row",
+            expected="prompt and completion, messages, or two columns with a value in each row",
             fix='rename the columns, e.g. to {"prompt": …, "completion": …}, and run the same command again',
         )
     prompt = "\n".join(f"{{{actual[name]}}}" for name in asked)

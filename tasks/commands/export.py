@@ -47,7 +47,7 @@ def export_champion(directory: str, to: str, *, merge_lora: bool) -> Export:
         raise ExportError(
             name,
             got=f"{to}, which exists",
-            wanted="a new directory",
+            expected="a new directory",
             fix="choose another with --to",
         )
     with tempfile.TemporaryDirectory(dir=directory, prefix=".export-") as scratch:
@@ -73,7 +73,7 @@ def _champion_of(name: str, directory: str) -> CheckpointKey:
         raise ExportError(
             name,
             got="a search without a champion",
-            wanted="a finished search",
+            expected="a finished search",
             fix=f"msft resume {directory}, and export afterwards",
         )
     return CheckpointKey(**crowned[0]["champion"]["key"])
@@ -86,7 +86,7 @@ def _write_adapters(directory: str, key: CheckpointKey, folder: Path, spec_path:
         raise ExportError(
             name,
             got="a search without model.lora, so there are no adapters",
-            wanted="a search that trained LoRA adapters",
+            expected="a search that trained LoRA adapters",
             fix="omit --no-merge-lora",
         )
     checkpoint = checkpoint_directory(Path(directory, "rounds", f"{key.round:03d}"), key.step)
@@ -129,7 +129,7 @@ def _upload(name: str, folder: Path, repository: str) -> str:
         raise ExportError(
             name,
             got=f"{repository}: {' '.join(str(error).split())[:300]}",
-            wanted="OWNER/NAME on the hub, with write access",
+            expected="OWNER/NAME on the hub, with write access",
             fix="hf auth login, or export to a directory and upload it later",
         ) from error
     return str(created)

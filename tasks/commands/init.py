@@ -65,7 +65,7 @@ def write_draft(folder: str, out: str | None, model: str) -> Draft:
         raise InitError(
             str(path),
             got="an existing file",
-            wanted="a new file; nothing is overwritten",
+            expected="a new file; nothing is overwritten",
             fix=f"msft init {folder} --out OTHER.yaml, or move {path} away",
         )
     write_file(path, _render(path, source.resolve().name, model, parts))

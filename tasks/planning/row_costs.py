@@ -1,4 +1,4 @@
-"""What the rows of a tokenised split cost to train on and to score, counted from their lengths."""
+"""Cost of training on and of scoring the rows of a tokenized split, from their lengths."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tasks.algorithm.costs import RowCost
 from tasks.contracts import Metric, SplitRef
 
 Ints = npt.NDArray[np.int64]
-# Of the rows that have to be generated in full where a model is wrong; measured nowhere, half is a guess.
+# Share of the rows whose answer must be generated. Not measured: half is a guess.
 _SHARE_GENERATED = {"numeric": 0.5}
 
 
 @dataclass(frozen=True)
 class ScoringCost:
-    """What scoring a split once costs: where no text has to be generated, probably, and where all have to be."""
+    """Cost of scoring a split once: with no text generated, as expected, and with a text generated for each row."""
 
     least: RowCost
     expected: RowCost
@@ -30,16 +30,16 @@ NOTHING = RowCost(0, 0, 0)
 
 
 def training_cost(split: SplitRef) -> RowCost:
-    """Return the sums over all rows of a split, each trained on once."""
+    """Return the cost of training on each row of a split once."""
     columns = _columns(split)
     return _gold_pass(columns)
 
 
 def scoring_cost(split: SplitRef, metric: Metric, max_new_tokens: int) -> ScoringCost:
-    """Return what scoring all rows of a split by `metric` costs at one checkpoint.
+    """Return the cost of scoring all rows of a split by `metric` at one checkpoint.
 
-    One forward pass over prompt and completion gives the loss, and the answer where the model has it right. Choices
-    of more than one token each take a pass; a text that may still be right is generated (`tasks/workers/scoring.py`).
+    One forward pass over prompt and completion gives the loss, and the answer if the model's is correct. Each choice of
+    more than one token takes a pass of its own; answers that may still be correct are generated (`workers/scoring.py`).
     """
     columns = _columns(split)
     gold = _gold_pass(columns)
@@ -68,7 +68,7 @@ def _choice_passes(columns: Any) -> RowCost:
     owners = _ints(pc.list_parent_indices(choices))
     longest = np.zeros(len(choices), dtype=np.int64)
     np.maximum.at(longest, owners, lengths)
-    # Where every choice is one token, the first pass holds all their likelihoods.
+    # If every choice is one token, the first pass has all their likelihoods.
     is_open = longest[owners] > 1
     tails = lengths[is_open]
     return _sums(_ints(columns["prompt_length"])[owners[is_open]] + tails, int(tails.sum()))

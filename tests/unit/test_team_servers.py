@@ -1,4 +1,4 @@
-"""What the compose file, the Kubernetes manifests and the Dockerfiles of the team's servers promise."""
+"""The compose file, the Kubernetes manifests and the Dockerfiles of the team's servers."""
 
 from __future__ import annotations
 
@@ -44,18 +44,18 @@ def test_the_compose_file_is_valid() -> None:
 
 
 @pytest.mark.parametrize("manifest", MANIFESTS.values(), ids=MANIFESTS)
-def test_the_manifests_are_valid_and_know_no_other_fields(manifest: dict[str, Any]) -> None:
+def test_the_manifests_are_strictly_valid(manifest: dict[str, Any]) -> None:
     kubernetes_validate.validate(manifest, "1.37", strict=True)
 
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
-def test_kustomize_renders_every_manifest_into_one_namespace() -> None:
+def test_kustomize_renders_all_manifests_in_one_namespace() -> None:
     done = subprocess.run(
         ["kubectl", "kustomize", str(DEPLOYMENTS)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     rendered = list(yaml.safe_load_all(done.stdout))
-    assert len(rendered) == len(MANIFESTS) + 1  # the databases' SQL
+    assert len(rendered) == len(MANIFESTS) + 1  # the ConfigMap of databases.sql
     assert {manifest["metadata"]["namespace"] for manifest in rendered} == {"msft"}
     jobs = yaml.safe_load((DEPLOYMENTS / "prefect.yaml").read_text())["deployments"]
     job = next(entry for entry in jobs if entry["name"] == "search-kubernetes")
@@ -63,14 +63,14 @@ def test_kustomize_renders_every_manifest_into_one_namespace() -> None:
 
 
 def _environments() -> Iterator[tuple[str, Any]]:
-    """Yield every variable that a container is given: from compose a text, from a manifest its whole entry."""
+    """Yield the name and value of each container's variables; a manifest's value is its whole entry."""
     for service in SERVICES.values():
         yield from service.get("environment", {}).items()
     for pod in PODS.values():
         yield from ((entry["name"], entry) for entry in pod["containers"][0].get("env", []))
 
 
-def test_no_secret_is_written_down_or_has_a_default() -> None:
+def test_secrets_have_no_values_and_no_defaults() -> None:
     names = {name for name, _ in SECRETS}
     assert [value for _, value in SECRETS if value] == []
     used = set(re.findall(r"\$\{(\w+):\?", (DEPLOYMENTS / "compose.yaml").read_text()))
@@ -89,7 +89,7 @@ def test_no_secret_is_written_down_or_has_a_default() -> None:
             assert "value" not in entry, name
 
 
-def test_no_address_of_a_database_holds_a_password() -> None:
+def test_no_database_address_contains_a_password() -> None:
     ini = configparser.ConfigParser()
     ini.read(DEPLOYMENTS / "servers" / "mlflow_auth.ini")
     addresses = re.findall(
@@ -105,7 +105,7 @@ def test_no_address_of_a_database_holds_a_password() -> None:
 
 
 @each_service
-def test_a_service_starts_again_keeps_to_the_loopback_address_and_waits_for_health(
+def test_services_restart_stay_local_and_wait_for_health(
     service: dict[str, Any],
 ) -> None:
     assert service["restart"] == "unless-stopped"
@@ -117,14 +117,14 @@ def test_a_service_starts_again_keeps_to_the_loopback_address_and_waits_for_heal
         assert name in COMPOSE["volumes"] or (DEPLOYMENTS / name).is_file()
 
 
-def test_the_servers_of_both_wirings_are_started_by_the_same_commands() -> None:
+def test_compose_and_kubernetes_start_the_same_commands() -> None:
     for name in ("prefect", "mlflow"):
         (container,) = PODS[f"Deployment/{name}"]["containers"]
         assert container["args"] == SERVICES[name]["command"]
 
 
 @each_pod
-def test_a_pod_is_probed_and_runs_as_no_root(pod: dict[str, Any]) -> None:
+def test_pods_have_probes_and_do_not_run_as_root(pod: dict[str, Any]) -> None:
     (container,) = pod["containers"]
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -138,7 +138,7 @@ def test_a_pod_is_probed_and_runs_as_no_root(pod: dict[str, Any]) -> None:
 
 
 @each_dockerfile
-def test_an_image_takes_the_constraints_and_runs_as_no_root_behind_an_init(text: str) -> None:
+def test_images_use_constraints_tini_and_no_root(text: str) -> None:
     installs = re.findall(r"pip install [^\n]*", text)
     assert installs
     assert all("--constraint constraints.txt" in install for install in installs)
@@ -146,7 +146,7 @@ def test_an_image_takes_the_constraints_and_runs_as_no_root_behind_an_init(text:
     assert 'ENTRYPOINT ["tini", "-s", "--"]' in text
 
 
-def test_the_images_take_torch_for_their_device() -> None:
+def test_images_install_torch_for_their_device() -> None:
     assert "ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu\n" in DOCKERFILES["cpu"]
     assert "torch.version.cuda is None" in DOCKERFILES["cpu"]
     assert "ARG TORCH_INDEX=\n" in DOCKERFILES["gpu"]
