@@ -9,7 +9,8 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tasks.report import words
-from tasks.report.curves import mean_chart, sub_dataset_charts
+from tasks.report.charts import checkpoint_tree, mean_chart, sub_dataset_chart
+from tasks.report.drawing import svg_of
 from tasks.report.findings import is_discarded, mean_of, standing, verdict
 from tasks.report.plan_view import plan_and_actual, size_text
 from tasks.report.remarks import remarks
@@ -22,8 +23,8 @@ from tasks.report.tables import (
     mixture_rows,
     score_rows,
     settings_rows,
+    state_of,
 )
-from tasks.report.tree import checkpoint_tree
 from tasks.runtime.files import write_file
 
 _SECTIONS = ("search", "training", "evaluation", "model")
@@ -46,21 +47,31 @@ def write_page(search_directory: str) -> tuple[Path, Path]:
 
 def render_html(story: Story) -> str:
     """Return the page; every name and text of the user is escaped."""
-    drawings = (
-        {
-            "mean_chart": mean_chart(story),
-            "charts": sub_dataset_charts(story),
-            "tree": checkpoint_tree(story),
-        }
-        if story.rounds
-        else {}
-    )
-    return _render("report.html.j2", {**_contents(story), **drawings})
+    return _render("report.html.j2", {**_contents(story), **(_drawings(story) if story.rounds else {})})
 
 
 def render_markdown(story: Story) -> str:
     """Return the same content without the drawings."""
     return _render("report.md.j2", _contents(story))
+
+
+def _drawings(story: Story) -> dict[str, Any]:
+    title = f"Mean {story.metric} over all {len(story.names)} sub-datasets"
+    charts = [
+        (
+            name,
+            state_of(story, name),
+            svg_of(sub_dataset_chart(story, name), f"{name}: {story.metric}", f"chart {index}"),
+        )
+        for index, name in enumerate(story.names)
+    ]
+    tree = svg_of(checkpoint_tree(story), "tree of checkpoints over optimizer steps", "tree")
+    return {
+        "mean_title": title,
+        "mean_chart": svg_of(mean_chart(story), title, "mean"),
+        "charts": charts,
+        "tree": tree,
+    }
 
 
 def _contents(story: Story) -> dict[str, Any]:

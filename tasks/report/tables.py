@@ -110,6 +110,17 @@ def outcome_of(story: Story, told: RoundStory) -> str:
     return ", ".join([*parts, "end"] if is_end else parts or ["goes on"])
 
 
+def state_of(story: Story, name: str) -> str:
+    """Return where a sub-dataset stands, in a few words."""
+    left = next((left for left in story.state.excluded if left.sub_dataset == name), None)
+    if left is not None:
+        return f"excluded in round {left.round}"
+    if name not in story.state.active:
+        return "not in the mixture yet"
+    has_returned = any(name in told.include for told in story.rounds)
+    return "active again" if has_returned else "active to the end" if story.state.is_finished else "active"
+
+
 @dataclass(frozen=True)
 class CostRow:
     """One kind of work over the whole search, and its part of all FLOPs."""
