@@ -10,6 +10,7 @@ from tasks.contracts import ChampionResult, CheckpointScores, Inputs, SearchRef,
 from tasks.data.inputs import open_test_splits
 from tasks.errors import EmptyCurveError
 from tasks.evaluation import score_champion
+from tasks.record.events import ChampionCrowned, champion_of
 from tasks.record.journal import append_event, read_events
 from tasks.registry.checkpoints import (
     LoggedScores,
@@ -34,16 +35,12 @@ def crown_champion(
     A search that has its champion returns it as it is on record: test is never scored again. Of its checkpoints only
     the champion's stays on the disk.
     """
-    recorded = [event for event in read_events(search.directory) if event["event"] == "champion_crowned"]
-    if recorded:
-        result = ChampionResult.model_validate(recorded[0]["champion"])
-    else:
-        result = _crown(config, search, inputs, state)
-        append_event(
-            search.directory, {"event": "champion_crowned", "champion": result.model_dump(mode="json")}
-        )
+    crowned = champion_of(read_events(search.directory))
+    if crowned is None:
+        crowned = ChampionCrowned(champion=_crown(config, search, inputs, state))
+        append_event(search.directory, crowned)
     keep_the_champion(search, state)
-    return result
+    return crowned.champion
 
 
 def _crown(config: SearchConfig, search: SearchRef, inputs: Inputs, state: SearchState) -> ChampionResult:

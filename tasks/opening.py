@@ -6,7 +6,6 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from tasks.config.schema import SearchConfig
 from tasks.contracts import Inputs, SearchRef
 from tasks.errors import DriftError, MsftError, TrackingError
 from tasks.planning.plan import record_plan
+from tasks.record.events import EnvironmentChanged, SearchStarted, of_kind, start_of
 from tasks.record.journal import FILE, append_event, read_events, read_state
 from tasks.registry.points import log_datasets, log_files
 from tasks.registry.runs import end_runs, open_search_run
@@ -85,16 +85,15 @@ def _begin(config: SearchConfig, search: SearchRef, inputs: Inputs) -> None:
     files.append(record_plan(config, search.directory, inputs))
     log_datasets(search, inputs.sub_datasets)
     log_files(search, files)
-    started = {
-        "event": "search_started",
-        "search_id": search.search_id,
-        "sub_datasets": list(inputs.names),
-        "opening": asdict(config.search.strategy().open(inputs.names)),
-        "config": config.model_dump(mode="json"),
-        "content": _content(inputs),
-        "environment": environment,
-        "world": numerical_environment(config),
-    }
+    started = SearchStarted(
+        search_id=search.search_id,
+        sub_datasets=inputs.names,
+        opening=config.search.strategy().open(inputs.names),
+        config=config.model_dump(mode="json"),
+        content=_content(inputs),
+        environment=environment,
+        numerical_environment=numerical_environment(config),
+    )
     append_event(search.directory, started)
 
 
@@ -151,16 +150,19 @@ def check_for_drift(config: SearchConfig, directory: str, inputs: Inputs, accept
     events = read_events(directory)
     if not events:
         return
-    changed = differences(events[0]["content"], _content(inputs))
+    started = start_of(events)
+    changed = differences(started.content, _content(inputs))
     if changed:
         raise DriftError(search_id_of(config), changed, can_be_accepted=False)
     world = numerical_environment(config)
-    changed = differences([event for event in events if "world" in event][-1]["world"], world)
+    accepted = of_kind(events, EnvironmentChanged)
+    newest = accepted[-1].numerical_environment if accepted else started.numerical_environment
+    changed = differences(newest, world)
     if changed and not accept_changes:
         raise DriftError(search_id_of(config), changed, can_be_accepted=True)
     if changed:
-        append_event(directory, {"event": "world_changed", "differences": changed, "world": world})
+        append_event(directory, EnvironmentChanged(differences=tuple(changed), numerical_environment=world))
         logger.warning(f"accepted, and on record in the journal: {'; '.join(changed)}")
-    since_start = changes_between(events[0]["world"], world)  # what was accepted before, too
-    for remark in other_changes(events[0]["environment"], describe_environment(), since_start):
+    since_start = changes_between(started.numerical_environment, world)  # what was accepted before, too
+    for remark in other_changes(started.environment, describe_environment(), since_start):
         logger.info(f"not as at the start: {remark}")

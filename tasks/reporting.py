@@ -6,27 +6,27 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from tasks.algorithm.costs import ledger_lines, total_by_kind
-from tasks.algorithm.state import CheckpointKey, SearchState
+from tasks.algorithm.costs import total_by_kind
+from tasks.algorithm.state import SearchState
 from tasks.config.schema import SearchConfig
-from tasks.contracts import ChampionResult, IntervalStats, SearchRef
+from tasks.contracts import ChampionResult, SearchRef
 from tasks.planning.plan import compare_with_plan, read_plan
+from tasks.record.events import Event, RoundDecided, champion_of, rounds_of, start_of
 from tasks.record.journal import FILE, read_events
 from tasks.registry.checkpoints import accept_path
 from tasks.registry.points import describe_run, log_files, log_summary, log_training, tag_search
 from tasks.registry.runs import close_round_run, close_search_run, round_run_of
 from tasks.report import prefect_artifacts, terminal
-from tasks.report.markdown import is_by_loss, tell_round, tell_search
+from tasks.report.markdown import tell_round, tell_search
 from tasks.report.page import write_page
 from tasks.report.plan_view import show_plan_and_actual
 from tasks.runtime.files import publish_file
 from tasks.stage import stage
 
-Events = Sequence[dict[str, Any]]
+Events = Sequence[Event]
 
 
 @stage("write round report", run_name="report up to round {state.round}")
@@ -36,22 +36,22 @@ def report_round(search: SearchRef, state: SearchState) -> None:
     A resumed search does it again, since a kill may have come between the decision and its report.
     """
     events = read_events(search.directory)
-    rounds = _rounds(events)
+    rounds = rounds_of(events)
     describe_run(search, search.run_id, tell_search(events))
     if not rounds:
         return
-    event = rounds[-1]
-    decision = event["decision"]
-    _show_accepted(search, event)
-    run_id = round_run_of(search, event["round"])
-    describe_run(search, run_id, tell_round(event, by_loss=is_by_loss(events)))
+    newest = rounds[-1]
+    decision = newest.decision
+    _show_accepted(search, newest)
+    run_id = round_run_of(search, newest.round)
+    describe_run(search, run_id, tell_round(newest, by_loss=start_of(events).by_loss))
     close_round_run(
         search,
-        event["round"],
+        newest.round,
         {
-            "msft.excluded": ", ".join(decision["exclude"]) or "none",
-            "msft.decision": decision["reason"],
-            "msft.roll_back_to": f"round {decision['roll_back_to']['round']} step {decision['roll_back_to']['step']}",
+            "msft.excluded": ", ".join(decision.exclude) or "none",
+            "msft.decision": decision.reason,
+            "msft.roll_back_to": str(decision.roll_back_to),
             "msft.champion_so_far": str(state.champion.checkpoint) if state.champion else "none",
         },
     )
@@ -61,11 +61,10 @@ def report_round(search: SearchRef, state: SearchState) -> None:
     prefect_artifacts.show_round(search, events)
 
 
-def _show_accepted(search: SearchRef, event: dict[str, Any]) -> None:
+def _show_accepted(search: SearchRef, decided: RoundDecided) -> None:
     """Continue the curves of the search's run by what this round added to the accepted path."""
-    target = CheckpointKey(**event["decision"]["roll_back_to"])
-    accepted = accept_path(search, event["round"], target)
-    for interval in map(IntervalStats.model_validate, event["intervals"]):
+    accepted = accept_path(search, decided.round, decided.decision.roll_back_to)
+    for interval in decided.intervals:
         if interval.key in accepted:
             log_training(search, search.run_id, interval, accepted[interval.key])
 
@@ -83,7 +82,7 @@ def write_report(
         "scores": scores_frame(state, champion, by_loss=config.evaluation.selection == "loss"),
     }
     plan = read_plan(search.directory)
-    comparisons = compare_with_plan(plan, _rounds(events)) if plan is not None else []
+    comparisons = compare_with_plan(plan, rounds_of(events)) if plan is not None else []
     frames["plan"] = pd.DataFrame([comparison.model_dump() for comparison in comparisons])
     directory = Path(search.directory, "report")
     for name, frame in frames.items():
@@ -92,20 +91,21 @@ def write_report(
     write_page(search.directory)
     log_files(search, [*sorted(directory.iterdir())], "report")
     log_files(search, [Path(search.directory, FILE)])
-    totals = total_by_kind(line for event in _rounds(events) for line in ledger_lines(event))
+    totals = total_by_kind(line for decided in rounds_of(events) for line in decided.ledger)
     scored = zip(*(frames["scores"][column] for column in ("split", "sub_dataset", "score")), strict=True)
     metrics = {f"champion/{split}/{name}": float(score) for split, name, score in scored}
     metrics |= {f"ledger/{kind}/flops": line.flops for kind, line in totals.items()}
     metrics |= {f"ledger/{kind}/tokens": float(line.num_tokens) for kind, line in totals.items()}
     metrics |= {f"ledger/{kind}/bytes": float(line.num_bytes) for kind, line in totals.items()}
     tags = {"msft.champion": str(champion.key), "msft.stop_reason": state.stop_reason}
-    crowned_at = next(event["at"] for event in events if event["event"] == "champion_crowned")
-    stamp_ms = int(pd.Timestamp(crowned_at).timestamp()) * 1000
+    crowned = champion_of(events)
+    assert crowned is not None
+    stamp_ms = int(pd.Timestamp(crowned.at).timestamp()) * 1000
     log_summary(search, metrics, tags, stamp_ms)
     describe_run(search, search.run_id, tell_search(events))
     prefect_artifacts.show_end(search, events)
     close_search_run(search, "FINISHED")
-    reasons = [event["decision"]["reason"] for event in _rounds(events)]
+    reasons = [decided.decision.reason for decided in rounds_of(events)]
     terminal.show_summary(config, search, state, champion, totals, reasons)
     terminal.show_pages(search, champion, prefect_artifacts.page_of_this_run())
     show_plan_and_actual(comparisons)
@@ -115,18 +115,18 @@ def curves_frame(events: Events) -> pd.DataFrame:
     """Return one row a round, sub-dataset and checkpoint."""
     rows = [
         {
-            "round": event["round"],
-            "sub_dataset": curve["sub_dataset"],
-            "is_active": curve["sub_dataset"] in event["active"],
-            "checkpoint_round": point["checkpoint"]["round"],
-            "step": point["checkpoint"]["step"],
-            "score": point["score"],
-            "loss": point["loss"],
-            "num_examples": point["num_examples"],
+            "round": decided.round,
+            "sub_dataset": curve.sub_dataset,
+            "is_active": curve.sub_dataset in decided.active,
+            "checkpoint_round": point.checkpoint.round,
+            "step": point.checkpoint.step,
+            "score": point.score,
+            "loss": point.loss,
+            "num_examples": point.num_examples,
         }
-        for event in _rounds(events)
-        for curve in event["curves"]
-        for point in curve["points"]
+        for decided in rounds_of(events)
+        for curve in decided.curves
+        for point in curve.points
     ]
     return pd.DataFrame(rows)
 
@@ -136,24 +136,24 @@ def decisions_frame(events: Events) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
-                "round": event["round"],
-                "active": " ".join(event["active"]),
-                "excluded": " ".join(event["decision"]["exclude"]),
-                "rolled_back_to_round": event["decision"]["roll_back_to"]["round"],
-                "rolled_back_to_step": event["decision"]["roll_back_to"]["step"],
-                "champion_round": event["champion"]["checkpoint"]["round"],
-                "champion_step": event["champion"]["checkpoint"]["step"],
-                "champion_score": event["champion"]["score"],
-                "reason": event["decision"]["reason"],
+                "round": decided.round,
+                "active": " ".join(decided.active),
+                "excluded": " ".join(decided.decision.exclude),
+                "rolled_back_to_round": decided.decision.roll_back_to.round,
+                "rolled_back_to_step": decided.decision.roll_back_to.step,
+                "champion_round": decided.champion.checkpoint.round,
+                "champion_step": decided.champion.checkpoint.step,
+                "champion_score": decided.champion.score,
+                "reason": decided.decision.reason,
             }
-            for event in _rounds(events)
+            for decided in rounds_of(events)
         ]
     )
 
 
 def ledger_frame(events: Events) -> pd.DataFrame:
     """Return one row a round and kind of work: accepted, discarded, evaluation, restart."""
-    return pd.DataFrame([asdict(line) for event in _rounds(events) for line in ledger_lines(event)])
+    return pd.DataFrame([asdict(line) for decided in rounds_of(events) for line in decided.ledger])
 
 
 def scores_frame(state: SearchState, champion: ChampionResult, *, by_loss: bool) -> pd.DataFrame:
@@ -179,7 +179,3 @@ def scores_frame(state: SearchState, champion: ChampionResult, *, by_loss: bool)
             for score in scores.scores
         ]
     )
-
-
-def _rounds(events: Events) -> list[dict[str, Any]]:
-    return [event for event in events if event["event"] == "round_decided"]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,19 @@ class RowCost:
         return shape.forward_flops(self.num_tokens, self.num_pairs, self.num_head_positions)
 
 
+class Work(Protocol):
+    """Costs of training, evaluation or lost training."""
+
+    @property
+    def num_tokens(self) -> int: ...
+    @property
+    def num_examples(self) -> int: ...
+    @property
+    def flops(self) -> float: ...
+    @property
+    def seconds(self) -> float: ...
+
+
 @dataclass(frozen=True)
 class LedgerLine:
     """The cost of one kind of work in one round; `kind` is accepted, discarded, evaluation or restart.
@@ -92,51 +105,26 @@ class LedgerLine:
     seconds: float
     num_bytes: int
 
-
-_COSTS = ("num_tokens", "num_examples", "flops", "seconds", "num_bytes")
-
-
-def ledger_lines(event: Mapping[str, Any]) -> list[LedgerLine]:
-    """Return the four lines of a `round_decided` event.
-
-    Training up to the checkpoint that is rolled back to is accepted; what came after it is discarded. Restart is
-    training that was under way when its process ended, and was done again. A round that was decided before rounds
-    named their checkpoints and restarts has none of either.
-    """
-    sums = {kind: dict.fromkeys(_COSTS, 0.0) for kind in ("accepted", "discarded", "evaluation", "restart")}
-    for part in (*event["intervals"], *event.get("checkpoints", ())):
-        _add(sums["accepted" if _is_accepted(part["key"], event) else "discarded"], part)
-    _add(sums["evaluation"], event["evaluation"])
-    for restart in event.get("restarts", ()):
-        _add(sums["restart"], restart["lost"])
-    return [_line(event["round"], kind, costs) for kind, costs in sums.items()]
+    @classmethod
+    def sum_of(cls, round_index: int, kind: str, parts: Sequence[Work], num_bytes: int) -> LedgerLine:
+        """Return the line of several parts of one kind of work."""
+        return cls(
+            round=round_index,
+            kind=kind,
+            num_tokens=sum(part.num_tokens for part in parts),
+            num_examples=sum(part.num_examples for part in parts),
+            flops=sum((part.flops for part in parts), 0.0),
+            seconds=sum((part.seconds for part in parts), 0.0),
+            num_bytes=num_bytes,
+        )
 
 
 def total_by_kind(lines: Iterable[LedgerLine]) -> dict[str, LedgerLine]:
     """Return one line for each kind, summed over rounds; its round is -1."""
-    sums: dict[str, dict[str, float]] = {}
+    groups: dict[str, list[LedgerLine]] = {}
     for line in lines:
-        _add(sums.setdefault(line.kind, dict.fromkeys(_COSTS, 0.0)), asdict(line))
-    return {kind: _line(-1, kind, costs) for kind, costs in sums.items()}
-
-
-def _is_accepted(key: Mapping[str, int], event: Mapping[str, Any]) -> bool:
-    target = event["decision"]["roll_back_to"]
-    return bool(target["round"] == event["round"] and key["step"] <= target["step"])
-
-
-def _add(sums: dict[str, float], part: Mapping[str, Any]) -> None:
-    for name in _COSTS:
-        sums[name] += part.get(name, 0)
-
-
-def _line(round_index: int, kind: str, costs: Mapping[str, float]) -> LedgerLine:
-    return LedgerLine(
-        round=round_index,
-        kind=kind,
-        num_tokens=int(costs["num_tokens"]),
-        num_examples=int(costs["num_examples"]),
-        flops=costs["flops"],
-        seconds=costs["seconds"],
-        num_bytes=int(costs["num_bytes"]),
-    )
+        groups.setdefault(line.kind, []).append(line)
+    return {
+        kind: LedgerLine.sum_of(-1, kind, group, sum(line.num_bytes for line in group))
+        for kind, group in groups.items()
+    }

@@ -1,10 +1,13 @@
-"""The state of a search as the fold of its journal's events."""
+"""The state of a search between two rounds, and how a decided round changes it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from tasks.algorithm.strategy import Decision, Opening
 
 
 @dataclass(frozen=True, order=True)
@@ -72,45 +75,54 @@ class SearchState:
         """Say whether no further round is to be run."""
         return bool(self.stop_reason)
 
+    @classmethod
+    def opened(cls, sub_datasets: tuple[str, ...], opening: Opening) -> SearchState:
+        """Return the state before the first round."""
+        return cls(active=opening.active or sub_datasets, rollout_epochs=opening.rollout_epochs)
 
-def fold(events: Iterable[Mapping[str, Any]]) -> SearchState | None:
-    """Return the state after `events`, in their order; None before the search's first event.
+    def after(self, decided: DecidedRound) -> SearchState:
+        """Return the state after a decided round."""
+        decision = decided.decision
+        target = decision.roll_back_to
+        kept = (set(self.active) - set(decision.exclude)) | set(decision.include)
+        stays_excluded = tuple(e for e in self.excluded if e.sub_dataset not in decision.include)
+        newly_excluded = tuple(
+            Exclusion(name, self.round, target, decided.scores_at_target[name]) for name in decision.exclude
+        )
+        return replace(
+            self,
+            round=self.round + 1,
+            active=tuple(name for name in decided.sub_datasets if name in kept),
+            excluded=stays_excluded + newly_excluded,
+            checkpoint=target,
+            optimizer=decision.optimizer,
+            weights=decision.weights,
+            rollout_epochs=decision.rollout_epochs,
+            spent_examples=self.spent_examples + decided.examples,
+            champion=decided.champion,
+            stop_reason=decided.stop_reason,
+        )
 
-    Each round contributes one `round_decided` event; everything else on record is commentary, so a search that
-    was interrupted inside a round resumes at that round's start.
+
+class DecidedRound(Protocol):
+    """The part of a decided round that the state depends on.
+
+    Attributes:
+        sub_datasets: all of them, in the mixture's order.
+        scores_at_target: score of each sub-dataset at the checkpoint that is rolled back to.
+        champion: best checkpoint so far.
+        examples: training rows that the round consumed.
     """
-    state: SearchState | None = None
-    for event in events:
-        if event["event"] == "search_started":
-            opening = event.get("opening", {})
-            active = opening.get("active") or event["sub_datasets"]
-            state = SearchState(active=tuple(active), rollout_epochs=opening.get("rollout_epochs"))
-        elif event["event"] == "round_decided":
-            if state is None or event["round"] != state.round:
-                raise ValueError(f"decision of round {event['round']} out of order")
-            state = advance(state, event)
-    return state
 
-
-def advance(state: SearchState, event: Mapping[str, Any]) -> SearchState:
-    """Return the state after one `round_decided` event."""
-    decision = event["decision"]
-    target = CheckpointKey(**decision["roll_back_to"])
-    kept = (set(state.active) - set(decision["exclude"])) | set(decision["include"])
-    stays_excluded = tuple(e for e in state.excluded if e.sub_dataset not in decision["include"])
-    newly_excluded = tuple(
-        Exclusion(name, state.round, target, event["scores_at_target"][name]) for name in decision["exclude"]
-    )
-    return replace(
-        state,
-        round=state.round + 1,
-        active=tuple(name for name in event["sub_datasets"] if name in kept),
-        excluded=stays_excluded + newly_excluded,
-        checkpoint=target,
-        optimizer=decision["optimizer"],
-        weights=decision["weights"],
-        rollout_epochs=decision.get("rollout_epochs"),
-        spent_examples=state.spent_examples + event["examples"],
-        champion=Champion(CheckpointKey(**event["champion"]["checkpoint"]), event["champion"]["score"]),
-        stop_reason=event["stop_reason"],
-    )
+    @property
+    def sub_datasets(self) -> tuple[str, ...]: ...
+    @property
+    def decision(self) -> Decision: ...
+    @property
+    def scores_at_target(self) -> Mapping[str, float]: ...
+    @property
+    def champion(self) -> Champion: ...
+    @property
+    def examples(self) -> int: ...
+    @property
+    def stop_reason(self) -> str: ...

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
-from tasks.algorithm.curves import Curve, MetricPoint
+from tasks.algorithm.curves import Curve
 from tasks.algorithm.exclusion import Verdict
 from tasks.algorithm.state import CheckpointKey
 
@@ -124,26 +124,3 @@ def drawn_by_lot(report: RoundReport, num: int, random_seed: int) -> tuple[str, 
     """
     lot = Random(f"{random_seed} {report.round} {[curve.end.loss for curve in report.curves]}")
     return tuple(lot.sample(report.active, num))
-
-
-def read_report(events: Iterable[Mapping[str, Any]]) -> RoundReport:
-    """Return the report on the last of these rounds, whose decision need not be made yet."""
-    *before, last = [_read_round(event) for event in events]
-    return RoundReport(last.round, last.active, last.curves, last.steps_per_epoch, tuple(before))
-
-
-def _read_round(event: Mapping[str, Any]) -> RoundReport:
-    return RoundReport(
-        event["round"],
-        tuple(event["active"]),
-        tuple(
-            Curve(curve["sub_dataset"], tuple(_read_point(point) for point in curve["points"]))
-            for curve in event["curves"]
-        ),
-        event["steps_per_epoch"],
-    )
-
-
-def _read_point(point: Mapping[str, Any]) -> MetricPoint:
-    key = CheckpointKey(**point["checkpoint"])
-    return MetricPoint(key, point["score"], point["loss"], point["num_examples"])

@@ -13,6 +13,7 @@ from tasks.contracts import Value
 from tasks.data.base_model import prepare_base_model
 from tasks.errors import DriftError, ExportError
 from tasks.record.checkpoints import checkpoint_directory, verify
+from tasks.record.events import champion_of, start_of
 from tasks.record.journal import read_events
 from tasks.record.status import resumed_config
 from tasks.runtime.files import publish_folder, write_file
@@ -68,15 +69,15 @@ def export_champion(directory: str, to: str, *, merge_lora: bool) -> Export:
 
 
 def _champion_of(name: str, directory: str) -> CheckpointKey:
-    crowned = [event for event in read_events(directory) if event["event"] == "champion_crowned"]
-    if not crowned:
+    crowned = champion_of(read_events(directory))
+    if crowned is None:
         raise ExportError(
             name,
             got="a search without a champion",
             expected="a finished search",
             fix=f"msft resume {directory}, and export afterwards",
         )
-    return CheckpointKey(**crowned[0]["champion"]["key"])
+    return crowned.champion.key
 
 
 def _write_adapters(directory: str, key: CheckpointKey, folder: Path, spec_path: Path) -> None:
@@ -92,7 +93,7 @@ def _write_adapters(directory: str, key: CheckpointKey, folder: Path, spec_path:
     checkpoint = checkpoint_directory(Path(directory, "rounds", f"{key.round:03d}"), key.step)
     verify(checkpoint)
     model = prepare_base_model(config)
-    begun_with = read_events(directory)[0]["content"]["base model"]
+    begun_with = start_of(read_events(directory)).content["base model"]
     if model.sha256 != begun_with:
         changed = [f"base model: was {begun_with}, is {model.sha256}"]
         raise DriftError(name, changed, can_be_accepted=False)

@@ -22,6 +22,7 @@ from tasks.comparison.runs import Cost, Finding, find_all
 from tasks.config.presets import PRESETS
 from tasks.config.schema import SearchConfig
 from tasks.contracts import SearchRef
+from tasks.record.events import RoundDecided, rounds_of
 from tasks.record.journal import read_events
 from tasks.registry import points as run_log
 from tasks.registry import runs as tracking
@@ -33,7 +34,7 @@ logger = logging.getLogger(__name__)
 COSTS = tuple(Cost.model_fields)
 
 Frames = dict[str, pd.DataFrame]
-RowsOf = Callable[[Sequence[dict[str, Any]], int], list[dict[str, Any]]]
+RowsOf = Callable[[Sequence[RoundDecided], int], list[dict[str, Any]]]
 
 
 @task(name="report comparison", cache_policy=NO_CACHE)
@@ -242,7 +243,7 @@ def _journal_frame(findings: Sequence[Finding], rows_of: RowsOf) -> pd.DataFrame
     """Return the rows that `rows_of` derives from the rounds of each search, with the search's key."""
     rows = []
     for finding in findings:
-        rounds = [event for event in read_events(finding.directory) if event["event"] == "round_decided"]
+        rounds = rounds_of(read_events(finding.directory))
         evals_per_epoch = finding.arm.config.search.evals_per_epoch
         rows += [_key(finding) | row for row in rows_of(rounds, evals_per_epoch)]
     return pd.DataFrame(rows)

@@ -12,15 +12,15 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks.algorithm.costs import ledger_lines
 from tasks.comparison.grid import Arm, Grid
 from tasks.comparison.parallel import Outcome, lanes, run_side_by_side
 from tasks.config.identity import differences, identity_of
 from tasks.config.loading import dump_config
 from tasks.config.schema import SearchConfig
-from tasks.contracts import ChampionResult, SearchRef, SubDatasetScore, Value
+from tasks.contracts import SearchRef, SubDatasetScore, Value
 from tasks.errors import DifferentDataError, IncompleteComparisonError
 from tasks.opening import reference_to
+from tasks.record.events import Event, champion_of, rounds_of, start_of
 from tasks.record.journal import read_events
 from tasks.record.ownership import directory_of
 from tasks.registry import runs as tracking
@@ -121,7 +121,7 @@ def run_searches(
 
     def run(arm: Arm) -> None:
         directory, experiment = str(directory_of(arm.config)), arm.config.tracking.experiment
-        has_ended = any(event["event"] == "champion_crowned" for event in read_events(directory))
+        has_ended = champion_of(read_events(directory)) is not None
         reference = reference_to(arm.config, directory)
         if has_ended and tracking.adopt_finished_run(reference, experiment, comparison.run_id):
             logger.info(f"{arm.label}: has ended before, taken as it is")
@@ -146,7 +146,7 @@ def find_all(outcomes: Sequence[Outcome], *, same_data: bool) -> tuple[Finding, 
         if outcome.error:
             continue
         events = read_events(str(directory_of(outcome.arm.config)))
-        content = events[0]["content"]
+        content = start_of(events).content
         before, held = first.setdefault(outcome.arm.seed, (outcome.arm, content))
         if same_data and held != content:
             raise DifferentDataError(
@@ -156,25 +156,25 @@ def find_all(outcomes: Sequence[Outcome], *, same_data: bool) -> tuple[Finding, 
     return tuple(findings)
 
 
-def _finding(arm: Arm, events: Sequence[Mapping[str, Any]], content: Mapping[str, str]) -> Finding:
-    crowned = next(event for event in events if event["event"] == "champion_crowned")
-    champion = ChampionResult.model_validate(crowned["champion"])
-    assert champion.test is not None
+def _finding(arm: Arm, events: Sequence[Event], content: Mapping[str, str]) -> Finding:
+    crowned = champion_of(events)
+    assert crowned is not None
+    test = crowned.champion.test
+    assert test is not None
     return Finding(
         arm=arm,
         directory=str(directory_of(arm.config)),
-        test=tuple(score for score in champion.test.scores if score.accuracy is not None),
+        test=tuple(score for score in test.scores if score.accuracy is not None),
         test_hashes={
             key.removesuffix("/test"): value for key, value in content.items() if key.endswith("/test")
         },
         cost=_cost(events),
-        crowned_at=crowned["at"],
+        crowned_at=crowned.at,
     )
 
 
-def _cost(events: Sequence[Mapping[str, Any]]) -> Cost:
-    rounds = [event for event in events if event["event"] == "round_decided"]
-    lines = [line for event in rounds for line in ledger_lines(event) if line.kind != "restart"]
+def _cost(events: Sequence[Event]) -> Cost:
+    lines = [line for decided in rounds_of(events) for line in decided.ledger if line.kind != "restart"]
     tokens = {
         kind: sum(line.num_tokens for line in lines if line.kind == kind)
         for kind in {li.kind for li in lines}

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 from operator import add
 from pathlib import Path
-from typing import Any
 
 from tasks.algorithm.baselines.dynamix import Dynamix
-from tasks.algorithm.costs import RowCost, ledger_lines, total_by_kind
+from tasks.algorithm.costs import RowCost, total_by_kind
 from tasks.algorithm.methods import policy_of
 from tasks.config.schema import SearchConfig
 from tasks.contracts import Inputs, Mixture, SubDatasetRef, Value
 from tasks.data.model_size import measure_model
 from tasks.planning.row_costs import NOTHING, scoring_cost, training_cost
 from tasks.planning.simulation import imagined_rounds
+from tasks.record.events import RoundDecided
 from tasks.runtime.files import write_file
 
 FILE = "plan.json"
@@ -196,15 +196,15 @@ def read_plan(directory: str) -> Plan | None:
     return Plan.model_validate_json(path.read_text()) if path.is_file() else None
 
 
-def compare_with_plan(plan: Plan, rounds: Sequence[Mapping[str, Any]]) -> list[Comparison]:
-    """Return the plan beside what the `round_decided` events say; work that a restart repeated is not in it."""
-    totals = total_by_kind(line for event in rounds for line in ledger_lines(event))
+def compare_with_plan(plan: Plan, rounds: Sequence[RoundDecided]) -> list[Comparison]:
+    """Return the plan beside the work of these rounds; work that a restart repeated is not counted."""
+    totals = total_by_kind(line for decided in rounds for line in decided.ledger)
     trained = [totals[kind] for kind in ("accepted", "discarded")]
     actual = {
         "num_rounds": len(rounds),
-        "num_steps": sum(_num_steps(event) for event in rounds),
+        "num_steps": sum(_num_steps(decided) for decided in rounds),
         "num_examples": sum(line.num_examples for line in trained),
-        "num_checkpoints": 1 + sum(len(event["intervals"]) for event in rounds),
+        "num_checkpoints": 1 + sum(len(decided.intervals) for decided in rounds),
         "training_tokens": sum(line.num_tokens for line in trained),
         "training_flops": sum(line.flops for line in trained),
         "evaluation_tokens": totals["evaluation"].num_tokens,
@@ -223,6 +223,6 @@ def compare_with_plan(plan: Plan, rounds: Sequence[Mapping[str, Any]]) -> list[C
     ]
 
 
-def _num_steps(event: Mapping[str, Any]) -> int:
-    first = min(point["checkpoint"]["step"] for point in event["curves"][0]["points"])
-    return int(event["intervals"][-1]["key"]["step"] - first)
+def _num_steps(decided: RoundDecided) -> int:
+    first = min(point.checkpoint.step for point in decided.curves[0].points)
+    return decided.intervals[-1].key.step - first

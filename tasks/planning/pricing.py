@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from tasks.algorithm.costs import Work as Cost
 from tasks.config.schema import SearchConfig
 from tasks.config.strict_yaml import read_yaml
 from tasks.contracts import Value
 from tasks.planning.plan import Plan, Work
+from tasks.record.events import rounds_of, start_of
 from tasks.record.journal import read_events
 
 COURSES = ("least", "expected", "most")
@@ -72,10 +73,11 @@ def measured_speed(output_root: str, model_sha256: str) -> Speed | None:
     journals = sorted(Path(output_root).glob("*/journal.jsonl"), key=lambda path: path.stat().st_mtime)
     for journal in reversed(journals):
         events = read_events(str(journal.parent))
-        if events and events[0]["content"]["base model"] == model_sha256:
-            trained, scored = list(_trained(events)), [e["evaluation"] for e in events if "evaluation" in e]
+        if events and start_of(events).content["base model"] == model_sha256:
+            trained = [interval for decided in rounds_of(events) for interval in decided.intervals]
+            scored = [decided.evaluation for decided in rounds_of(events)]
             if _seconds(trained) > 0 and _seconds(scored) > 0:
-                num_devices = events[0]["config"]["training"]["num_processes"]
+                num_devices = start_of(events).config["training"]["num_processes"]
                 return Speed(
                     training_flops_per_s=_flops(trained) / _seconds(trained) / num_devices,
                     evaluation_flops_per_s=_flops(scored) / _seconds(scored),
@@ -84,13 +86,9 @@ def measured_speed(output_root: str, model_sha256: str) -> Speed | None:
     return None
 
 
-def _trained(events: list[dict[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    return (interval for event in events for interval in event.get("intervals", ()))
+def _seconds(parts: Sequence[Cost]) -> float:
+    return sum((part.seconds for part in parts), 0.0)
 
 
-def _seconds(parts: list[Mapping[str, Any]]) -> float:
-    return float(sum(part["seconds"] for part in parts))
-
-
-def _flops(parts: list[Mapping[str, Any]]) -> float:
-    return float(sum(part["flops"] for part in parts))
+def _flops(parts: Sequence[Cost]) -> float:
+    return sum((part.flops for part in parts), 0.0)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from tasks.algorithm.curves import Curve, MetricPoint
-from tasks.algorithm.state import CheckpointKey, SearchState, advance
-from tasks.algorithm.strategy import RoundReport
+from tasks.algorithm.state import Champion, CheckpointKey, SearchState
+from tasks.algorithm.strategy import Decision, RoundReport
 from tasks.config.schema import SearchConfig
 from tasks.contracts import Inputs, Mixture
 from tasks.mixing import plan_mixture
@@ -16,6 +16,18 @@ from tasks.pruning import stop_reason_of
 # Far below any score and far above any loss, so that every guard of every strategy lets it pass.
 _FALLEN = 1e9
 Leaving = Callable[[Sequence[str]], str | None]
+
+
+@dataclass(frozen=True)
+class _SimulatedRound:
+    """The part of a decided round that the state depends on."""
+
+    sub_datasets: tuple[str, ...]
+    decision: Decision
+    scores_at_target: Mapping[str, float]
+    champion: Champion
+    examples: int
+    stop_reason: str
 
 
 def imagined_rounds(
@@ -27,7 +39,7 @@ def imagined_rounds(
     """
     strategy = config.search.strategy()
     opening = strategy.open(inputs.names)
-    state = SearchState(active=opening.active or inputs.names, rollout_epochs=opening.rollout_epochs)
+    state = SearchState.opened(inputs.names, opening)
     previous: tuple[RoundReport, ...] = ()
     while not state.is_finished:
         mixture = plan_mixture(config, inputs, state, None)
@@ -37,15 +49,16 @@ def imagined_rounds(
         steps_per_epoch = mixture.num_steps / mixture.epochs
         report = RoundReport(state.round, state.active, curves, steps_per_epoch, previous)
         previous = (*previous, RoundReport(state.round, state.active, curves, steps_per_epoch))
-        decision = asdict(strategy.observe(report))
-        event = {
-            "sub_datasets": inputs.names,
-            "decision": decision,
-            "examples": mixture.num_rows,
-            "scores_at_target": dict.fromkeys(inputs.names, 0.0),
-            "champion": {"checkpoint": decision["roll_back_to"], "score": 0.0},
-        }
-        state = advance(state, {**event, "stop_reason": stop_reason_of(config, mixture, state, event)})
+        decision = strategy.observe(report)
+        decided = _SimulatedRound(
+            sub_datasets=inputs.names,
+            decision=decision,
+            scores_at_target=dict.fromkeys(inputs.names, 0.0),
+            champion=Champion(decision.roll_back_to, 0.0),
+            examples=mixture.num_rows,
+            stop_reason=stop_reason_of(config, mixture, state, decision, mixture.num_rows),
+        )
+        state = state.after(decided)
 
 
 def _falling(active: Sequence[str], order: Sequence[str], leaving: Leaving, count: int) -> list[str]:

@@ -5,22 +5,21 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from tasks.algorithm.state import SearchState, fold
+from tasks.algorithm.state import SearchState
 from tasks.errors import JournalError
+from tasks.record.events import Event, EventError, OneEvent, fold, parse_event
 from tasks.runtime.files import is_out_of_space, no_room, sync
 
 FILE = "journal.jsonl"
 
 
-def read_events(search_directory: str) -> list[dict[str, Any]]:
+def read_events(search_directory: str) -> list[Event]:
     """Return the events in their order; a last line that was being written when the machine died is left out.
 
     Raises:
-        JournalError: another line is not an event.
+        JournalError: another line is not an event, or of a newer version.
     """
     path = Path(search_directory, FILE)
     if not path.exists():
@@ -30,11 +29,9 @@ def read_events(search_directory: str) -> list[dict[str, Any]]:
     events = []
     for number, line in enumerate(lines, start=1):
         try:
-            event = json.loads(line)
-            event["event"]
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise JournalError(str(path), number, f"not an event: {error}") from error
-        events.append(event)
+            events.append(parse_event(line, Path(search_directory)))
+        except EventError as error:
+            raise JournalError(str(path), number, str(error), fix=error.fix) from error
     return events
 
 
@@ -47,7 +44,7 @@ def read_state(search_directory: str) -> SearchState:
     events = read_events(search_directory)
     try:
         state = fold(events)
-    except (ValueError, KeyError, TypeError) as error:
+    except ValueError as error:
         cause = f"not the history of one search: {error}"
         raise JournalError(str(Path(search_directory, FILE)), len(events), cause) from error
     if state is None:
@@ -55,14 +52,15 @@ def read_state(search_directory: str) -> SearchState:
     return state
 
 
-def append_event(search_directory: str, event: Mapping[str, Any]) -> None:
-    """Put one event on record; once this returns, no crash can take it back.
+def append_event(search_directory: str, event: OneEvent) -> OneEvent:
+    """Record one event and return it with its time; once this returns, no crash can take it back.
 
     Raises:
         NoDiskSpaceError: it does not fit; nothing of it is left.
     """
     path = Path(search_directory, FILE)
-    line = json.dumps({**event, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}, ensure_ascii=False)
+    recorded = event.model_copy(update={"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
+    line = json.dumps({"kind": event.kind, **recorded.model_dump(mode="json")}, ensure_ascii=False)
     content = f"{line}\n".encode()
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -78,6 +76,7 @@ def append_event(search_directory: str, event: Mapping[str, Any]) -> None:
             raise
     finally:
         os.close(descriptor)
+    return recorded
 
 
 def _write_all(descriptor: int, content: bytes) -> None:

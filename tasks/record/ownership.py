@@ -19,6 +19,7 @@ from tasks.config.loading import search_id_of
 from tasks.config.schema import SearchConfig
 from tasks.config.strict_yaml import read_yaml
 from tasks.errors import BusyError, JournalError, LockError, OtherSearchError
+from tasks.record.events import SearchStarted, champion_of, of_kind
 from tasks.record.journal import read_events
 from tasks.runtime.files import make_folder
 from tasks.runtime.gpu_slots import current_lane
@@ -173,7 +174,7 @@ def _config_in(directory: Path) -> dict[str, Any] | None:
     if isinstance(held, dict):
         return held
     with suppress(JournalError):
-        return next((event["config"] for event in read_events(str(directory)) if "config" in event), None)
+        return next((start.config for start in of_kind(read_events(str(directory)), SearchStarted)), None)
     return None
 
 
@@ -191,7 +192,7 @@ def owner_of(directory: str) -> str | None:
 
 
 def _is_over_or_owned(directory: Path) -> bool:
-    if any(event["event"] == "champion_crowned" for event in read_events(str(directory))):
+    if champion_of(read_events(str(directory))) is not None:
         return True
     with _open_for_all(directory / _LOCK) as lock:
         return not _try_lock(lock)

@@ -9,12 +9,31 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from tasks.contracts import Value
 from tasks.errors import NoDiskSpaceError
 from tasks.runtime.files import write_file
 
 _PROGRESS = "progress.json"
 _RESTARTS = "restarts.json"
 _REPORT_S = 0.25
+
+
+class LostTraining(Value):
+    """Training beyond the checkpoint that a restarted worker goes on from."""
+
+    num_tokens: int
+    num_examples: int
+    flops: float
+    seconds: float
+
+
+class Restart(Value):
+    """One restart of a training worker; steps count from the roll-out's start, `reached_at_ms` is Unix time."""
+
+    reached_step: int
+    resumed_step: int
+    reached_at_ms: int
+    lost: LostTraining
 
 
 class ProgressFile:
@@ -41,15 +60,17 @@ class ProgressFile:
         before = read_progress(self._directory)
         if before is None:
             return
-        restart = {
-            "reached_step": before["step"],
-            "resumed_step": self._started_from,
-            "reached_at_ms": before["at_ms"],
-            "lost": {name: max(0, before["trained"][name] - value) for name, value in trained.items()},
-        }
+        lost = {name: max(0, before["trained"][name] - value) for name, value in trained.items()}
+        restart = Restart(
+            reached_step=before["step"],
+            resumed_step=self._started_from,
+            reached_at_ms=before["at_ms"],
+            lost=LostTraining.model_validate(lost),
+        )
         restarts = read_restarts(self._directory)
-        if restarts[-1:] != [restart]:  # else a kill came between these two lines, and it is on record
-            write_file(self._directory / _RESTARTS, json.dumps([*restarts, restart]))
+        if restarts[-1:] != (restart,):  # else a kill came between these two lines, and it is on record
+            content = [one.model_dump(mode="json") for one in (*restarts, restart)]
+            write_file(self._directory / _RESTARTS, json.dumps(content))
         (self._directory / _PROGRESS).unlink()
 
     def is_due(self, step: int) -> bool:
@@ -83,8 +104,7 @@ def read_progress(round_directory: Path) -> dict[str, Any] | None:
     return line
 
 
-def read_restarts(round_directory: Path) -> list[dict[str, Any]]:
+def read_restarts(round_directory: Path) -> tuple[Restart, ...]:
     """Return one entry for each time that the round's training was taken up again."""
     path = round_directory / _RESTARTS
-    restarts: list[dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else []
-    return restarts
+    return tuple(map(Restart.model_validate, json.loads(path.read_text()))) if path.is_file() else ()

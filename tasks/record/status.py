@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from tasks.algorithm.state import SearchState, fold
+from tasks.algorithm.state import SearchState
 from tasks.config.identity import differences, identity_in, identity_of
 from tasks.config.loading import load_config, search_id_of
 from tasks.config.schema import SearchConfig
 from tasks.contracts import RolloutSpec, Value
 from tasks.errors import ConfigError, JournalError, OtherSearchError, SearchNotFoundError
+from tasks.record.events import Event, champion_of, fold, start_of
 from tasks.record.journal import FILE, read_events
 from tasks.record.ownership import owner_of
 from tasks.record.progress import read_progress
@@ -77,10 +78,9 @@ def status_of(directory: str) -> SearchStatus:
     try:
         events = read_events(directory)
         state = fold(events) or SearchState(active=())
-    except (JournalError, ValueError, KeyError, TypeError) as error:
+    except (JournalError, ValueError) as error:
         return _status(directory, "unreadable", owner, [], SearchState(active=()), problem=str(error))
-    is_over = any(event["event"] == "champion_crowned" for event in events)
-    resumable: Condition = "finished" if is_over else "resumable" if events else "not begun"
+    resumable: Condition = "finished" if champion_of(events) else "resumable" if events else "not begun"
     return _status(directory, "running" if owner else resumable, owner, events, state)
 
 
@@ -88,7 +88,7 @@ def _status(
     directory: str,
     condition: Condition,
     owner: str | None,
-    events: Sequence[Mapping[str, Any]],
+    events: Sequence[Event],
     state: SearchState,
     problem: str = "",
 ) -> SearchStatus:
@@ -106,10 +106,10 @@ def _status(
         champion=str(state.champion.checkpoint) if state.champion is not None else None,
         champion_score=state.champion.score if state.champion is not None else None,
         spent_epochs=state.spent_examples / rows if rows else 0.0,
-        max_epochs=events[0]["config"]["search"]["max_epochs"] if events else None,
+        max_epochs=start_of(events).max_epochs if events else None,
         stop_reason=state.stop_reason,
-        last_event=str(events[-1]["event"]) if events else None,
-        last_event_at=str(events[-1]["at"]) if events else None,
+        last_event=events[-1].kind if events else None,
+        last_event_at=events[-1].at if events else None,
         problem=problem,
     )
 
@@ -137,8 +137,9 @@ def resumed_config(directory: str, overrides: Sequence[str]) -> SearchConfig:
         raise ConfigError(
             str(path), [f"tracking.uri: {uri} is kept without its password; give it: --set tracking.uri=…"]
         )
-    if search_id_of(config) != events[0]["search_id"]:
-        raise OtherSearchError(directory, differences(identity_in(events[0]["config"]), identity_of(config)))
+    started = start_of(events)
+    if search_id_of(config) != started.search_id:
+        raise OtherSearchError(directory, differences(identity_in(started.config), identity_of(config)))
     return config
 
 

@@ -6,10 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tasks.algorithm.costs import ledger_lines, total_by_kind
+from tasks.algorithm.costs import total_by_kind
 from tasks.config.loading import search_id_of
 from tasks.config.schema import SearchConfig
 from tasks.planning.plan import compare_with_plan, read_plan
+from tasks.record.events import RoundDecided, champion_of, rounds_of
 from tasks.record.journal import read_events
 
 
@@ -21,23 +22,24 @@ def directory_of(config: SearchConfig) -> str:
 def summary_of(directory: str) -> dict[str, Any]:
     """Return what a finished search decided, found and cost."""
     events = read_events(directory)
-    rounds = [event for event in events if event["event"] == "round_decided"]
-    crowned = next(event["champion"] for event in events if event["event"] == "champion_crowned")
-    totals = total_by_kind(line for event in rounds for line in ledger_lines(event))
+    rounds, crowned = rounds_of(events), champion_of(events)
+    assert crowned is not None
+    totals = total_by_kind(line for decided in rounds for line in decided.ledger)
     plan = read_plan(directory)
     return {
         "search": Path(directory).resolve().name,
         "directory": directory,
-        "stop_reason": rounds[-1]["stop_reason"],
-        "decisions": [{"round": event["round"], **_decision(event)} for event in rounds],
-        "champion": crowned,
+        "stop_reason": rounds[-1].stop_reason,
+        "decisions": [{"round": decided.round, **_decision(decided)} for decided in rounds],
+        "champion": crowned.champion.model_dump(mode="json"),
         "ledger": {kind: _costs(asdict(line)) for kind, line in totals.items()},
         "plan": [row.model_dump() for row in compare_with_plan(plan, rounds)] if plan is not None else None,
     }
 
 
-def _decision(event: dict[str, Any]) -> dict[str, Any]:
-    return {key: event["decision"][key] for key in ("exclude", "include", "roll_back_to", "reason")}
+def _decision(decided: RoundDecided) -> dict[str, Any]:
+    decision = decided.model_dump(mode="json", include={"decision"})["decision"]
+    return {key: decision[key] for key in ("exclude", "include", "roll_back_to", "reason")}
 
 
 def _costs(line: dict[str, Any]) -> dict[str, Any]:

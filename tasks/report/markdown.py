@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from tasks.algorithm.costs import LedgerLine, ledger_lines, total_by_kind
-from tasks.algorithm.state import CheckpointKey, SearchState, fold
+from tasks.algorithm.costs import LedgerLine, total_by_kind
+from tasks.algorithm.state import SearchState
+from tasks.contracts import CheckpointScores
+from tasks.record.events import Event, RoundDecided, champion_of, fold, rounds_of, start_of
 
-Events = Sequence[Mapping[str, Any]]
+Events = Sequence[Event]
 # MLflow cuts a run's description at 8,000 characters; what does not fit is in the journal.
 _LONGEST_REASONS = 5000
 _ROW_FRAME = 25
@@ -18,53 +20,44 @@ def tell_search(events: Events) -> str:
     """Return where a search stands, what it excluded and why, its cost and, at its end, the champion's scores."""
     state = fold(events)
     assert state is not None
-    by_loss = is_by_loss(events)
+    by_loss = start_of(events).by_loss
     parts = [_standing(state), _champion_line(state, by_loss), exclusions_line(state, by_loss=by_loss)]
     parts += [_reasons(events), _scores(events, state, by_loss), _costs(events)]
     return "\n\n".join(part for part in parts if part)
 
 
-def tell_round(event: Mapping[str, Any], *, by_loss: bool) -> str:
+def tell_round(decided: RoundDecided, *, by_loss: bool) -> str:
     """Return a round's decision in words, what it rests on, and what the round cost."""
-    decision = event["decision"]
+    decision = decided.decision
     unit = _unit(by_loss)
     rows = [
-        (v["sub_dataset"], v["peak"]["step"], _shown(v["peak_score"]), _shown(v["end_score"]), v["word"])
-        for v in decision["verdicts"]
+        (v.sub_dataset, v.peak.step, _shown(v.peak_score), _shown(v.end_score), v.word)
+        for v in decision.verdicts
     ]
     headings = ("sub-dataset", "peak at step", f"{unit} at peak", f"{unit} at the end", "verdict")
     parts = [
-        f"**Decision of round {event['round']}:** {decision['reason']}.",
+        f"**Decision of round {decided.round}:** {decision.reason}.",
         table(headings, rows),
-        table(_COST_HEADINGS, _cost_rows(ledger_lines(event))),
+        table(_COST_HEADINGS, _cost_rows(decided.ledger)),
     ]
     return "\n\n".join(part for part in parts if part)
 
 
 def round_rows(events: Events) -> list[dict[str, Any]]:
     """Return one row a round: what was trained, what was decided, and what it cost."""
+    unit = _unit(start_of(events).by_loss)
     return [
         {
-            "round": event["round"],
-            "active": ", ".join(event["active"]),
-            "excluded": ", ".join(event["decision"]["exclude"]) or "none",
-            "rolled back to": str(CheckpointKey(**event["decision"]["roll_back_to"])),
-            "champion so far": str(CheckpointKey(**event["champion"]["checkpoint"])),
-            f"its mean {_unit(is_by_loss(events))}": round(abs(event["champion"]["score"]), 4),
-            **{f"{line.kind} tokens": line.num_tokens for line in ledger_lines(event)},
+            "round": decided.round,
+            "active": ", ".join(decided.active),
+            "excluded": ", ".join(decided.decision.exclude) or "none",
+            "rolled back to": str(decided.decision.roll_back_to),
+            "champion so far": str(decided.champion.checkpoint),
+            f"its mean {unit}": round(abs(decided.champion.score), 4),
+            **{f"{line.kind} tokens": line.num_tokens for line in decided.ledger},
         }
-        for event in rounds_of(events)
+        for decided in rounds_of(events)
     ]
-
-
-def rounds_of(events: Events) -> list[Mapping[str, Any]]:
-    """Return the decisions, in their order."""
-    return [event for event in events if event["event"] == "round_decided"]
-
-
-def is_by_loss(events: Events) -> bool:
-    """Say whether the search selects by loss; its scores are then negated losses."""
-    return bool(events[0]["config"]["evaluation"]["selection"] == "loss")
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -81,16 +74,21 @@ def spaced(markdown: str) -> str:
     return "\n".join(line if line.startswith("| ---") else line.replace(" | ", "&emsp; | ") for line in lines)
 
 
-def champion_rows(champion: Mapping[str, Any], state: SearchState, *, by_loss: bool) -> Iterator[list[str]]:
-    """Yield a row a sub-dataset: validation, at its exclusion, and test score of a `ChampionResult`."""
-    column = _unit(by_loss)
+def champion_rows(
+    validation: CheckpointScores, test: CheckpointScores | None, state: SearchState, *, by_loss: bool
+) -> Iterator[list[str]]:
+    """Yield a row a sub-dataset: its validation score, score at its exclusion, test loss and test accuracy."""
     at_exclusion = {e.sub_dataset: abs(e.score) for e in state.excluded}
-    test = {s["sub_dataset"]: s for s in (champion["test"] or {"scores": []})["scores"]}
-    for score in champion["validation"]["scores"]:
-        name = score["sub_dataset"]
-        tested = test.get(name, {})
-        values = (score[column], at_exclusion.get(name), tested.get("loss"), tested.get("accuracy"))
-        yield [name, *(_shown(value) for value in values)]
+    tested = {score.sub_dataset: score for score in (test.scores if test is not None else ())}
+    for score in validation.scores:
+        own = tested.get(score.sub_dataset)
+        values = (
+            score.loss if by_loss else score.accuracy,
+            at_exclusion.get(score.sub_dataset),
+            own.loss if own is not None else None,
+            own.accuracy if own is not None else None,
+        )
+        yield [score.sub_dataset, *(_shown(value) for value in values)]
 
 
 def champion_headings(*, by_loss: bool) -> list[str]:
@@ -139,8 +137,8 @@ def _reasons(events: Events) -> str:
     """Return the newest decisions with their reasons, as many as fit, in order."""
     rows: list[tuple[Any, ...]] = []
     room = _LONGEST_REASONS
-    for event in reversed(rounds_of(events)):
-        row = (event["round"], ", ".join(event["active"]), event["decision"]["reason"])
+    for decided in reversed(rounds_of(events)):
+        row = (decided.round, ", ".join(decided.active), decided.decision.reason)
         room -= sum(len(str(cell)) for cell in row) + _ROW_FRAME
         if room < 0:
             break
@@ -151,15 +149,15 @@ def _reasons(events: Events) -> str:
 
 
 def _scores(events: Events, state: SearchState, by_loss: bool) -> str:
-    crowned = [event["champion"] for event in events if event["event"] == "champion_crowned"]
-    if not crowned:
+    crowned = champion_of(events)
+    if crowned is None:
         return ""
-    rows = champion_rows(crowned[0], state, by_loss=by_loss)
+    rows = champion_rows(crowned.champion.validation, crowned.champion.test, state, by_loss=by_loss)
     return f"**Champion's scores:**\n\n{table(champion_headings(by_loss=by_loss), rows)}"
 
 
 def _costs(events: Events) -> str:
-    totals = total_by_kind(line for event in rounds_of(events) for line in ledger_lines(event))
+    totals = total_by_kind(line for decided in rounds_of(events) for line in decided.ledger)
     return f"**Cost:**\n\n{table(_COST_HEADINGS, _cost_rows(totals.values()))}" if totals else ""
 
 

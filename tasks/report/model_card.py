@@ -10,17 +10,16 @@ from typing import Any
 
 import yaml
 
-from tasks.algorithm.state import CheckpointKey, fold
+from tasks.algorithm.state import CheckpointKey
 from tasks.config.schema import SearchConfig
 from tasks.contracts import CheckpointScores, SearchRef
+from tasks.record.events import fold, rounds_of, start_of
 from tasks.record.names import search_title
 from tasks.report.markdown import (
     Events,
     champion_headings,
     champion_rows,
     exclusions_line,
-    is_by_loss,
-    rounds_of,
     table,
 )
 from tasks.runtime.files import write_file
@@ -51,8 +50,8 @@ def card_of(
 ) -> ModelCard:
     """Return the card of the checkpoint `key` with its validation and its test scores."""
     base = config.model.source or "drawn from the search's seed (model.from_config)"
-    validation, test = (part.model_dump(mode="json") for part in scores)
-    champion = {"validation": validation, "test": test}
+    splits = dict(zip(("validation", "test"), scores, strict=True))
+    started = start_of(events)
     hub = {"base_model": config.model.source} if config.model.source is not None else {}
     front = {
         "library_name": "transformers",
@@ -63,9 +62,9 @@ def card_of(
             "search": search_title(search.name, search.search_id),
             "round": key.round,
             "step": key.step,
-            "mixture": list(events[0]["sub_datasets"]),
+            "mixture": list(started.sub_datasets),
             "exclusions": _exclusions(events),
-            "scores": {split: _plain(champion[split]) for split in champion},
+            "scores": {split: _plain(part) for split, part in splits.items()},
         },
     }
     lineage = {
@@ -75,31 +74,33 @@ def card_of(
         "msft.step": str(key.step),
         "msft.checkpoint": str(key),
         "msft.base_model": base,
-        "msft.content_sha256": json.dumps(
-            {what: sha256[:16] for what, sha256 in events[0]["content"].items()}
-        ),
-        "msft.git_commit": str(events[0]["environment"]["git_commit"]),
+        "msft.content_sha256": json.dumps({what: sha256[:16] for what, sha256 in started.content.items()}),
+        "msft.git_commit": str(started.environment["git_commit"]),
     }
-    return ModelCard(front, _body(search, events, key, champion, base), lineage)
+    return ModelCard(front, _body(search, events, key, scores, base), lineage)
 
 
 def _body(
-    search: SearchRef, events: Events, key: CheckpointKey, champion: Mapping[str, Any], base: str
+    search: SearchRef,
+    events: Events,
+    key: CheckpointKey,
+    scores: tuple[CheckpointScores, CheckpointScores],
+    base: str,
 ) -> str:
     state = fold(events)
     assert state is not None
-    by_loss = is_by_loss(events)
+    by_loss = start_of(events).by_loss
     directory = Path(search.directory, "champion").resolve()
     load = (
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         f'model = AutoModelForCausalLM.from_pretrained("{directory}")\n'
         f'tokenizer = AutoTokenizer.from_pretrained("{directory}")'
     )
-    rows = champion_rows(champion, state, by_loss=by_loss)
+    rows = champion_rows(*scores, state, by_loss=by_loss)
     parts = [
         f"# msft-{search.name}",
         f"Champion of search `{search_title(search.name, search.search_id)}`: {key}, fine-tuned from `{base}` on "
-        f"{', '.join(events[0]['sub_datasets'])}.",
+        f"{', '.join(start_of(events).sub_datasets)}.",
         exclusions_line(state, by_loss=by_loss),
         table(champion_headings(by_loss=by_loss), rows),
         "Validation chose this checkpoint among all that were scored; the test rows were scored once, afterwards.",
@@ -111,19 +112,19 @@ def _body(
 
 def _exclusions(events: Events) -> list[dict[str, Any]]:
     return [
-        {"sub_dataset": name, "round": event["round"], "step": event["decision"]["roll_back_to"]["step"]}
-        for event in rounds_of(events)
-        for name in event["decision"]["exclude"]
+        {"sub_dataset": name, "round": decided.round, "step": decided.decision.roll_back_to.step}
+        for decided in rounds_of(events)
+        for name in decided.decision.exclude
     ]
 
 
-def _plain(scores: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _plain(scores: CheckpointScores) -> dict[str, dict[str, Any]]:
     """Return the scores by sub-dataset, rounded to what the rows can tell."""
     return {
-        score["sub_dataset"]: {
-            "accuracy": None if score["accuracy"] is None else round(score["accuracy"], 4),
-            "loss": round(score["loss"], 4),
-            "rows": score["num_examples"],
+        score.sub_dataset: {
+            "accuracy": None if score.accuracy is None else round(score.accuracy, 4),
+            "loss": round(score.loss, 4),
+            "rows": score.num_examples,
         }
-        for score in scores["scores"]
+        for score in scores.scores
     }

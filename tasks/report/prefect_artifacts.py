@@ -26,8 +26,9 @@ from prefect.utilities.urls import url_for
 from tasks.config.loading import load_config, search_id_of
 from tasks.contracts import SearchRef
 from tasks.errors import MsftError
+from tasks.record.events import rounds_of, start_of
 from tasks.record.names import mlflow_address, mlflow_command, round_title, search_title
-from tasks.report.markdown import Events, is_by_loss, round_rows, rounds_of, tell_round, tell_search
+from tasks.report.markdown import Events, round_rows, tell_round, tell_search
 
 logger = logging.getLogger(__name__)
 
@@ -70,9 +71,9 @@ def show_link(search: SearchRef) -> None:
 def show_round(search: SearchRef, events: Events) -> None:
     """Show the newest decision in words, in the run's log too, and the table of all rounds."""
     newest = rounds_of(events)[-1]
-    reason = newest["decision"]["reason"]
-    _show(lambda: get_run_logger().info("decision of round %d: %s", newest["round"], reason))
-    text = tell_round(newest, by_loss=is_by_loss(events))
+    reason = newest.decision.reason
+    _show(lambda: get_run_logger().info("decision of round %d: %s", newest.round, reason))
+    text = tell_round(newest, by_loss=start_of(events).by_loss)
     _show(lambda: create_markdown_artifact(text, key=_key(search, "decision")))
     rows = round_rows(events)
     _show(lambda: create_table_artifact(rows, key=_key(search, "rounds"), description="All rounds so far"))

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tasks.algorithm.costs import LedgerLine, ledger_lines, total_by_kind
-from tasks.algorithm.curves import Curve, MetricPoint
+from tasks.algorithm.costs import LedgerLine, total_by_kind
+from tasks.algorithm.curves import Curve
 from tasks.algorithm.state import Champion, CheckpointKey, SearchState
-from tasks.contracts import ChampionResult
+from tasks.contracts import ChampionResult, Mixture
 from tasks.planning.plan import Comparison, compare_with_plan, read_plan
+from tasks.record.events import EnvironmentChanged, RoundDecided, champion_of, of_kind, rounds_of, start_of
 from tasks.record.journal import read_events, read_state
 
 FULL_EPOCHS = "full-mixture epochs"
@@ -168,109 +168,85 @@ def read_story(directory: str) -> Story:
     """
     state = read_state(directory)
     events = read_events(directory)
-    started = next(event for event in events if event["event"] == "search_started")
-    decided = [event for event in events if event["event"] == "round_decided"]
-    crowned = [event["champion"] for event in events if event["event"] == "champion_crowned"]
-    mixtures = [_mixture(directory, event["round"]) for event in decided]
-    full_rows = next((mixture["full_epoch_rows"] for mixture in mixtures if mixture), None)
+    started, decided, crowned = start_of(events), rounds_of(events), champion_of(events)
+    mixtures = [event.mixture for event in decided if event.mixture is not None]
+    full_rows = mixtures[0].full_epoch_rows if mixtures else None
     return Story(
-        search_id=started["search_id"],
-        config=started["config"],
-        environment=started.get("environment", {}),
-        content=started.get("content", {}),
-        began_at=started.get("at", "unknown"),
-        last_event_at=events[-1].get("at", "unknown"),
-        names=tuple(started["sub_datasets"]),
-        rounds=_rounds(decided, mixtures, full_rows or 1),
+        search_id=started.search_id,
+        config=started.config,
+        environment=started.environment,
+        content=started.content,
+        began_at=started.at or "unknown",
+        last_event_at=events[-1].at or "unknown",
+        names=started.sub_datasets,
+        rounds=_rounds(decided, full_rows or 1),
         state=state,
         unit=FULL_EPOCHS if full_rows else ROWS,
         train=_train_sizes(mixtures),
-        crowned=ChampionResult.model_validate(crowned[0]) if crowned else None,
+        crowned=crowned.champion if crowned is not None else None,
         round_under_way=_round_under_way(directory, state),
         accepted_changes=tuple(
-            difference
-            for event in events
-            if event["event"] == "world_changed"
-            for difference in event["differences"]
+            difference for event in of_kind(events, EnvironmentChanged) for difference in event.differences
         ),
         plan=_plan(directory, decided),
     )
 
 
-def _plan(directory: str, decided: Sequence[Mapping[str, Any]]) -> tuple[Comparison, ...]:
+def _plan(directory: str, decided: Sequence[RoundDecided]) -> tuple[Comparison, ...]:
     plan = read_plan(directory)
     return tuple(compare_with_plan(plan, decided)) if plan is not None and decided else ()
 
 
-def _rounds(
-    decided: Sequence[Mapping[str, Any]], mixtures: Sequence[Mapping[str, Any] | None], rows_per_unit: int
-) -> tuple[RoundStory, ...]:
+def _rounds(decided: Sequence[RoundDecided], rows_per_unit: int) -> tuple[RoundStory, ...]:
     rounds: list[RoundStory] = []
     rows_before = 0
-    weights = None
-    for event, mixture in zip(decided, mixtures, strict=True):
-        told = _round(event, mixture or {}, rows_before, rows_per_unit)
-        asked = event["decision"]["weights"]
+    weights: Mapping[str, float] | None = None
+    for event in decided:
+        told = _round(event, rows_before, rows_per_unit)
+        asked = event.decision.weights
         rounds.append(replace(told, reweighted=asked != weights))
         rows_before, weights = rows_before + told.num_rows, asked
     return tuple(rounds)
 
 
-def _round(
-    event: Mapping[str, Any], mixture: Mapping[str, Any], rows_before: int, rows_per_unit: int
-) -> RoundStory:
-    decision = event["decision"]
-    curves = {curve["sub_dataset"]: _curve(curve) for curve in event["curves"]}
+def _round(event: RoundDecided, rows_before: int, rows_per_unit: int) -> RoundStory:
+    decision = event.decision
+    curves = {curve.sub_dataset: _in_order(curve) for curve in event.curves}
     start = min(point.checkpoint for curve in curves.values() for point in curve.points)
-    own = tuple(CheckpointKey(**interval["key"]) for interval in event["intervals"])
+    own = tuple(interval.key for interval in event.intervals)
     position = {start: rows_before / rows_per_unit}
     rows = rows_before
-    for key, interval in zip(own, event["intervals"], strict=True):
-        rows += interval["num_examples"]
+    for key, interval in zip(own, event.intervals, strict=True):
+        rows += interval.num_examples
         position[key] = rows / rows_per_unit
     return RoundStory(
-        index=event["round"],
-        active=tuple(event["active"]),
+        index=event.round,
+        active=event.active,
         start=start,
         own=own,
         position=position,
         curves=curves,
-        target=CheckpointKey(**decision["roll_back_to"]),
-        exclude=tuple(decision["exclude"]),
-        include=tuple(decision["include"]),
+        target=decision.roll_back_to,
+        exclude=decision.exclude,
+        include=decision.include,
         reweighted=False,
-        reason=decision["reason"],
+        reason=decision.reason,
         num_rows=rows - rows_before,
-        shares=mixture.get("example_shares", {}),
-        epochs=mixture.get("epochs"),
-        ledger=tuple(ledger_lines(event)),
+        shares=event.mixture.example_shares if event.mixture is not None else {},
+        epochs=event.mixture.epochs if event.mixture is not None else None,
+        ledger=event.ledger,
     )
 
 
-def _curve(raw: Mapping[str, Any]) -> Curve:
-    points = [
-        MetricPoint(**{**point, "checkpoint": CheckpointKey(**point["checkpoint"])})
-        for point in raw["points"]
-    ]
-    return Curve(raw["sub_dataset"], tuple(sorted(points, key=lambda point: point.checkpoint)))
+def _in_order(curve: Curve) -> Curve:
+    return Curve(curve.sub_dataset, tuple(sorted(curve.points, key=lambda point: point.checkpoint)))
 
 
-def _mixture(directory: str, index: int) -> dict[str, Any] | None:
-    """Return the mixture of a round from its roll-out's specification, which a search's directory keeps."""
-    path = Path(directory, "rounds", f"{index:03d}", "rollout_spec.json")
-    if not path.is_file():
-        return None
-    mixture: dict[str, Any] = json.loads(path.read_text())["mixture"]
-    return mixture
-
-
-def _train_sizes(mixtures: Sequence[Mapping[str, Any] | None]) -> dict[str, SplitSize]:
-    draws = [draw for mixture in mixtures if mixture for draw in mixture["draws"]]
+def _train_sizes(mixtures: Sequence[Mixture]) -> dict[str, SplitSize]:
     return {
-        draw["name"]: SplitSize(
-            draw["train"]["num_rows"], draw["train"]["num_tokens"], draw["train"]["sha256"]
-        )
-        for draw in draws
+        draw.name: SplitSize(draw.train.num_rows, draw.train.num_tokens, draw.train.sha256)
+        for mixture in mixtures
+        for draw in mixture.draws
     }
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 
+from tasks.record.events import ChampionCrowned, of_kind, rounds_of, start_of
 from tests.faults.processes import directory_of, events_of
 
 # Clock readings, and where a search happens to lie.
@@ -31,12 +32,12 @@ def record_of(output_root: Path, tracking_uri: str | None = None) -> dict[str, A
     uri = tracking_uri or f"sqlite:///{(output_root / 'mlflow.db').resolve()}"
     client = MlflowClient(uri, uri)
     experiment = client.get_experiment_by_name("msft")
-    search_id = events[0]["search_id"]
+    search_id = start_of(events).search_id
     return {
-        "decisions": [_timeless(e) for e in events if e["event"] == "round_decided"],
-        "champion": [_timeless(e) for e in events if e["event"] == "champion_crowned"],
+        "decisions": [_timeless(decided.model_dump(mode="json")) for decided in rounds_of(events)],
+        "champion": [_timeless(e.model_dump(mode="json")) for e in of_kind(events, ChampionCrowned)],
         "champion weights": hashlib.sha256(weights).hexdigest(),
-        **tracked(client, experiment.experiment_id, str(search_id)),
+        **tracked(client, experiment.experiment_id, search_id),
         "reports": sorted(path.name for path in (directory / "report").iterdir()),
     }
 

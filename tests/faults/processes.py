@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 
+from tasks.record.events import Event
 from tasks.record.journal import read_events
 
 MARK = "MSFT_CHAOS_RUN"
@@ -111,7 +112,7 @@ class Command:
             return "champion"
         if "scorer" in kinds:
             return "scoring"
-        events = [event["event"] for event in events_of(self.output_root)]
+        events = [event.kind for event in events_of(self.output_root)]
         if "champion_crowned" in events:
             return "closing"
         if "server" not in kinds:
@@ -165,7 +166,7 @@ def directory_of(output_root: Path) -> Path | None:
     return next((lock.parent for lock in output_root.glob("*/lock")), None)
 
 
-def events_of(output_root: Path) -> list[dict[str, object]]:
+def events_of(output_root: Path) -> list[Event]:
     """Return the events of the search's journal."""
     directory = directory_of(output_root)
     return read_events(str(directory)) if directory is not None else []

@@ -17,7 +17,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, StateType
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
-from tasks.algorithm.state import fold
+from tasks.record.events import champion_of, fold, rounds_of
 from tests.faults.chaos import ORPHAN_GRACE_S
 from tests.faults.prefect_pool import LOST_AFTER_S, PATIENCE_S, ROOT, Machine, Pool, wait_until
 from tests.faults.processes import directory_of, events_of, members_of
@@ -159,8 +159,8 @@ def assert_completes(pool: Pool, run: UUID, machine: Machine) -> None:
 def assert_ended_once(output_root: Path) -> None:
     """Every decision is on record once, and the champion is the one that they name."""
     events = events_of(output_root)
-    decided = [event["round"] for event in events if event["event"] == "round_decided"]
-    names = [event["event"] for event in events if event["event"] != "round_decided"]
+    decided = [event.round for event in rounds_of(events)]
+    names = [event.kind for event in events if event.kind != "round_decided"]
     state = fold(events)
     directory = directory_of(output_root)
     assert state is not None
@@ -168,12 +168,9 @@ def assert_ended_once(output_root: Path) -> None:
     assert directory is not None
     assert decided == [0, 1]
     assert names == ["search_started", "champion_crowned"]
-    crowned = events[-1]["champion"]
-    assert isinstance(crowned, dict)
-    assert crowned["key"] == {
-        "round": state.champion.checkpoint.round,
-        "step": state.champion.checkpoint.step,
-    }
+    crowned = champion_of(events)
+    assert crowned is not None
+    assert crowned.champion.key == state.champion.checkpoint
     assert (directory / "champion" / "model.safetensors").is_file()
 
 

@@ -18,6 +18,7 @@ from sqlalchemy.exc import OperationalError
 
 from tasks.contracts import Mixture, SearchRef
 from tasks.errors import NoDiskSpaceError, TrackingError, WorkerError
+from tasks.record.events import EnvironmentChanged
 from tasks.record.journal import append_event, read_events
 from tasks.record.progress import ProgressFile, read_progress
 from tasks.registry import client as tracking_client
@@ -69,17 +70,19 @@ def reference(folder: Path, uri: str) -> SearchRef:
     )  # fmt: skip
 
 
+def note(text: str) -> EnvironmentChanged:
+    return EnvironmentChanged(differences=(text,), numerical_environment={})
+
+
 def test_the_journal_stays_whole_and_goes_on_when_there_is_room(small_disk: Path) -> None:
-    append_event(str(small_disk), {"event": "one"})
+    one = append_event(str(small_disk), note("one"))
     filler = fill(small_disk)
     with pytest.raises(NoDiskSpaceError, match="no room for an event"):
-        append_event(
-            str(small_disk), {"event": "two", "text": "x" * 10_000}
-        )  # more than its last block has room for
-    assert [event["event"] for event in read_events(str(small_disk))] == ["one"]
+        append_event(str(small_disk), note("x" * 10_000))  # more than its last block has room for
+    assert read_events(str(small_disk)) == [one]
     filler.unlink()
-    append_event(str(small_disk), {"event": "three"})
-    assert [event["event"] for event in read_events(str(small_disk))] == ["one", "three"]
+    three = append_event(str(small_disk), note("three"))
+    assert read_events(str(small_disk)) == [one, three]
 
 
 def test_a_small_file_keeps_its_content_and_leaves_nothing_else(small_disk: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,8 @@ from tasks.data.base_model import prepare_base_model
 from tasks.data.tokenization import Encoder, tokenise_split
 from tasks.errors import CheckpointDamagedError
 from tasks.record.checkpoints import checkpoint_directory, verify
-from tasks.record.journal import FILE, append_event, read_events
+from tasks.record.events import EnvironmentChanged, Event
+from tasks.record.journal import append_event, read_events
 from tasks.registry.client import client_of
 from tasks.report.page import write_page
 from tasks.runtime.files import make_folder
@@ -30,6 +30,7 @@ from tasks.workers.score import score
 from tasks.workers.training.checkpoint import publish_checkpoint
 from tests.conftest import TINY_LLAMA, examples_of
 from tests.faults.power_loss import Image, PowerLoss, restore
+from tests.unit.made_events import crowned
 from tests.unit.made_search import MadeSearch
 
 KEY = CheckpointKey(0, 4)
@@ -113,9 +114,8 @@ def score_request(root: Path, parts: Parts) -> ScoreRequest:
 
 def exported_champion(root: Path, parts: Parts) -> list[str]:
     search = root / "search"
-    crowned = {"event": "champion_crowned", "champion": {"key": {"round": 0, "step": 4}}}
     search.mkdir()
-    (search / FILE).write_text(json.dumps(crowned) + "\n")
+    append_event(str(search), crowned(CheckpointKey(0, 4)))
     (search / "champion").mkdir()
     for name in ("config.json", "model.safetensors"):
         (search / "champion" / name).write_text(f"content of {name}")
@@ -227,11 +227,11 @@ def test_the_journal_keeps_every_event_it_announced(tmp_path: Path, monkeypatch:
     root = tmp_path / "disk"
     root.mkdir()
     loss = PowerLoss(root)
+    recorded: list[Event] = []
     with loss.recording(monkeypatch):
         for number in range(3):
-            append_event(str(root), {"event": f"event {number}"})
+            note = EnvironmentChanged(differences=(f"event {number}",), numerical_environment={})
+            recorded.append(append_event(str(root), note))
             ends = [restore(image, tmp_path / f"{number}-{n}") for n, image in enumerate(loss.images[-3:])]
             for end in ends:
-                assert [event["event"] for event in read_events(str(end))] == [
-                    f"event {n}" for n in range(number + 1)
-                ]
+                assert read_events(str(end)) == recorded

@@ -12,6 +12,7 @@ from tasks.contracts import BaseModelRef, Inputs
 from tasks.errors import DriftError
 from tasks.opening import check_for_drift, mark_failed_on_error, open_search, reference_to
 from tasks.record.journal import append_event
+from tests.unit.made_events import started
 
 
 @pytest.fixture
@@ -90,7 +91,7 @@ def test_an_end_before_mlflow_has_a_store_creates_none(
 def test_a_refused_search_keeps_its_status(inputs: Inputs, tmp_path: Path) -> None:
     """It is refused before the block that sets the status, and MLflow is not asked for anything."""
     config = config_in(tmp_path)
-    append_event(str(tmp_path), {"event": "search_started", "content": {"base model": "another"}})
+    append_event(str(tmp_path), started(content={"base model": "another"}))
     with pytest.raises(DriftError):
         check_for_drift(config, str(tmp_path), inputs, False)
     assert not (tmp_path / "mlflow.db").exists()

@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 
 from flows.compare import compare_methods
+from tasks.algorithm.state import CheckpointKey
 from tasks.comparison.grid import Axis
 from tasks.config.schema import SearchConfig
+from tasks.record.events import RoundDecided, rounds_of
 from tasks.record.journal import read_events
 
 METHODS = ("forward", "continual_sft", "sro_sft", "soft_sro_sft", "dynamix_sft", "ies")
@@ -25,9 +27,9 @@ def tiny(smoke: dict[str, Any], output_root: Path) -> SearchConfig:
     )
 
 
-def rounds_of(runs: pd.DataFrame, method: str) -> list[dict[str, Any]]:
+def rounds_in(runs: pd.DataFrame, method: str) -> list[RoundDecided]:
     directory = runs.set_index("method").loc[method, "directory"]
-    return [event for event in read_events(str(directory)) if event["event"] == "round_decided"]
+    return rounds_of(read_events(str(directory)))
 
 
 def test_every_method_ends_with_a_tested_champion_within_the_common_budget(
@@ -42,11 +44,11 @@ def test_every_method_ends_with_a_tested_champion_within_the_common_budget(
     assert runs["test_accuracy"].between(0, 1).all()
     budget = 80  # rows of one epoch of the mixture
     for method in METHODS:
-        assert sum(event["examples"] for event in rounds_of(runs, method)) <= budget + 8
-    assert [event["active"] for event in rounds_of(runs, "continual_sft")] == [["max"], ["cmp"]]
-    first, second = (rounds_of(runs, "sro_sft") + rounds_of(runs, "soft_sro_sft"))[::2][:2]
+        assert sum(event.examples for event in rounds_in(runs, method)) <= budget + 8
+    assert [event.active for event in rounds_in(runs, "continual_sft")] == [("max",), ("cmp",)]
+    first, second = (rounds_in(runs, "sro_sft") + rounds_in(runs, "soft_sro_sft"))[::2][:2]
     for event in (first, second):
-        assert event["decision"]["roll_back_to"] == {"round": 0, "step": 0}, "both begin anew from the base"
+        assert event.decision.roll_back_to == CheckpointKey(0, 0), "both begin anew from the base"
 
 
 def test_a_sweep_reports_each_point_of_its_axis(

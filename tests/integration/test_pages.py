@@ -16,9 +16,10 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, Fl
 from tasks.champion import logged_score
 from tasks.config.schema import SearchConfig
 from tasks.errors import EmptyCurveError
+from tasks.record.events import rounds_of, start_of
 from tasks.record.journal import read_events
 from tasks.registry.checkpoints import LoggedScores
-from tasks.report.markdown import rounds_of, spaced
+from tasks.report.markdown import spaced
 
 
 class Store:
@@ -50,7 +51,7 @@ def test_the_search_tells_what_was_excluded_why_what_it_cost_and_who_won(store: 
     assert told.startswith("**Ended** after 3 rounds: ")
     assert f"**Champion:** {searched[1].key}, mean validation loss" in told
     assert "**Excluded, in order:**" in told
-    assert all(decision["decision"]["reason"] in told for decision in store.decisions)
+    assert all(decision.decision.reason in told for decision in store.decisions)
     assert "| discarded" in told
     for run in store.rounds:
         assert run.data.tags["msft.decision"] in run.data.tags["mlflow.note.content"]
@@ -60,10 +61,9 @@ def test_the_search_tells_what_was_excluded_why_what_it_cost_and_who_won(store: 
 def test_the_curves_of_the_search_are_those_of_its_accepted_path(store: Store) -> None:
     expected = {}
     for event in store.decisions:
-        target, curve = event["decision"]["roll_back_to"], event["curves"][0]
-        for point in curve["points"]:
-            if target["round"] == event["round"] and point["checkpoint"]["step"] <= target["step"]:
-                expected[point["checkpoint"]["step"]] = point["loss"]
+        for point in event.curves[0].points:
+            if event.is_accepted(point.checkpoint):
+                expected[point.checkpoint.step] = point.loss
     history = store.client.get_metric_history(store.parent.info.run_id, "validation/loss/max")
     assert {point.step: point.value for point in history} == expected
     assert len(history) == len(expected)
@@ -90,13 +90,13 @@ def test_the_champions_test_scores_name_the_rows_that_the_run_links(store: Store
         i.dataset.name: (i.dataset.digest, [tag.value for tag in i.tags])
         for i in store.parent.inputs.dataset_inputs
     }
-    started = read_events(str(store.directory))[0]
+    started = start_of(read_events(str(store.directory)))
     (champion,) = store.client.search_logged_models(
         [store.experiment.experiment_id], filter_string="name = 'champion'"
     )
     metrics = {metric.key: metric for metric in champion.metrics}
     for name in ("max", "cmp", "roman"):
-        digest = started["content"][f"{name}/test"][:16]
+        digest = started.content[f"{name}/test"][:16]
         assert logged[f"{name}/test"] == (digest, ["test"])
         score = metrics[f"test/loss/{name}"]
         assert (score.dataset_name, score.dataset_digest) == (f"{name}/test", digest)
@@ -121,8 +121,8 @@ def test_the_champion_carries_its_lineage_and_a_card(store: Store, searched: Any
         str(result.key.round),
         str(result.key.step),
     )
-    started = read_events(str(store.directory))[0]
-    digests = {what: sha256[:16] for what, sha256 in started["content"].items()}
+    started = start_of(read_events(str(store.directory)))
+    digests = {what: sha256[:16] for what, sha256 in started.content.items()}
     assert json.loads(version.tags["msft.content_sha256"]) == digests
     _, front, body = Path(result.directory, "README.md").read_text().split("---\n", 2)
     card = yaml.safe_load(front)

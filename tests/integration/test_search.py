@@ -24,6 +24,7 @@ from tasks.errors import (
     CheckpointNotFoundError,
     DriftError,
 )
+from tasks.record.events import EnvironmentChanged, of_kind, rounds_of
 from tasks.record.journal import read_events
 from tasks.record.ownership import own_directory
 from tasks.registry.checkpoints import find_checkpoint
@@ -42,9 +43,9 @@ def directory_of(config: SearchConfig) -> Path:
 
 
 def decisions(directory: Path) -> list[Any]:
-    rounds = [e for e in read_events(str(directory)) if e["event"] == "round_decided"]
     return [
-        (e["decision"], e["champion"], [i["batch_hash"] for i in e["intervals"]], e["curves"]) for e in rounds
+        (e.decision, e.champion, [i.batch_hash for i in e.intervals], e.curves)
+        for e in rounds_of(read_events(str(directory)))
     ]
 
 
@@ -211,8 +212,8 @@ def test_a_changed_world_is_refused_until_it_is_accepted_on_record(searched: Any
     assert {run.info.status for run in runs} == {"FINISHED"}, "a refusal changes nothing"
     accepted = msft_search(config, accept_changes=True)
     assert msft_search(config) == accepted
-    changes = [event for event in read_events(str(journal.parent)) if event["event"] == "world_changed"]
-    assert [len(event["differences"]) for event in changes] == [2]
+    changes = of_kind(read_events(str(journal.parent)), EnvironmentChanged)
+    assert [len(event.differences) for event in changes] == [2]
 
 
 def test_a_hub_token_is_in_no_file_of_a_search(searched: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pandas as pd
@@ -15,10 +14,11 @@ from tasks.comparison.peak_shifts import peak_epochs, peak_shifts
 from tasks.comparison.plots import plot_axis, plot_comparison, plot_peaks, plot_shifts, save_figure
 from tasks.comparison.report import runs_frame, scores_frame, sub_datasets_frame, summary_frame
 from tasks.comparison.runs import find_all, refuse_failures
-from tasks.contracts import ChampionResult, CheckpointScores, EvaluationCost, SubDatasetScore
+from tasks.contracts import EvaluationCost, SubDatasetScore
 from tasks.errors import DifferentDataError, IncompleteComparisonError
 from tasks.record.journal import append_event
 from tasks.record.ownership import directory_of
+from tests.unit.made_events import crowned, decided, interval, restart, started
 from tests.unit.made_up_findings import config_of, finding_of
 from tests.unit.test_peak_shifts import FIRST, SECOND
 
@@ -90,33 +90,23 @@ def end(arm: Arm, content: dict[str, str]) -> Outcome:
     """Write the journal of a finished search of two rounds, the second one discarded."""
     directory = directory_of(arm.config)
     directory.mkdir(parents=True)
-    append_event(str(directory), {"event": "search_started", "content": content})
+    append_event(str(directory), started(content=content))
     for index, target in enumerate((4, 4)):
-        key = {"round": index, "step": 4 + 4 * index}
-        interval = {"key": key, "num_tokens": 100, "num_examples": 10, "flops": 6.0, "seconds": 2.0}
-        append_event(
-            str(directory),
-            {
-                "event": "round_decided",
-                "round": index,
-                "decision": {"roll_back_to": {"round": 0, "step": target}},
-                "intervals": [interval],
-                "evaluation": {"num_tokens": 30, "num_examples": 3, "flops": 1.0, "seconds": 0.5},
-                # Work that a restart repeats is no cost of the method.
-                "restarts": [{"lost": {"num_tokens": 70, "num_examples": 7, "flops": 9.0, "seconds": 9.0}}],
-            },
+        costs = {"num_tokens": 100, "num_examples": 10, "flops": 6.0, "seconds": 2.0}
+        event = decided(
+            index,
+            (0, target),
+            intervals=(interval(CheckpointKey(index, 4 + 4 * index), **costs),),
+            evaluation=EvaluationCost(num_tokens=30, num_examples=3, flops=1.0, seconds=0.5),
+            # Work that a restart repeats is no cost of the method.
+            restarts=(restart(num_tokens=70, num_examples=7, flops=9.0, seconds=9.0),),
         )
+        append_event(str(directory), event)
     scores = tuple(
         SubDatasetScore(sub_dataset=name, accuracy=accuracy, loss=1, num_examples=4, correct="1100")
         for name, accuracy in (("max", 0.5), ("free text", None))
     )
-    tested = CheckpointScores(key=CheckpointKey(0, 4), sha256="", scores=scores, cost=EvaluationCost())
-    champion = ChampionResult(
-        key=CheckpointKey(0, 4), directory="", model_version="1", validation=tested, test=tested
-    )
-    append_event(
-        str(directory), {"event": "champion_crowned", "champion": json.loads(champion.model_dump_json())}
-    )
+    append_event(str(directory), crowned(CheckpointKey(0, 4), scores))
     return Outcome(arm=arm)
 
 

@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from tasks.algorithm.curves import Curve, MetricPoint
+from tasks.algorithm.state import CheckpointKey
 from tasks.errors import JournalError, NoDiskSpaceError
+from tasks.record.events import EnvironmentChanged, Event, of_kind
 from tasks.record.journal import FILE, append_event, read_events, read_state
+from tests.unit.made_events import crowned, decided, interval, mixture, restart, started
 
 
 def _write(directory: Path, content: str | bytes) -> None:
@@ -16,8 +20,20 @@ def _write(directory: Path, content: str | bytes) -> None:
     (directory / FILE).write_bytes(raw)
 
 
+def _note(*texts: str) -> EnvironmentChanged:
+    return EnvironmentChanged(differences=texts, numerical_environment={"threads": None})
+
+
+def _line(text: str) -> str:
+    return json.dumps({"kind": "environment_changed", **_note(text).model_dump(mode="json")})
+
+
+def _append(directory: Path, *texts: str) -> None:
+    append_event(str(directory), _note(*texts))
+
+
 def _names(directory: Path) -> list[str]:
-    return [event["event"] for event in read_events(str(directory))]
+    return [event.differences[0] for event in of_kind(read_events(str(directory)), EnvironmentChanged)]
 
 
 def test_a_search_without_a_journal_has_no_events(tmp_path: Path) -> None:
@@ -25,42 +41,52 @@ def test_a_search_without_a_journal_has_no_events(tmp_path: Path) -> None:
 
 
 def test_events_come_back_as_they_were_appended(tmp_path: Path) -> None:
-    events = [{"event": "one", "text": "naïve\nüber"}, {"event": "two", "numbers": [1, 0.25, None]}]
-    for event in events:
-        append_event(str(tmp_path), event)
-    read = read_events(str(tmp_path))
-    assert [{key: value for key, value in event.items() if key != "at"} for event in read] == events
-    assert all(event["at"].endswith("Z") for event in read)
+    point = MetricPoint(CheckpointKey(0, 20), 0.1 + 0.2, float("inf"), 3)
+    restarted = restart(num_tokens=7, seconds=1e-5)
+    events: list[Event] = [
+        started(content={"base model": "abc"}),
+        _note("naïve\nüber"),
+        decided(
+            0, (0, 20), exclude=("a",), weights={"a": 0.1}, curves=(Curve("a", (point,)),),
+            restarts=(restarted,), intervals=(interval(CheckpointKey(0, 20)),),
+            mixture=mixture(0, {"a": 0.5, "b": 0.5}, 200),
+        ),
+        crowned(),
+    ]  # fmt: skip
+    recorded = [append_event(str(tmp_path), event) for event in events]
+    assert read_events(str(tmp_path)) == recorded
+    assert [event.model_copy(update={"at": ""}) for event in recorded] == events
+    assert all(event.at.endswith("Z") for event in recorded)
 
 
 def test_an_event_takes_one_line(tmp_path: Path) -> None:
-    append_event(str(tmp_path), {"event": "one", "text": "a\nb"})
-    append_event(str(tmp_path), {"event": "two"})
+    _append(tmp_path, "one", "a\nb")
+    _append(tmp_path, "two")
     lines = (tmp_path / FILE).read_text().splitlines()
-    assert [json.loads(line)["event"] for line in lines] == ["one", "two"]
+    assert [json.loads(line)["differences"][0] for line in lines] == ["one", "two"]
 
 
 @pytest.mark.parametrize(
     "torn",
     [
-        '{"event": "tw',
-        '{"event": "two"}',  # whole, but its end was never written
-        '{"event": "two", "text": "ü'.encode()[:-1],  # inside a character
+        _line("two")[:-20],
+        _line("two"),  # whole, but its end was never written
+        '{"kind": "environment_changed", "differences": ["ü'.encode()[:-1],  # inside a character
     ],
 )
 def test_a_torn_last_line_is_left_out_and_then_cut(tmp_path: Path, torn: str | bytes) -> None:
     raw = torn if isinstance(torn, bytes) else torn.encode()
-    _write(tmp_path, b'{"event": "one"}\n' + raw)
+    _write(tmp_path, f"{_line('one')}\n".encode() + raw)
     assert _names(tmp_path) == ["one"]
-    append_event(str(tmp_path), {"event": "three"})
+    _append(tmp_path, "three")
     assert _names(tmp_path) == ["one", "three"]
     assert raw not in (tmp_path / FILE).read_bytes()
 
 
 def test_a_torn_only_line_is_cut_too(tmp_path: Path) -> None:
-    _write(tmp_path, '{"event')
+    _write(tmp_path, '{"kind')
     assert _names(tmp_path) == []
-    append_event(str(tmp_path), {"event": "one"})
+    _append(tmp_path, "one")
     assert _names(tmp_path) == ["one"]
 
 
@@ -68,7 +94,7 @@ def test_an_event_that_is_written_in_pieces_is_whole(tmp_path: Path, monkeypatch
     write = os.write
     monkeypatch.setattr(os, "write", lambda descriptor, content: write(descriptor, content[:7]))
     for name in ("one", "two"):
-        append_event(str(tmp_path), {"event": name, "text": "naïve"})
+        _append(tmp_path, name, "naïve")
     assert _names(tmp_path) == ["one", "two"]
 
 
@@ -77,7 +103,7 @@ def test_an_event_that_is_written_in_pieces_is_whole(tmp_path: Path, monkeypatch
 def test_nothing_is_left_of_an_event_that_does_not_fit(
     tmp_path: Path, number: int, fits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    append_event(str(tmp_path), {"event": "one"})
+    _append(tmp_path, "one")
     before = (tmp_path / FILE).read_bytes()
     write, room = os.write, fits
 
@@ -91,21 +117,21 @@ def test_nothing_is_left_of_an_event_that_does_not_fit(
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", fills_up)
         with pytest.raises(NoDiskSpaceError, match="no room for an event"):
-            append_event(str(tmp_path), {"event": "two"})
+            _append(tmp_path, "two")
     assert (tmp_path / FILE).read_bytes() == before
-    append_event(str(tmp_path), {"event": "three"})
+    _append(tmp_path, "three")
     assert _names(tmp_path) == ["one", "three"]
 
 
 @pytest.mark.parametrize("broken", ["{", "", "[1]", '"text"', '{"no": "event"}', "3", "null"])
 def test_a_broken_line_before_the_end_is_an_error_with_its_number(tmp_path: Path, broken: str) -> None:
-    _write(tmp_path, f'{{"event": "one"}}\n{broken}\n{{"event": "three"}}\n')
+    _write(tmp_path, f"{_line('one')}\n{broken}\n{_line('three')}\n")
     with pytest.raises(JournalError, match=rf"{FILE}, line 2: not an event"):
         read_events(str(tmp_path))
 
 
 def test_a_line_that_is_not_utf_8_is_an_error_with_its_number(tmp_path: Path) -> None:
-    _write(tmp_path, b'{"event": "one"}\n{"event": "\xff"}\n')
+    _write(tmp_path, f"{_line('one')}\n".encode() + b'{"kind": "\xff"}\n')
     with pytest.raises(JournalError, match="line 2"):
         read_events(str(tmp_path))
 
@@ -113,18 +139,34 @@ def test_a_line_that_is_not_utf_8_is_an_error_with_its_number(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("events", "told"),
     [
-        (
-            '{"event": "round_decided", "round": 0}\n',
-            "line 1: not the history of one search: decision of round 0 out",
-        ),
-        ('{"event": "search_started"}\n', "line 1: not the history of one search: 'sub_datasets'"),
-        ('{"event": "world_changed"}\n', "line 1: no event says that a search has started"),
-        ("", "line 1: no event says that a search has started"),
+        ([decided(0, (0, 20))], "line 1: not the history of one search: decision of round 0 out"),
+        ([_note("one")], "line 1: no event says that a search has started"),
+        ([], "line 1: no event says that a search has started"),
     ],
 )
 def test_events_that_are_no_history_are_an_error_that_names_the_file(
-    tmp_path: Path, events: str, told: str
+    tmp_path: Path, events: list[Event], told: str
 ) -> None:
-    _write(tmp_path, events)
+    for event in events:
+        append_event(str(tmp_path), event)
     with pytest.raises(JournalError, match=rf"{FILE}, {told}"):
         read_state(str(tmp_path))
+
+
+def test_an_event_without_a_field_is_an_error_that_names_it(tmp_path: Path) -> None:
+    _write(tmp_path, '{"kind": "search_started", "version": 2, "search_id": "a", "config": {}}\n')
+    with pytest.raises(
+        JournalError, match=r"line 1: not an event: search_started\.sub_datasets: Field required"
+    ):
+        read_events(str(tmp_path))
+
+
+@pytest.mark.parametrize("version", [3, 0, "2", None])
+def test_an_event_of_an_unknown_version_is_an_error_with_a_fix(tmp_path: Path, version: object) -> None:
+    line = json.loads(_line("one")) | {"version": version}
+    _write(tmp_path, f"{json.dumps(line)}\n")
+    with pytest.raises(
+        JournalError, match=r"line 1: an event of version .* where versions 1 to 2 are known"
+    ) as told:
+        read_events(str(tmp_path))
+    assert "use the version of msft-search that this search was begun with, or a newer one" in str(told.value)

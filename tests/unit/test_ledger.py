@@ -6,8 +6,12 @@ from typing import Any
 
 import pytest
 
-from tasks.algorithm.costs import LedgerLine, ledger_lines, total_by_kind
+from tasks.algorithm.costs import LedgerLine, total_by_kind
+from tasks.algorithm.state import CheckpointKey
+from tasks.contracts import EvaluationCost
+from tasks.record.events import CheckpointSize, RoundDecided
 from tasks.record.progress import ProgressFile, read_progress, read_restarts
+from tests.unit.made_events import decided, interval, restart
 
 TOTALS = {"num_tokens": 0, "num_examples": 0, "flops": 0.0, "seconds": 0.0}
 
@@ -17,40 +21,29 @@ def trained(steps: int) -> dict[str, float]:
     return {"num_tokens": 10 * steps, "num_examples": 2 * steps, "flops": 1e3 * steps, "seconds": 0.5 * steps}
 
 
-def event(**more: Any) -> dict[str, Any]:
+def event(target: tuple[int, int] = (0, 4), **more: Any) -> RoundDecided:
     """Return a round of checkpoints at 0, 4 and 8, that goes back to 4."""
-    intervals = [{"key": {"round": 0, "step": step}, **trained(4)} for step in (4, 8)]
-    return {
-        "event": "round_decided",
-        "round": 0,
-        "decision": {"roll_back_to": {"round": 0, "step": 4}},
-        "intervals": intervals,
-        "evaluation": {"num_tokens": 7, "num_examples": 3, "flops": 5.0, "seconds": 0.25},
-        **more,
-    }
+    intervals = tuple(interval(CheckpointKey(0, step), **trained(4)) for step in (4, 8))
+    evaluation = EvaluationCost(num_tokens=7, num_examples=3, flops=5.0, seconds=0.25)
+    return decided(0, target, intervals=intervals, evaluation=evaluation, **more)
 
 
 def test_bytes_belong_to_the_work_that_wrote_them_and_lost_training_to_restarts() -> None:
     sizes = {0: 100, 4: 300, 8: 301}
-    checkpoints = [{"key": {"round": 0, "step": step}, "num_bytes": size} for step, size in sizes.items()]
-    restarts = [{"lost": trained(2)}, {"lost": trained(1)}]
-    lines = ledger_lines(event(checkpoints=checkpoints, restarts=restarts))
-    assert lines == [
+    checkpoints = tuple(CheckpointSize(key=CheckpointKey(0, s), num_bytes=size) for s, size in sizes.items())
+    restarts = (restart(**trained(2)), restart(**trained(1)))
+    lines = event(checkpoints=checkpoints, restarts=restarts).ledger
+    assert lines == (
         LedgerLine(0, "accepted", 40, 8, 4e3, 2.0, 400),
         LedgerLine(0, "discarded", 40, 8, 4e3, 2.0, 301),
         LedgerLine(0, "evaluation", 7, 3, 5.0, 0.25, 0),
         LedgerLine(0, "restart", 30, 6, 3e3, 1.5, 0),
-    ]
+    )
     assert total_by_kind([*lines, *lines])["discarded"] == LedgerLine(-1, "discarded", 80, 16, 8e3, 4.0, 602)
 
 
 def test_a_round_that_goes_back_before_its_own_checkpoints_accepts_none() -> None:
-    back = event(decision={"roll_back_to": {"round": -1, "step": 4}})
-    assert [line.num_tokens for line in ledger_lines(back)] == [0, 80, 7, 0]
-
-
-def test_a_journal_of_an_earlier_version_is_still_read() -> None:
-    assert [line.num_bytes for line in ledger_lines(event())] == [0, 0, 0, 0]
+    assert [line.num_tokens for line in event(target=(-1, 4)).ledger] == [0, 80, 7, 0]
 
 
 def test_what_a_killed_worker_trained_beyond_its_last_checkpoint_is_on_record_once(tmp_path: Path) -> None:
@@ -58,8 +51,8 @@ def test_what_a_killed_worker_trained_beyond_its_last_checkpoint_is_on_record_on
     ProgressFile(tmp_path, 0, 9, "cpu").report(7, 1.0, 2.0, trained(7))
     ProgressFile(tmp_path, 4, 9, "cpu").note_restart(trained(4))
     ProgressFile(tmp_path, 4, 9, "cpu").note_restart(trained(4))
-    (restart,) = read_restarts(tmp_path)
-    assert (restart["reached_step"], restart["resumed_step"], restart["lost"]) == (7, 4, trained(3))
+    (one,) = read_restarts(tmp_path)
+    assert (one.reached_step, one.resumed_step, one.lost.model_dump()) == (7, 4, trained(3))
 
 
 def test_a_kill_between_the_record_and_the_removal_counts_nothing_twice(tmp_path: Path) -> None:
@@ -75,7 +68,7 @@ def test_a_worker_that_saved_when_it_was_told_to_end_lost_nothing(tmp_path: Path
     """Its last line is of the step before the one it saved."""
     ProgressFile(tmp_path, 0, 9, "cpu").report(6, 1.0, 2.0, trained(6))
     ProgressFile(tmp_path, 7, 9, "cpu").note_restart(trained(7))
-    assert read_restarts(tmp_path)[0]["lost"] == TOTALS
+    assert read_restarts(tmp_path)[0].lost.model_dump() == TOTALS
 
 
 def test_the_time_left_is_by_the_steps_of_this_worker(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from tasks.runtime import environment
 from tasks.runtime.environment import device_of, numerical_environment, other_changes
 from tasks.runtime.gpu_slots import Lane, in_lane
 from tasks.runtime.gpus import Gpu, gpu_named, installed_gpus
+from tests.unit.made_events import crowned, started
 
 MINIMAL: dict[str, Any] = {
     "name": "tiny",
@@ -120,7 +121,7 @@ def test_a_search_that_has_begun_is_not_left_even_if_its_configuration_is_lost(
 ) -> None:
     first, second = config_of(tmp_path), config_of(tmp_path, training={"learning_rate": 2e-5})
     with own_directory(first) as directory:
-        append_event(directory, {"event": "search_started", "config": first.model_dump(mode="json")})
+        append_event(directory, started(config=first.model_dump(mode="json")))
         Path(directory, "config.yaml").write_text(content)
     with pytest.raises(OtherSearchError, match=r"training\.learning_rate"), own_directory(second):
         pass
@@ -137,7 +138,7 @@ def test_a_finished_or_running_search_does_not_stand_in_the_way(tmp_path: Path) 
     first, second = config_of(tmp_path), config_of(tmp_path, training={"learning_rate": 2e-5})
     begin(first)
     with own_directory(first) as directory, own_directory(second):
-        append_event(directory, {"event": "champion_crowned"})
+        append_event(directory, crowned())
     with own_directory(second):
         pass
 

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from markdown_it import MarkdownIt
 from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
 
-from tasks.contracts import SearchRef
+from tasks.algorithm.exclusion import Verdict
+from tasks.algorithm.state import Champion, CheckpointKey
+from tasks.contracts import EvaluationCost, SearchRef
+from tasks.record.events import RoundDecided, SearchStarted
 from tasks.record.names import mlflow_address, mlflow_command, round_title
 from tasks.report.markdown import round_rows, spaced, table, tell_round, tell_search
 from tasks.report.prefect_artifacts import LOCAL_PAGES, page_of_this_run
+from tests.unit import made_events
 
 
 def reference(uri: str) -> SearchRef:
@@ -46,35 +48,33 @@ def test_a_table_with_wider_cells_is_still_a_table() -> None:
     assert "<td>0.5</td>" in drawn
 
 
-def decided(number: int, reason: str, exclude: list[str], target: tuple[int, int]) -> dict[str, Any]:
-    key = {"round": target[0], "step": target[1]}
-    verdict = {
-        "sub_dataset": "boolq",
-        "peak": key,
-        "peak_score": 0.8,
-        "end_score": 0.7,
-        "word": "excluded now",
-    }
-    interval = {"key": key, "num_tokens": 1000, "num_examples": 10, "flops": 2e9, "seconds": 1.5}
-    return {
-        "event": "round_decided", "round": number, "sub_datasets": ["gsm8k", "boolq"], "active": ["gsm8k", "boolq"],
-        "decision": {
-            "roll_back_to": key, "reason": reason, "exclude": exclude, "include": [], "optimizer": "restore",
-            "weights": None, "verdicts": [verdict],
-        },
-        "scores_at_target": {"gsm8k": 0.3, "boolq": 0.8}, "champion": {"checkpoint": key, "score": 0.55},
-        "examples": 10, "intervals": [interval], "stop_reason": "",
-        "evaluation": {"num_tokens": 5, "num_examples": 2, "flops": 1e6, "seconds": 0.1},
-    }  # fmt: skip
+NAMES = ("gsm8k", "boolq")
 
 
-def started() -> dict[str, Any]:
-    config = {"evaluation": {"selection": "accuracy"}}
-    return {"event": "search_started", "sub_datasets": ["gsm8k", "boolq"], "config": config}
+def decided(number: int, reason: str, exclude: tuple[str, ...], target: tuple[int, int]) -> RoundDecided:
+    key = CheckpointKey(*target)
+    costs = {"num_tokens": 1000, "num_examples": 10, "flops": 2e9, "seconds": 1.5}
+    return made_events.decided(
+        number,
+        target,
+        NAMES,
+        reason=reason,
+        exclude=exclude,
+        verdicts=(Verdict("boolq", key, 0.8, 0.7, "excluded now"),),
+        scores_at_target={"gsm8k": 0.3, "boolq": 0.8},
+        champion=Champion(key, 0.55),
+        examples=10,
+        intervals=(made_events.interval(key, **costs),),
+        evaluation=EvaluationCost(num_tokens=5, num_examples=2, flops=1e6, seconds=0.1),
+    )
+
+
+def started() -> SearchStarted:
+    return made_events.started(NAMES)
 
 
 def test_a_search_is_told_with_its_exclusions_their_reasons_and_its_cost() -> None:
-    told = tell_search([started(), decided(0, "boolq peaked first: exclude", ["boolq"], (0, 300))])
+    told = tell_search([started(), decided(0, "boolq peaked first: exclude", ("boolq",), (0, 300))])
     assert "**Under way:** round 1 on gsm8k." in told
     assert (
         "**Excluded, in order:** boolq (round 0, the search went on from round 0 step 300, accuracy 0.800)."
@@ -87,7 +87,7 @@ def test_a_search_is_told_with_its_exclusions_their_reasons_and_its_cost() -> No
 def test_a_long_search_is_told_within_the_length_of_a_tag_and_says_what_is_left_out() -> None:
     events = [
         started(),
-        *(decided(number, f"reason {number} " + "x" * 300, [], (number, 9)) for number in range(60)),
+        *(decided(number, f"reason {number} " + "x" * 300, (), (number, 9)) for number in range(60)),
     ]
     told = tell_search(events)
     assert len(told) < 8000
@@ -97,7 +97,7 @@ def test_a_long_search_is_told_within_the_length_of_a_tag_and_says_what_is_left_
 
 
 def test_a_round_is_told_with_the_scores_its_decision_rests_on() -> None:
-    event = decided(0, "boolq peaked first: exclude", ["boolq"], (0, 300))
+    event = decided(0, "boolq peaked first: exclude", ("boolq",), (0, 300))
     told = tell_round(event, by_loss=False)
     assert told.startswith("**Decision of round 0:** boolq peaked first: exclude.")
     assert "| boolq | 300 | 0.800 | 0.700 | excluded now |" in told

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from tasks.algorithm.state import CheckpointKey
 from tasks.comparison.peak_shifts import peak_epochs, peak_shifts
+from tasks.record.events import RoundDecided
+from tests.unit.made_events import curve, decided
 
 
 def round_of(
@@ -13,25 +14,20 @@ def round_of(
     active: str,
     exclude: str = "",
     back_to: int = -1,
-    start: Any = None,
-) -> dict[str, Any]:
+    start: CheckpointKey | None = None,
+) -> RoundDecided:
     """Return a round's event; `curves` has scores by step of 1, `back_to` the index of the point rolled back to."""
-    first = start or {"round": 0, "step": 0}
+    first = start or CheckpointKey(0, 0)
     num_steps = len(next(iter(curves.values()))) - 1
-    keys = [first, *({"round": index, "step": first["step"] + 1 + i} for i in range(num_steps))]
-    return {
-        "round": index,
-        "sub_datasets": list(curves),
-        "active": active.split(),
-        "curves": [
-            {
-                "sub_dataset": name,
-                "points": [{"checkpoint": k, "score": s} for k, s in zip(keys, scores, strict=True)],
-            }
-            for name, scores in curves.items()
-        ],
-        "decision": {"exclude": exclude.split(), "roll_back_to": keys[back_to]},
-    }
+    keys = [first, *(CheckpointKey(index, first.step + 1 + i) for i in range(num_steps))]
+    return decided(
+        index,
+        (keys[back_to].round, keys[back_to].step),
+        tuple(curves),
+        active=tuple(active.split()),
+        curves=tuple(curve(name, keys, scores) for name, scores in curves.items()),
+        exclude=tuple(exclude.split()),
+    )
 
 
 FIRST = round_of(0, {"a": [0, 5, 4, 3, 2], "b": [0, 1, 2, 3, 3], "c": [0, 1, 5, 4, 4]}, "a b c", "a", 1)
@@ -39,7 +35,7 @@ SECOND = round_of(
     1,
     {"a": [5, 1, 1, 1, 1], "b": [1, 2, 3, 4, 5], "c": [1, 2, 1, 1, 1]},
     "b c",
-    start={"round": 0, "step": 1},
+    start=CheckpointKey(0, 1),
 )
 
 
@@ -52,7 +48,7 @@ def test_peaks_are_epochs_of_the_mixture_and_the_earliest_of_ties() -> None:
 
 def test_peaks_go_on_through_rounds_that_exclude_nothing() -> None:
     first = round_of(0, {"a": [0, 1, 2], "b": [0, 3, 1]}, "a b")
-    second = round_of(1, {"a": [2, 3, 9], "b": [1, 1, 1]}, "a b", start={"round": 0, "step": 2})
+    second = round_of(1, {"a": [2, 3, 9], "b": [1, 1, 1]}, "a b", start=CheckpointKey(0, 2))
     found = {row["sub_dataset"]: row["peak_epoch"] for row in peak_epochs([first, second], 1)}
     assert found == {"a": 4.0, "b": 1.0}
 

@@ -9,14 +9,18 @@ import pytest
 from safetensors.numpy import save_file
 
 from tasks.algorithm.costs import ModelShape
+from tasks.algorithm.state import CheckpointKey
 from tasks.config.loading import parse_config
 from tasks.config.schema import LoraConfig, SearchConfig
-from tasks.contracts import BaseModelRef, Inputs, Metric, SplitRef, SubDatasetRef
+from tasks.contracts import BaseModelRef, EvaluationCost, Inputs, Metric, SplitRef, SubDatasetRef
 from tasks.data.model_size import measure_model
 from tasks.data.tokenization import _features
 from tasks.planning.plan import Plan, Work, compare_with_plan, make_plan
 from tasks.planning.pricing import measured_speed, price, stated_speed
 from tasks.planning.row_costs import scoring_cost, training_cost
+from tasks.record.events import CheckpointSize
+from tasks.record.journal import append_event
+from tests.unit.made_events import CONFIG, decided, interval, started
 
 LENGTH, PROMPT = 5, 3
 
@@ -177,20 +181,17 @@ def test_hours_and_money_count_every_device_and_the_ones_that_wait() -> None:
 
 def test_plan_and_actual_stand_side_by_side() -> None:
     """Two rounds of 4 steps, of which the second is discarded."""
-    point = [{"checkpoint": {"round": 0, "step": 0}}]
     cost = {"num_tokens": 40, "num_examples": 8, "flops": 9.0, "seconds": 1.0}
     events = [
-        {
-            "event": "round_decided",
-            "round": number,
-            "curves": [{"points": point}],
-            "decision": {"roll_back_to": {"round": 0, "step": 4}},
-            "intervals": [{"key": {"round": number, "step": 4}, **cost}],
-            "checkpoints": [{"key": {"round": number, "step": 4}, "num_bytes": 77}],
-            "evaluation": {"num_tokens": 7, "num_examples": 3, "flops": 5.0, "seconds": 0.25},
-        }
+        decided(
+            number,
+            (0, 4),
+            intervals=(interval(CheckpointKey(number, 4), **cost),),
+            checkpoints=(CheckpointSize(key=CheckpointKey(number, 4), num_bytes=77),),
+            evaluation=EvaluationCost(num_tokens=7, num_examples=3, flops=5.0, seconds=0.25),
+        )
         for number in (0, 1)
-    ]  # fmt: skip
+    ]
     work = work_of(num_steps=6, training_tokens=70)
     plan = Plan(num_sub_datasets=2, num_parameters=1, num_trained=1, least=work, expected=work, most=work)
     rows = {row.quantity: row for row in compare_with_plan(plan, events)}
@@ -203,22 +204,14 @@ def test_plan_and_actual_stand_side_by_side() -> None:
 
 def test_the_speed_is_that_of_the_newest_search_of_this_model(tmp_path: Path) -> None:
     assert measured_speed(str(tmp_path), "abc") is None
-    started = {
-        "event": "search_started",
-        "content": {"base model": "abc"},
-        "config": {"training": {"num_processes": 2}},
-    }
-    decided = {
-        "event": "round_decided",
-        "intervals": [{"flops": 8e9, "seconds": 2.0}, {"flops": 8e9, "seconds": 6.0}],
-        "evaluation": {"flops": 3e9, "seconds": 1.0},
-    }
-    for name, events in (
-        ("other", [started | {"content": {"base model": "x"}}, decided]),
-        ("one", [started, decided]),
-    ):
+    config = CONFIG | {"training": {"num_processes": 2}}
+    key = CheckpointKey(0, 4)
+    parts = tuple(interval(key, flops=8e9, seconds=seconds) for seconds in (2.0, 6.0))
+    trained = decided(0, (0, 4), intervals=parts, evaluation=EvaluationCost(flops=3e9, seconds=1.0))
+    for name, model in (("other", "x"), ("one", "abc")):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "journal.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events))
+        for event in (started(config=config, content={"base model": model}), trained):
+            append_event(str(tmp_path / name), event)
     speed = measured_speed(str(tmp_path), "abc")
     assert speed is not None
     assert (speed.training_flops_per_s, speed.evaluation_flops_per_s) == (1e9, 3e9)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import xml.etree.ElementTree as ET
 from itertools import pairwise
@@ -15,16 +14,19 @@ from matplotlib.axes import Axes
 from typer.testing import CliRunner
 
 from flows.cli import app
-from tasks.algorithm.costs import ledger_lines, total_by_kind
+from tasks.algorithm.costs import total_by_kind
 from tasks.algorithm.state import CheckpointKey
 from tasks.errors import JournalError
 from tasks.planning.plan import FILE, Plan, Work
+from tasks.record.events import CheckpointSize, EnvironmentChanged, rounds_of
+from tasks.record.journal import append_event
 from tasks.report.charts import checkpoint_tree, mean_chart, spread, sub_dataset_chart
 from tasks.report.findings import standing, verdict
 from tasks.report.page import render_html, render_markdown, write_page
 from tasks.report.remarks import remarks
 from tasks.report.story import Story, read_story
 from tasks.report.tables import cost_rows, outcome_of, score_rows, state_of
+from tests.unit.made_events import restart
 from tests.unit.made_search import MadeSearch
 
 
@@ -100,10 +102,9 @@ def test_the_verdict_says_what_was_excluded_who_won_and_what_it_cost(rolled_back
 
 
 def test_what_interruptions_had_repeated_is_in_one_total_and_has_a_colour(rolled_back: MadeSearch) -> None:
-    journal = rolled_back.directory / "journal.jsonl"
-    *before, crowned = rolled_back.events()
-    before[-1]["restarts"] = [{"lost": {"flops": 6e9, "num_tokens": 3000, "seconds": 1.0}}]
-    journal.write_text("".join(json.dumps(event) + "\n" for event in [*before, crowned]))
+    *before, last, crowned = rolled_back.events()
+    restarted = last.model_copy(update={"restarts": (restart(flops=6e9, num_tokens=3000, seconds=1.0),)})
+    rolled_back.rewrite([*before, restarted, crowned])
     story = _story(rolled_back)
     # 7 GFLOPs of training, 3 of evaluation, 6 repeated
     assert verdict(story)[2].endswith(
@@ -119,10 +120,9 @@ def test_what_interruptions_had_repeated_is_in_one_total_and_has_a_colour(rolled
 def test_both_pages_show_the_bytes_written_and_the_plan_beside_what_came_of_it(
     rolled_back: MadeSearch,
 ) -> None:
-    journal = rolled_back.directory / "journal.jsonl"
-    started, *rest = rolled_back.events()
-    rest[0]["checkpoints"] = [{"key": {"round": 0, "step": 10}, "num_bytes": 2_500_000, "seconds": 0.0}]
-    journal.write_text("".join(json.dumps(event) + "\n" for event in [started, *rest]))
+    started, first, *rest = rolled_back.events()
+    checkpoints = (CheckpointSize(key=CheckpointKey(0, 10), num_bytes=2_500_000),)
+    rolled_back.rewrite([started, first.model_copy(update={"checkpoints": checkpoints}), *rest])
     assert "Plan and actual" not in render_html(_story(rolled_back))
     work = Work.model_validate({field: 11 for field in Work.model_fields} | {"bytes_written": 7_000_000})
     plan = Plan(num_sub_datasets=2, num_parameters=9, num_trained=9, least=work, expected=work, most=work)
@@ -148,7 +148,7 @@ def test_shading_covers_the_discarded_stretches_alone(rolled_back: MadeSearch) -
         stretches = [patch.get_extents().transformed(ax.transData.inverted()) for patch in ax.patches]
         expected = [(0.5, 2.0), (2.0, 3.0)]  # in epochs; round 2 is accepted
         assert [pytest.approx((box.x0, box.x1)) for box in stretches] == expected
-        totals = total_by_kind(line for e in rolled_back.events()[1:-1] for line in ledger_lines(e))
+        totals = total_by_kind(line for e in rounds_of(rolled_back.events()) for line in e.ledger)
         discarded, accepted = totals["discarded"].num_examples, totals["accepted"].num_examples
         assert ax.get_xlim() == (0.0, 3.5)
         assert sum(box.width for box in stretches) / 3.5 == pytest.approx(discarded / (discarded + accepted))
@@ -280,7 +280,7 @@ def test_the_page_loads_nothing_and_its_drawings_are_well_formed(rolled_back: Ma
 def test_an_unfinished_search_says_so_and_keeps_test_closed(tmp_path: Path) -> None:
     search = MadeSearch(tmp_path / "made", ["early", "late"])
     search.decide({"early": [0.1, 0.8, 0.5], "late": [0.1, 0.2, 0.4]}, target=1, exclude=["early"])
-    (search.directory / "rounds" / "001").mkdir()
+    (search.directory / "rounds" / "001").mkdir(parents=True)
     story = _story(search)
     assert standing(story) == "Unfinished: 1 round decided; round 1 is under way or was interrupted"
     assert verdict(story)[0].startswith("So far, 1 of 2 ")
@@ -405,6 +405,6 @@ def test_the_command_writes_both_pages_and_says_where(rolled_back: MadeSearch) -
 
 
 def test_a_directory_whose_journal_tells_of_no_search_is_named(tmp_path: Path) -> None:
-    (tmp_path / "journal.jsonl").write_text('{"event": "other"}\n')
+    append_event(str(tmp_path), EnvironmentChanged(differences=(), numerical_environment={}))
     with pytest.raises(JournalError, match="no event says that a search has started"):
         write_page(str(tmp_path))

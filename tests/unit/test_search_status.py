@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tasks.algorithm.state import Champion, CheckpointKey
 from tasks.commands.doctor import (
     check_disk,
     check_flow_runs,
@@ -29,6 +30,7 @@ from tasks.record.journal import append_event
 from tasks.record.ownership import own_directory
 from tasks.record.progress import ProgressFile
 from tasks.record.status import find_search, list_searches, resumed_config, status_of
+from tests.unit.made_events import crowned, decided, started
 
 NONE = {"num_tokens": 0.0, "num_examples": 0.0, "flops": 0.0, "seconds": 0.0}
 
@@ -45,19 +47,17 @@ def begin(root: Path, config: SearchConfig) -> Path:
     directory = root / f"{config.name}-{search_id_of(config)}"
     (directory / "rounds" / "000").mkdir(parents=True)
     (directory / "config.yaml").write_text(dump_config(config))
-    started = {"event": "search_started", "search_id": search_id_of(config), "sub_datasets": ["a", "b"]}
-    append_event(str(directory), {**started, "config": config.model_dump(mode="json")})
+    append_event(
+        str(directory), started(search_id=search_id_of(config), config=config.model_dump(mode="json"))
+    )
     return directory
 
 
 def decide(directory: Path, stop_reason: str = "") -> None:
-    """Record its first round, which excludes `a` at step 4."""
-    key = {"round": 0, "step": 4}
-    decision = {"exclude": ["a"], "include": [], "roll_back_to": key, "optimizer": "restore"}
-    decision |= {"weights": None, "rollout_epochs": None}
-    event = {"event": "round_decided", "round": 0, "sub_datasets": ["a", "b"], "decision": decision}
-    event |= {"scores_at_target": {"a": 0.5, "b": 0.25}, "examples": 40, "stop_reason": stop_reason}
-    append_event(str(directory), event | {"champion": {"checkpoint": key, "score": 0.375}})
+    """Put its first round on record: `a` was excluded at step 4."""
+    champion = Champion(CheckpointKey(0, 4), 0.375)
+    event = decided(0, (0, 4), exclude=("a",), examples=40, stop_reason=stop_reason, champion=champion)
+    append_event(str(directory), event)
 
 
 def test_status_of_an_interrupted_search(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_an_owned_search_is_running_and_names_its_process(tmp_path: Path) -> Non
 def test_a_torn_journal_hides_no_other_search(tmp_path: Path) -> None:
     finished = begin(tmp_path, config_in(tmp_path))
     decide(finished, "spent")
-    append_event(str(finished), {"event": "champion_crowned", "champion": {}})
+    append_event(str(finished), crowned())
     torn = begin(tmp_path, config_in(tmp_path, "torn"))
     (torn / "journal.jsonl").write_text("{}\n")
     (tmp_path / "new-1234" / "rounds").mkdir(parents=True)

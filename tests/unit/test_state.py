@@ -4,32 +4,16 @@ from typing import Any
 
 import pytest
 
-from tasks.algorithm.state import Champion, CheckpointKey, Exclusion, SearchState, fold
+from tasks.algorithm.state import Champion, CheckpointKey, Exclusion, SearchState
+from tasks.record.events import EnvironmentChanged, Event, RoundDecided, fold
+from tests.unit.made_events import decided, started
 
-STARTED = {"event": "search_started", "search_id": "1234abcd", "sub_datasets": ["a", "b", "c", "d"]}
+NAMES = ("a", "b", "c", "d")
+STARTED = started(NAMES)
 
 
-def _decided(round_index: int, target: tuple[int, int], **changes: Any) -> dict[str, Any]:
-    """Return a `round_decided` event; `changes` are of its decision or, where it has such a key, of itself."""
-    decision = {
-        "roll_back_to": {"round": target[0], "step": target[1]},
-        "exclude": [],
-        "include": [],
-        "optimizer": "restore",
-        "weights": None,
-        "rollout_epochs": None,
-    }
-    event = {
-        "event": "round_decided",
-        "round": round_index,
-        "sub_datasets": ["a", "b", "c", "d"],
-        "scores_at_target": {"a": 0.1, "b": 0.2, "c": 0.3, "d": 0.4},
-        "champion": {"checkpoint": {"round": 0, "step": 10}, "score": 0.5},
-        "examples": 100,
-        "stop_reason": "",
-    }
-    ours = {key: value for key, value in changes.items() if key in event}
-    return {**event, **ours, "decision": {**decision, **{k: v for k, v in changes.items() if k not in ours}}}
+def _decided(round_index: int, target: tuple[int, int], **changes: Any) -> RoundDecided:
+    return decided(round_index, target, NAMES, **changes)
 
 
 def test_before_its_first_event_there_is_no_search() -> None:
@@ -45,11 +29,11 @@ def test_a_new_search_has_everything_active_and_starts_from_the_base_model() -> 
 
 def test_a_decision_excludes_and_sets_where_the_next_round_starts() -> None:
     weights = {"a": 1.0, "b": 2.0, "d": 3.0}
-    event = _decided(0, (0, 20), exclude=["c"], optimizer="reset", weights=weights)
+    event = _decided(0, (0, 20), exclude=("c",), optimizer="reset", weights=weights)
     assert fold([STARTED, event]) == SearchState(
         round=1,
         active=("a", "b", "d"),
-        excluded=(Exclusion("c", 0, CheckpointKey(0, 20), 0.3),),
+        excluded=(Exclusion("c", 0, CheckpointKey(0, 20), pytest.approx(0.3)),),
         checkpoint=CheckpointKey(0, 20),
         optimizer="reset",
         weights=weights,
@@ -62,9 +46,17 @@ def test_exclusions_stand_in_the_order_they_happened_and_spent_examples_add_up()
     state = fold(
         [
             STARTED,
-            _decided(0, (0, 20), exclude=["c"], examples=100),
+            _decided(0, (0, 20), exclude=("c",), examples=100),
             _decided(1, (1, 40), examples=70),
-            _decided(2, (1, 40), exclude=["d", "a"], examples=5),
+            _decided(
+                2,
+                (1, 40),
+                exclude=(
+                    "d",
+                    "a",
+                ),
+                examples=5,
+            ),
         ]
     )
     assert state is not None
@@ -74,19 +66,19 @@ def test_exclusions_stand_in_the_order_they_happened_and_spent_examples_add_up()
 
 
 def test_the_champion_of_the_last_decision_counts() -> None:
-    champion = {"checkpoint": {"round": 1, "step": 30}, "score": 0.75}
+    champion = Champion(CheckpointKey(1, 30), 0.75)
     state = fold([STARTED, _decided(0, (0, 20)), _decided(1, (0, 20), champion=champion)])
     assert state is not None
-    assert state.champion == Champion(CheckpointKey(1, 30), 0.75)
+    assert state.champion == champion
 
 
 def test_a_re_admitted_sub_dataset_returns_to_its_place_in_the_mixture() -> None:
     state = fold(
         [
             STARTED,
-            _decided(0, (0, 20), exclude=["b"]),
-            _decided(1, (1, 40), exclude=["d"]),
-            _decided(2, (2, 60), include=["b"]),
+            _decided(0, (0, 20), exclude=("b",)),
+            _decided(1, (1, 40), exclude=("d",)),
+            _decided(2, (2, 60), include=("b",)),
         ]
     )
     assert state is not None
@@ -98,9 +90,9 @@ def test_a_sub_dataset_can_leave_come_back_and_leave_again() -> None:
     state = fold(
         [
             STARTED,
-            _decided(0, (0, 20), exclude=["b"]),
-            _decided(1, (1, 40), include=["b"], exclude=["a"]),
-            _decided(2, (2, 60), exclude=["b"]),
+            _decided(0, (0, 20), exclude=("b",)),
+            _decided(1, (1, 40), include=("b",), exclude=("a",)),
+            _decided(2, (2, 60), exclude=("b",)),
         ]
     )
     assert state is not None
@@ -115,9 +107,8 @@ def test_a_stop_reason_ends_the_search() -> None:
 
 
 def test_commentary_between_decisions_changes_nothing() -> None:
-    decided = _decided(0, (0, 20), exclude=["c"])
-    with_commentary = [{"event": "note"}, STARTED, {"event": "rollout_started"}, decided, {"event": "note"}]
-    assert fold(with_commentary) == fold([STARTED, decided])
+    note, decision = EnvironmentChanged(differences=(), numerical_environment={}), _decided(0, (0, 20))
+    assert fold([note, STARTED, note, decision, note]) == fold([STARTED, decision])
 
 
 @pytest.mark.parametrize(
@@ -128,7 +119,7 @@ def test_commentary_between_decisions_changes_nothing() -> None:
         [STARTED, _decided(0, (0, 20)), _decided(0, (0, 20))],  # a round twice
     ],
 )
-def test_a_decision_out_of_order_is_an_error(events: list[dict[str, Any]]) -> None:
+def test_a_decision_out_of_order_is_an_error(events: list[Event]) -> None:
     with pytest.raises(ValueError, match=r"decision of round \d out of order"):
         fold(events)
 
