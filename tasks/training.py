@@ -46,7 +46,7 @@ def train_rollout(
         search_id=search.search_id,
         seed=config.seed,
         method=config.search.method,
-        options=config.search.options,
+        options=config.search.options.model_dump(),
         mixture=mixture,
         model=inputs.model,
         training=_with_local_paths(config),

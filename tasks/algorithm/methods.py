@@ -39,15 +39,8 @@ METHODS = {
 }
 # What the search's settings say of exclusions, and only some methods take.
 RULES = ("rule", "min_delta", "exclude_per_round", "optimizer_on_rollback")
-# Settings of every search that a strategy may go by; the rest of its fields are the method's own options.
+# Settings of every search that a strategy may take; its other fields are the method's own options.
 SHARED = ("max_epochs", "min_delta", "exclude_per_round", "optimizer_on_rollback")
-
-
-def options_of(method: str) -> tuple[type[Any], list[str]]:
-    """Return the class that the method's own options belong to, and their names."""
-    entry = METHODS[method]
-    owner = entry.policy or entry.strategy
-    return owner, [field.name for field in fields(owner) if field.name not in (*SHARED, "rule")]
 
 
 def takes(method: str, setting: str) -> bool:

@@ -11,6 +11,7 @@ from tasks.algorithm.strategy import (
     Decision,
     Opening,
     OptimizerAction,
+    PeakWindow,
     Rehearse,
     RoundReport,
     along_the_path,
@@ -25,10 +26,10 @@ class Msft:
 
     Attributes:
         rehearsal: factor on the share at which excluded sub-datasets stay in the mixture (paper: 0).
-        rehearse: which of their rows; "answered": those that the checkpoint rolled back to answers as labelled.
+        rehearse: which of their rows; "correct": those that the checkpoint rolled back to answers as labelled.
         loss_guard: share above its least at which the loss of what overfits must end; None: go by the score alone.
-        memory: a sub-dataset is held to its best on the whole path that led here, not to that of this roll-out alone.
-            What loses a little in each roll-out is seen only so; the rollback still goes to its best in this one.
+        peak_window: where a sub-dataset's peak is looked for: "round", this roll-out; "path", the whole path that led
+            here, which alone shows what loses a little in each roll-out. The rollback goes to the best in this one.
         random_seed: a control: as many leave, at the same times and with the same rollback, but drawn by lot.
             None: those that overfit.
     """
@@ -39,12 +40,8 @@ class Msft:
     rehearsal: float = 0.0
     rehearse: Rehearse = "all"
     loss_guard: float | None = None
-    memory: bool = False
+    peak_window: PeakWindow = "round"
     random_seed: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.loss_guard is not None and self.loss_guard < 0:
-            raise ValueError(f"loss_guard: wanted 0 or more; got {self.loss_guard}")
 
     @property
     def _rule(self) -> ExclusionRule:
@@ -56,7 +53,7 @@ class Msft:
 
     def observe(self, report: RoundReport) -> Decision:
         """Exclude the earliest overfitting sub-datasets, or advance where none overfits."""
-        curves = along_the_path(report) if self.memory else report.curves
+        curves = along_the_path(report) if self.peak_window == "path" else report.curves
         active = [curve for curve in curves if curve.sub_dataset in report.active]
         leaving = rank_overfitting(active, self._rule)[: self.exclude_per_round]
         names = self._names(leaving, report)
@@ -77,7 +74,7 @@ class Msft:
                 verdicts=verdicts,
             )
         first = next(curve for curve in report.curves if curve.sub_dataset == leaving[0].sub_dataset)
-        target = first.peak.checkpoint  # an older one, with memory, would cost the others more
+        target = first.peak.checkpoint  # an older one, on the path, would cost the others more
         return Decision(
             roll_back_to=target,
             exclude=names,

@@ -12,7 +12,8 @@ from tasks.algorithm.exclusion import Verdict
 from tasks.algorithm.state import CheckpointKey
 
 OptimizerAction = Literal["restore", "reset"]
-Rehearse = Literal["all", "answered"]
+Rehearse = Literal["all", "correct"]
+PeakWindow = Literal["round", "path"]
 
 
 @dataclass(frozen=True)

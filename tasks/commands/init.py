@@ -26,7 +26,7 @@ _MICRO_BATCH_SIZE = 8
 MSFT_PLUS = {
     "compute_budget_epochs": "1",
     "evals_per_epoch": "3",
-    "options": "{rehearsal: 0.1, rehearse: answered, loss_guard: 0.05, memory: true}",
+    "options": "{rehearsal: 0.1, rehearse: correct, loss_guard: 0.05, peak_window: path}",
 }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tasks.config.method import first_names
 from tasks.config.schema import SearchConfig
 
 # Where a search runs and is recorded. None of it reaches a number.
@@ -43,7 +44,8 @@ def identity_in(dumped: Mapping[str, Any]) -> dict[str, Any]:
         kept[section] = {
             field: value for field, value in kept.get(section, {}).items() if field not in fields
         }
-    return kept
+    search = dict(kept.get("search", {}))
+    return kept | {"search": search | {"options": first_names(search.get("options", {}))}}
 
 
 def changes_between(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:

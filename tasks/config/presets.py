@@ -17,7 +17,7 @@ _EMA = 0.99  # the pilot's value, with which forward search won
 # mixture (measured: four cost 15 % more FLOPs than SFT, three 2 % fewer).
 _OFTEN = {"search.compute_budget_epochs": 1, "search.evals_per_epoch": 3}
 # Rehearsal of all rows learns wrong labels again that the rollback had unlearned.
-_ANSWERED = {"rehearsal": 0.1, "rehearse": "answered"}
+_ANSWERED = {"rehearsal": 0.1, "rehearse": "correct"}
 _PLUS = {**_ANSWERED, "loss_guard": 0.05}
 
 
@@ -85,7 +85,7 @@ PRESETS: Mapping[str, Preset] = {
     "msft_memory": Preset(
         "mSFT+ with memory",
         "msft",
-        {**_OFTEN, "training.ema": _EMA, "search.options": {**_PLUS, "memory": True}},
+        {**_OFTEN, "training.ema": _EMA, "search.options": {**_PLUS, "peak_window": "path"}},
     ),
     "msft_plus_random": Preset(
         "mSFT+, by lot",
@@ -95,7 +95,7 @@ PRESETS: Mapping[str, Preset] = {
 }
 
 
-def expand_preset(raw: Mapping[str, Any], *, settings: bool = True) -> dict[str, Any]:
+def expand_preset(raw: Any, *, has_settings: bool = True) -> Any:
     """Return a raw configuration with its preset replaced by the method and settings that the preset stands for.
 
     A name that is a method as well, such as `forward`, means the method alone. A value that the configuration gives
@@ -103,15 +103,15 @@ def expand_preset(raw: Mapping[str, Any], *, settings: bool = True) -> dict[str,
 
     Args:
         raw: the configuration as read, before validation.
-        settings: False leaves the preset's settings out, for a file that several methods share.
+        has_settings: False leaves the preset's settings out, for a file that several methods share.
     """
-    search = raw.get("search")
+    search = raw.get("search") if isinstance(raw, Mapping) else None
     name = search.get("method") if isinstance(search, Mapping) else None
     if not isinstance(name, str) or name in METHODS or name not in PRESETS:
-        return dict(raw)
+        return raw
     preset = PRESETS[name]
     expanded: dict[str, Any] = {**raw, "search": {**raw["search"], "method": preset.method}}
-    for path, value in preset.settings.items() if settings else ():
+    for path, value in preset.settings.items() if has_settings else ():
         section, key = path.split(".")
         given = expanded.get(section, {})
         if value is None or not isinstance(given, Mapping):  # a section of another type is refused later

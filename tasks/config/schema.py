@@ -1,4 +1,4 @@
-"""The configuration of a search: one frozen model, every default with its source."""
+"""The configuration of a search: frozen sections, each default with its source."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from tasks.config.method import StrategyConfig
+from tasks.config.method import SearchSection
 from tasks.config.section import Name, Settings, Text, is_changed
 from tasks.config.sub_datasets import SubDatasetConfig
 from tasks.redaction import Uri
@@ -20,8 +20,8 @@ class LoraConfig(Settings):
     """Low-rank adapters (peft) in place of full fine-tuning."""
 
     r: int = Field(16, ge=1, description="Rank of the adapters.")
-    alpha: int = Field(32, ge=1, description="Scale; the update is multiplied by alpha / r.")
-    dropout: float = Field(0.0, ge=0, lt=1)
+    alpha: int = Field(32, ge=1, description="Scale: the update is multiplied by alpha / r.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout probability in the adapters.")
     target_modules: str | tuple[str, ...] = Field(
         "all-linear", description="Module names as peft takes them."
     )
@@ -32,23 +32,25 @@ class ModelConfig(Settings):
 
     source: Text | None = Field(
         None,
-        description="A directory, a .gguf file, package:NAME/FILE (a file an installed package carries) "
-        "or a hub id. A relative path counts from the YAML file.",
+        description="A directory, a .gguf file, package:NAME/FILE (a file in an installed package) "
+        "or a hub id. Paths are relative to the YAML file.",
     )
     revision: str | None = Field(None, description="Branch, tag or commit of a hub id.")
     from_config: dict[str, Any] | None = Field(
-        None, description="A transformers config (with model_type): weights are drawn from the search's seed."
+        None, description="A transformers config (with model_type); weights are drawn from the search's seed."
     )
     tokenizer: Text | None = Field(
-        None, description="Another tokenizer than the model's; `characters` is the quickstart's own."
+        None, description="Tokenizer in place of the model's; `characters` is the quickstart's own."
     )
-    trust_remote_code: bool = False
+    trust_remote_code: bool = Field(False, description="Run code that the model's repository brings along.")
     attn_implementation: str | None = Field(
         None,
-        description="As transformers takes it; None: its choice, but packed rows attend within themselves on a GPU.",
+        description="As in transformers. null: its choice, except that packed rows attend within themselves on a GPU.",
     )
-    gradient_checkpointing: bool = False
-    lora: LoraConfig | None = None
+    gradient_checkpointing: bool = Field(
+        False, description="Recompute activations in the backward pass: less memory, more time."
+    )
+    lora: LoraConfig | None = Field(None, description="null: full fine-tuning.")
 
     @model_validator(mode="after")
     def _has_one_origin(self) -> ModelConfig:
@@ -66,14 +68,18 @@ class ModelConfig(Settings):
 class MixtureConfig(Settings):
     """The sub-datasets and their proportions."""
 
-    sub_datasets: tuple[SubDatasetConfig, ...] = Field(min_length=1)
-    proportions: Literal["by_size", "equal"] | dict[str, float] = Field(
-        "by_size", description="by_size: each row once an epoch (paper); equal; or a weight for each name."
+    sub_datasets: tuple[SubDatasetConfig, ...] = Field(
+        min_length=1, description="Members of the mixture, in order; names differ."
     )
-    share_unit: Literal["examples", "tokens"] = "examples"
-    on_overlap: Literal["error", "warn"] = Field("error", description="When one text stands in two splits.")
+    proportions: Literal["by_size", "equal"] | dict[str, float] = Field(
+        "by_size", description="by_size: each row once an epoch (paper); equal; or a weight per name."
+    )
+    share_unit: Literal["examples", "tokens"] = Field(
+        "examples", description="Unit in which proportions are measured."
+    )
+    on_overlap: Literal["error", "warn"] = Field("error", description="When the same text is in two splits.")
     on_too_long: Literal["error", "drop"] = Field(
-        "error", description="When a row has more tokens than training.max_length; nothing is ever cut."
+        "error", description="When a row has more tokens than training.max_length; rows are never truncated."
     )
 
     @field_validator("sub_datasets")
@@ -100,50 +106,61 @@ class MixtureConfig(Settings):
 
 
 class TrainingConfig(Settings):
-    """One roll-out's optimisation."""
+    """Optimization in a roll-out."""
 
-    learning_rate: float = Field(1e-5, gt=0, description="Paper, section 4.1.")
-    batch_size: int = Field(64, ge=1, description="Rows an optimizer step, over all processes (paper: 64).")
+    learning_rate: float = Field(1e-5, gt=0, description="Peak learning rate (paper, section 4.1).")
+    batch_size: int = Field(64, ge=1, description="Rows per optimizer step, over all processes (paper: 64).")
     micro_batch_size: int | None = Field(
-        None, ge=1, description="Rows of one forward pass in one process; None: the whole step at once."
+        None, ge=1, description="Rows per forward pass of one process. null: the whole step at once."
     )
     schedule: Literal["constant", "linear", "cosine"] = Field(
         "constant",
-        description="After the warm-up; the others decay over search.max_epochs to final_lr_ratio.",
+        description="Learning rate after warm-up; linear and cosine decay over search.max_epochs to final_lr_ratio.",
     )
-    final_lr_ratio: float = Field(0.1, ge=0, le=1)
-    warmup_steps: int = Field(10, ge=0)
-    weight_decay: float = Field(0.0, ge=0)
-    adam_betas: tuple[Beta, Beta] = (0.9, 0.999)
-    adam_epsilon: float = Field(1e-8, gt=0)
-    max_grad_norm: float = Field(1.0, gt=0)
-    max_length: int = Field(1024, ge=8, description="Tokens a row, prompt and completion.")
+    final_lr_ratio: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Final learning rate as a share of the peak; not with schedule: constant.",
+    )
+    warmup_steps: int = Field(10, ge=0, description="Steps of linear warm-up.")
+    weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay of AdamW.")
+    adam_betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="Decay of AdamW's two moments.")
+    adam_epsilon: float = Field(1e-8, gt=0, description="Epsilon of AdamW.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
+    max_length: int = Field(1024, ge=8, description="Most tokens of a row, prompt and completion.")
     batching: Literal["grouped", "packed", "padded"] = Field(
         "grouped",
-        description="How the rows of one step meet the model: by length into micro-batches, end to end in one "
-        "row, or padded in order. The rows of a step, and so its gradient, are the same in all three.",
+        description="grouped: micro-batches of rows of similar length; packed: rows end to end in one row; padded: in "
+        "order. The rows of a step, and its gradient, are the same in all three.",
     )
-    precision: Literal["fp32", "bf16"] = "fp32"
-    device: Literal["auto", "cpu"] = "auto"
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="bf16: autocast of the forward pass; weights stay in fp32."
+    )
+    device: Literal["auto", "cpu"] = Field("auto", description="auto: a GPU where there is one.")
     ema: float | None = Field(
         None,
         gt=0,
         lt=1,
-        description="Decay of the moving average of the weights that is scored and exported in their place; "
+        description="Decay of a moving average of the weights, which is scored and exported in their place. "
         "0.99 damps the noise between checkpoints (measured: SFT 83.0, with it 85.3).",
     )
-    num_processes: int = Field(1, ge=1)
+    num_processes: int = Field(
+        1, ge=1, description="Processes, each with a GPU of its own where there are GPUs."
+    )
     accelerate_config: str | None = Field(
         None,
-        description="An Accelerate config file (FSDP …) for the GPUs of one machine; it then sets processes and "
-        "devices. DeepSpeed, several machines and a mixed_precision of its own are refused.",
+        description="An Accelerate config file (FSDP …) that sets processes and devices of one machine. DeepSpeed, "
+        "several machines and another mixed_precision than precision are refused.",
     )
     threads: int | None = Field(
-        None, ge=1, description="CPU threads a process; None: all cores. One is best below 0.5M parameters."
+        None,
+        ge=1,
+        description="CPU threads per process. null: all cores; 1 is fastest below 0.5M parameters.",
     )
 
     @model_validator(mode="after")
-    def _options_take_effect(self) -> TrainingConfig:
+    def _settings_take_effect(self) -> TrainingConfig:
         if self.accelerate_config is not None and self.num_processes != 1:
             raise ValueError("num_processes takes no effect beside accelerate_config; set it in that file")
         if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
@@ -154,43 +171,49 @@ class TrainingConfig(Settings):
 
 
 class EvaluationConfig(Settings):
-    """How checkpoints are scored on validation."""
+    """Scoring of checkpoints on validation."""
 
-    batch_tokens: int = Field(8192, ge=64, description="Padded tokens of one forward pass.")
+    batch_tokens: int = Field(8192, ge=64, description="Most padded tokens per forward pass.")
     beside_training: Literal["auto", "yes", "no"] = Field(
         "auto",
-        description="Score checkpoints while the roll-out goes on, in a process of its own on the same device; "
+        description="Score checkpoints in a process of its own on the same device while the roll-out goes on. "
         "auto: on a CPU with cores for both.",
     )
-    selection: Literal["accuracy", "loss"] = Field("accuracy", description="What curves and champion go by.")
+    selection: Literal["accuracy", "loss"] = Field(
+        "accuracy", description="Score of curves, exclusions and the champion."
+    )
 
 
 class TrackingConfig(Settings):
-    """Where MLflow records the search."""
+    """MLflow's record of the search."""
 
-    uri: Uri | None = Field(None, description="None: an SQLite file under output_root.")
-    experiment: str = "msft"
-    outage_minutes: float = Field(60.0, ge=0, description="How long to wait for an MLflow that is away.")
+    uri: Uri | None = Field(None, description="MLflow's tracking URI. null: an SQLite file in output_root.")
+    experiment: str = Field("msft", description="MLflow experiment.")
+    outage_minutes: float = Field(
+        60.0, ge=0, description="Minutes to wait for an MLflow that does not answer."
+    )
 
 
 class SearchConfig(Settings):
-    """Everything one search depends on."""
+    """All settings of a search."""
 
-    name: Name
-    seed: int = Field(0, ge=0, lt=2**32)
+    name: Name = Field(description="Name of the search; its directory is NAME-ID.")
+    seed: int = Field(0, ge=0, lt=2**32, description="Seed of data order, carved splits and drawn weights.")
     output_root: Text = Field(
-        "searches", description="Holds the searches' directories; from where you stand."
+        "searches", description="Folder of all searches, relative to the working directory."
     )
     model: ModelConfig
     mixture: MixtureConfig
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-    search: StrategyConfig
+    search: SearchSection
     tracking: TrackingConfig = TrackingConfig()
-    config_dir: str = Field(".", description="Set on loading: the directory that relative inputs count from.")
+    config_dir: str = Field(
+        ".", description="Set on loading: folder of the YAML file, to which inputs are relative."
+    )
 
     @model_validator(mode="after")
-    def _options_take_effect(self) -> SearchConfig:
+    def _settings_take_effect(self) -> SearchConfig:
         if self.search.exclude_per_round > len(self.mixture.sub_datasets):
             raise ValueError("search.exclude_per_round is larger than the number of sub-datasets")
         if self.search.protocol == "paper" and any(s.splits.test is None for s in self.mixture.sub_datasets):
@@ -198,5 +221,5 @@ class SearchConfig(Settings):
         return self
 
     def resolve(self, path: str) -> Path:
-        """Return `path` as seen from the YAML file's directory."""
+        """Return `path` relative to the YAML file's folder."""
         return Path(self.config_dir, os.path.expanduser(path))

@@ -1,101 +1,213 @@
-"""YAML as a reader expects it: the core schema of YAML 1.2, and nothing that is lost without a word."""
+"""Read and write YAML by the core schema of YAML 1.2, with nothing lost silently."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import StringIO
 from typing import Any
 
-import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.composer import MaxDepthExceededError
+from ruamel.yaml.constructor import ConstructorError, SafeConstructor
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.representer import RoundTripRepresenter
+from ruamel.yaml.resolver import VersionedResolver
 
-_INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
-_FLOAT = re.compile(
-    r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
-)
 _TAG = "tag:yaml.org,2002:"
+_MAX_DEPTH = 50
+_MAX_NODES = 100_000  # with every alias unfolded; data/real20.yaml has 700
+# A text that every YAML reader takes for text without quotes, unless it is one of the words.
+_PLAIN = re.compile(r"[A-Za-z/_](?:[A-Za-z0-9 _./+-]*[A-Za-z0-9_./+-])?")
+_WORDS = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
 
 
-class _Loader(yaml.SafeLoader):
-    """Reads text, numbers, true and false, null, lists and sections; refuses a key that is given twice.
+# The core schema's plain scalars: the tag, its pattern, and the letters that may begin it.
+_SCALARS = (
+    ("null", r"~|null|Null|NULL|", ("~", "n", "N", "")),
+    ("bool", r"true|True|TRUE|false|False|FALSE", tuple("tTfF")),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", tuple("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        tuple("-+.0123456789"),
+    ),
+    ("merge", "<<", ("<",)),
+)
+_BY_FIRST_LETTER = {
+    letter: [
+        (f"{_TAG}{tag}", re.compile(rf"(?:{pattern})\Z"))
+        for tag, pattern, letters in _SCALARS
+        if letter in letters
+    ]
+    for letter in ("", *"~nNtTfF-+.0123456789<")
+}
 
-    PyYAML's own schema is 1.1: it makes true and false of `yes` and `no` (words of our options), a date of
-    2024-01-01, 90 of 1:30, 15 of 017, and text of 1e-5.
+
+class _CoreSchema(VersionedResolver):
+    """Resolves plain scalars as YAML 1.2 does.
+
+    ruamel.yaml goes beyond it: it makes a date of 2024-01-01, 1000 of 1_000 and 2 of 0b10.
     """
 
-    def mapping(self, node: yaml.MappingNode) -> dict[Hashable, Any]:
-        # Merged keys (<<) come in only after the check, since one's own key may replace a merged one.
-        given: set[Hashable] = set()
-        for key_node in (key for key, _ in node.value if key.tag != f"{_TAG}merge"):
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, Hashable) and key in given:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is given twice", key_node.start_mark
-                )
-            given |= {key} if isinstance(key, Hashable) else set()
-        self.flatten_mapping(node)
-        return self.construct_mapping(node, deep=True)
+    @property
+    def versioned_resolver(self) -> Any:
+        return _BY_FIRST_LETTER
 
-    def integer(self, node: yaml.ScalarNode) -> int:
-        text = str(self.construct_scalar(node))
-        return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
 
-    def real(self, node: yaml.ScalarNode) -> float:
-        return float(str(self.construct_scalar(node)).lower().replace(".inf", "inf").replace(".nan", "nan"))
+class _Constructor(SafeConstructor):
+    """Builds the core schema's types only; ruamel.yaml refuses a key that is given twice."""
 
-    def sequence(self, node: yaml.SequenceNode) -> list[Any]:
-        return list(self.construct_sequence(node, deep=True))
+    def scalar(self, node: ScalarNode) -> bool | int | float:
+        text = str(node.value).lower()
+        try:
+            if node.tag == f"{_TAG}bool":
+                return {"true": True, "false": False}[text]
+            if node.tag == f"{_TAG}float":
+                return float(text.replace(".inf", "inf").replace(".nan", "nan"))
+            return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+        except (KeyError, ValueError) as error:  # a tag before another word, or a number of too many digits
+            raise ConstructorError(None, None, f"cannot read a value: {error}", node.start_mark) from None
 
     yaml_constructors = {  # noqa: RUF012
-        f"{_TAG}null": yaml.SafeLoader.construct_yaml_null,
-        f"{_TAG}bool": yaml.SafeLoader.construct_yaml_bool,
-        f"{_TAG}str": yaml.SafeLoader.construct_yaml_str,
-        f"{_TAG}int": integer,
-        f"{_TAG}float": real,
-        f"{_TAG}seq": sequence,
-        f"{_TAG}map": mapping,
-        None: yaml.SafeLoader.construct_undefined,
+        f"{_TAG}null": SafeConstructor.construct_yaml_null,
+        f"{_TAG}bool": scalar,
+        f"{_TAG}str": SafeConstructor.construct_yaml_str,
+        f"{_TAG}int": scalar,
+        f"{_TAG}float": scalar,
+        f"{_TAG}seq": SafeConstructor.construct_yaml_seq,
+        f"{_TAG}map": SafeConstructor.construct_yaml_map,
+        None: SafeConstructor.construct_undefined,
     }
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012
 
 
-class _Dumper(yaml.SafeDumper):
-    """Quotes what either version of YAML would read as something else than text."""
+@dataclass(frozen=True)
+class Document:
+    """One YAML document: its value, and where each part of it stands."""
 
-    def text(self, value: str) -> yaml.ScalarNode:
-        # In any other style PyYAML writes these as they are, and reads them back as a line's end.
-        has_odd_ends = any(end in value for end in "\x85\u2028\u2029")
-        return self.represent_scalar(f"{_TAG}str", value, style='"' if has_odd_ends else None)
+    value: Any
+    root: Node | None
+
+    def line_of(self, path: Sequence[str | int]) -> int | None:
+        """Return the line, from 1, of the value or key at `path`; None: there is no such part, or it is the whole."""
+        node, mark = self.root, None
+        for part in path:
+            if isinstance(node, MappingNode):
+                found = [pair for pair in node.value if pair[0].value == part]
+                if not found:
+                    return None
+                mark, node = found[0][0].start_mark, found[0][1]
+            elif isinstance(node, SequenceNode) and isinstance(part, int) and part < len(node.value):
+                node = node.value[part]
+                mark = node.start_mark
+            else:
+                return None
+        return mark.line + 1 if mark is not None else None
 
 
-_Dumper.add_representer(str, _Dumper.text)
+def read_document(text: str) -> Document:
+    """Return one YAML document.
 
-for _name, _pattern, _starts in (
-    ("null", re.compile(r"~|null|Null|NULL|"), ("~", "n", "N", "")),
-    ("bool", re.compile(r"true|True|TRUE|false|False|FALSE"), tuple("tTfF")),
-    ("int", _INT, tuple("-+0123456789")),
-    ("float", _FLOAT, tuple("-+.0123456789")),
-    ("merge", re.compile("<<"), ("<",)),
-):
-    # PyYAML matches from the start only, so the end is ours to state.
-    _whole = re.compile(rf"(?:{_pattern.pattern})\Z")
-    _Loader.add_implicit_resolver(f"{_TAG}{_name}", _whole, _starts)
-    _Dumper.add_implicit_resolver(f"{_TAG}{_name}", _whole, _starts)
+    Raises:
+        ValueError: it is not YAML, has a key twice or a key that is not text, holds a number or tag that cannot be
+            read, is nested too deeply or unfolds to too many values; names the line.
+    """
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Resolver, yaml.Constructor = _CoreSchema, _Constructor
+    yaml.max_depth = _MAX_DEPTH
+    yaml.composer.warn_double_anchors = False
+    try:
+        root = yaml.compose(text)
+        if root is None:
+            return Document(None, None)
+        _check(root, {})
+        return Document(yaml.constructor.construct_document(root), root)
+    except YAMLError as error:
+        raise ValueError(_told(error)) from None
 
 
 def read_yaml(text: str) -> Any:
-    """Return the value of one YAML document.
-
-    Raises:
-        ValueError: it is not YAML, gives a key twice, or holds a number or tag that cannot be read; says where.
-    """
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, KeyError) as error:  # a KeyError is !!bool before another word
-        raise ValueError(" ".join(str(error).replace('in "<unicode string>", ', "in ").split())) from None
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
+    """Return the value of one YAML document; raises as `read_document`."""
+    return read_document(text).value
 
 
 def dump_yaml(value: Any) -> str:
-    """Return YAML that `read_yaml`, and any other reader, gives back as `value`."""
-    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    """Return YAML that `read_yaml`, and a reader of YAML 1.1, give back as `value`.
+
+    A `CommentedMap` of ruamel.yaml keeps its comments.
+    """
+    yaml = YAML()
+    yaml.Representer = _Representer
+    yaml.width = 1_000_000  # no line is folded
+    yaml.indent(mapping=2, sequence=2, offset=0)
+    stream = StringIO()
+    yaml.dump(value, stream)
+    return stream.getvalue().removesuffix("...\n")
+
+
+class _Representer(RoundTripRepresenter):
+    """Quotes what either version of YAML would read as something else than text, and repeats what aliases share."""
+
+    def text(self, value: str) -> ScalarNode:
+        is_plain = _PLAIN.fullmatch(value) and value.lower() not in _WORDS
+        return self.represent_scalar(f"{_TAG}str", value, style=None if is_plain else '"')
+
+    def real(self, value: float) -> ScalarNode:
+        node: ScalarNode = RoundTripRepresenter.represent_float(self, value)
+        if "e" in node.value and "." not in node.value:
+            node.value = node.value.replace("e", ".0e")  # YAML 1.1 takes 1e-05 for text
+        return node
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_Representer.add_representer(str, _Representer.text)
+_Representer.add_representer(float, _Representer.real)
+
+
+def _check(node: Node, sizes: dict[int, int | None]) -> int:
+    """Return the number of values that a node unfolds to; `sizes` has those known, None for nodes in progress."""
+    if id(node) in sizes:
+        known = sizes[id(node)]
+        if known is None:
+            raise ConstructorError(None, None, "a value contains itself", node.start_mark)
+        return known
+    sizes[id(node)] = None
+    size = 1 + sum(_check(child, sizes) for child in _children(node))
+    if size > _MAX_NODES:
+        raise ConstructorError(None, None, f"more than {_MAX_NODES:,} values", node.start_mark)
+    sizes[id(node)] = size
+    return size
+
+
+def _children(node: Node) -> list[Node]:
+    if isinstance(node, SequenceNode):
+        return list(node.value)
+    if not isinstance(node, MappingNode):
+        if any("\ud800" <= letter <= "\udfff" for letter in node.value):
+            raise ConstructorError(None, None, "half of a surrogate pair is no character", node.start_mark)
+        return []
+    for key, _ in node.value:
+        if str(key.tag) not in (f"{_TAG}str", f"{_TAG}merge"):
+            raise ConstructorError(
+                None, None, f"expected text as a key, got {_short(key.value)}; quote it", key.start_mark
+            )
+    return [part for pair in node.value for part in pair]
+
+
+def _short(value: Any) -> str:
+    return f"{value!s:.40}" if isinstance(value, str) else "a list or mapping"
+
+
+def _told(error: YAMLError) -> str:
+    """Return what is wrong and where, in one line."""
+    if not isinstance(error, MarkedYAMLError):
+        return " ".join(str(error).replace('in "<unicode string>", ', "").split())
+    mark = error.problem_mark or error.context_mark
+    place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+    if isinstance(error, MaxDepthExceededError):
+        return f"nested more than {_MAX_DEPTH} deep{place}"
+    return f"{', '.join(part for part in (error.context, error.problem) if part)}{place}"

@@ -1,4 +1,4 @@
-"""The configuration of one sub-dataset: where its rows lie, its splits, and how columns become text."""
+"""The configuration of one sub-dataset: source, splits, and the template from columns to text."""
 
 from __future__ import annotations
 
@@ -11,53 +11,58 @@ from tasks.config.section import Name, Settings, Text
 
 
 class Carve(Settings):
-    """Take a split out of the training rows, by seed."""
+    """A split taken out of the training rows, by seed."""
 
     carve: int = Field(ge=1, description="Rows to take out of train.")
 
 
 class SplitsConfig(Settings):
-    """Names (or files) of the splits, or how to carve them; `test: null` means there is none."""
+    """Names or files of the splits."""
 
-    train: Text = "train"
-    validation: Text | Carve = "validation"
-    test: Text | Carve | None = "test"
+    train: Text = Field("train", description="Split or file to train on.")
+    validation: Text | Carve = Field("validation", description="Split or file that decisions rest on.")
+    test: Text | Carve | None = Field(
+        "test", description="Split or file that scores the champion, once. null: there is none."
+    )
 
 
 class MaxRows(Settings):
-    """Upper limits; a seeded sample is taken where a split has more."""
+    """Most rows of each split; of a larger split a sample is drawn by seed."""
 
-    train: int | None = Field(None, ge=1)
-    validation: int | None = Field(None, ge=1)
-    test: int | None = Field(None, ge=1)
+    train: int | None = Field(None, ge=1, description="null: all.")
+    validation: int | None = Field(None, ge=1, description="null: all.")
+    test: int | None = Field(None, ge=1, description="null: all.")
 
 
 class OptionsConfig(Settings):
-    """A question's options: `{options}` is then the lines `A. …`; `{letter}` and `{option}` are the right one's."""
+    """Options of a question. `{options}` becomes the lines `A. …`; `{letter}` and `{option}` are the right one's."""
 
     texts: Text | tuple[str, ...] = Field(
-        description="The column that holds the options, as `choices[text]`, or a format string for each option."
+        description="Column with the options, such as `choices[text]`, or a format string per option."
     )
     right: Text = Field(description="Format string of the right option's label.")
     labels: Text | tuple[str, ...] | None = Field(
-        None, description="What `right` calls the options: a column or a text each; None: A, B, C …"
+        None,
+        description="Names by which `right` picks an option: a column, or a text per option. null: A, B, C …",
     )
     shuffle: bool = Field(
-        False, description="Draw the options' order; for columns in which the right one always stands first."
+        False, description="Shuffle the options, for data in which the right one always comes first."
     )
 
 
 class TemplateConfig(Settings):
-    """Columns to text: Python format strings over a row's columns; `{question}` is the column `question`."""
+    """Python format strings over the columns of a row: `{question}` is the column `question`."""
 
-    prompt: str
-    completion: str
+    prompt: str = Field(description="Text before the completion; has no loss.")
+    completion: str = Field(description="Text that is learned.")
     choices: str | tuple[str, ...] | None = Field(
-        None, description="The column that holds the choices, or a format string for each choice."
+        None, description="Column with the choices, or a format string per choice."
     )
-    answer: str | None = Field(None, description="Format string of the answer that is compared.")
+    answer: str | None = Field(
+        None, description="Format string of the answer that a generation is compared with."
+    )
     options: OptionsConfig | None = Field(
-        None, description="Letters for a question's options; the choices are then one completion an option."
+        None, description="Letters for the options of a question; gives one choice per option."
     )
 
     @model_validator(mode="after")
@@ -69,9 +74,11 @@ class TemplateConfig(Settings):
             texts.append(self.options.right)
         for text in (*texts, *(text for texts in lists if isinstance(texts, tuple) for text in texts)):
             if any(column == "" or column[0].isdigit() for column in _columns_of(text)):
-                raise ValueError(f"wanted a column's name in each pair of braces; got {text!r:.80}")
+                raise ValueError(f"got {text!r:.80}; expected a column's name in each pair of braces")
         if not _columns_of(self.completion):
-            raise ValueError(f"completion names no column, as {{answer}} would; got {self.completion!r:.80}")
+            raise ValueError(
+                f"got completion {self.completion!r:.80}; expected the name of a column, as in {{answer}}"
+            )
         return self
 
     @model_validator(mode="after")
@@ -80,45 +87,47 @@ class TemplateConfig(Settings):
             raise ValueError("choices takes no effect beside options, which give them; leave it out")
         if self.options is not None and not {"letter", "option"} & set(_columns_of(self.completion)):
             raise ValueError(
-                f"options need a completion that names {{letter}} or {{option}}; got {self.completion!r:.80}"
+                f"got completion {self.completion!r:.80}; expected {{letter}} or {{option}} in it, beside options"
             )
         return self
 
 
 class SyntheticConfig(Settings):
-    """Rows of one of the quickstart's skills, generated from the seed."""
+    """Generated rows of one of the quickstart's skills, by seed."""
 
-    skill: Text
-    unique_rows: int = Field(300, ge=1)
-    repeats: int = Field(1, ge=1, description="How often each unique row stands in train.")
+    skill: Text = Field(description="Name of the skill; `tasks/data/synthetic.py` has them.")
+    unique_rows: int = Field(300, ge=1, description="Different rows in train.")
+    repeats: int = Field(1, ge=1, description="Copies of each unique row in train.")
     wrong_labels: float = Field(
         0.0, ge=0, le=1, description="Share of unique train rows with a wrong answer."
     )
-    validation_rows: int = Field(200, ge=1)
-    test_rows: int = Field(500, ge=1)
+    validation_rows: int = Field(200, ge=1, description="Rows in validation.")
+    test_rows: int = Field(500, ge=1, description="Rows in test.")
 
 
 class SubDatasetConfig(Settings):
     """One member of the mixture: exactly one of `path`, `hub` and `synthetic`."""
 
-    name: Name
+    name: Name = Field(description="Name in tables, metrics and `--set`.")
     path: Text | None = Field(
         None, description="A folder of split files, or one file (JSONL, JSON, CSV, Parquet)."
     )
-    hub: Text | None = Field(None, description="A dataset id on the hub.")
-    hub_config: str | None = None
-    revision: str | None = None
-    synthetic: SyntheticConfig | None = None
+    hub: Text | None = Field(None, description="A dataset id on the Hugging Face Hub.")
+    hub_config: str | None = Field(None, description="Configuration of the hub's dataset.")
+    revision: str | None = Field(None, description="Branch, tag or commit of the hub's dataset.")
+    synthetic: SyntheticConfig | None = Field(None, description="Generated rows.")
     splits: SplitsConfig = SplitsConfig()
     max_rows: MaxRows = MaxRows()
-    template: TemplateConfig | None = None
+    template: TemplateConfig | None = Field(
+        None, description="null: rows have prompt and completion, or messages, already."
+    )
     metric: Literal["auto", "multiple_choice", "exact_match", "numeric", "loss"] = Field(
         "auto",
-        description="auto: multiple_choice where rows have choices, numeric where completions hold `####`, "
-        "else exact_match.",
+        description="auto: multiple_choice for rows with choices, numeric for completions with `####`, "
+        "otherwise exact_match.",
     )
     max_new_tokens: int | None = Field(
-        None, ge=1, description="Limit of greedy generation; None: the longest validation completion plus 8."
+        None, ge=1, description="Limit of greedy generation. null: the longest validation completion plus 8."
     )
 
     @model_validator(mode="after")
@@ -132,7 +141,7 @@ class SubDatasetConfig(Settings):
         return self
 
     @model_validator(mode="after")
-    def _options_take_effect(self) -> SubDatasetConfig:
+    def _settings_take_effect(self) -> SubDatasetConfig:
         if self.synthetic is not None and self.template is not None:
             raise ValueError("template takes no effect with synthetic, whose rows are texts already")
         named = {key: name for key, name in self.splits if isinstance(name, str)}
@@ -151,13 +160,13 @@ class SubDatasetConfig(Settings):
 
 
 def _columns_of(template: str) -> list[str]:
-    """Return what stands in the braces of a format string, and in those inside a format.
+    """Return the column names of a format string, those inside a format too.
 
     Raises:
-        ValueError: it is no format string.
+        ValueError: it is not a format string.
     """
     try:
         parts = [(name, form) for _, name, form, _ in Formatter().parse(template) if name is not None]
     except ValueError as error:
-        raise ValueError(f"{error}; a brace that is text is written twice; got {template!r:.80}") from None
+        raise ValueError(f"got {template!r:.80}: {error}; write a brace that is text twice") from None
     return [name for name, _ in parts] + [name for _, form in parts if form for name in _columns_of(form)]

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from tasks.algorithm.baselines.dynamix import Dynamix
 from tasks.algorithm.costs import RowCost, total_by_kind
-from tasks.algorithm.methods import policy_of
 from tasks.config.schema import SearchConfig
 from tasks.contracts import Inputs, Mixture, SubDatasetRef, Value
 from tasks.data.model_size import measure_model
@@ -115,7 +114,7 @@ class _Cost:
     def __init__(self, config: SearchConfig, inputs: Inputs) -> None:
         parts = inputs.sub_datasets
         self._copies = 2 if config.training.ema is not None else 1
-        self._policy = policy_of(config.search.method, config.search.options)
+        self._policy = config.search.policy()
         self._batch_size = config.training.batch_size
         self.size = measure_model(inputs.model)
         self._parts = parts

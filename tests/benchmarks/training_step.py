@@ -49,7 +49,7 @@ def trainer_of(config: SearchConfig, inputs: Inputs, directory: Path) -> TimedTr
         search_id="benchmark",
         seed=config.seed,
         method=config.search.method,
-        options=config.search.options,
+        options=config.search.options.model_dump(),
         mixture=mixture,
         model=inputs.model.model_copy(update={"attn_implementation": config.model.attn_implementation}),
         training=config.training,

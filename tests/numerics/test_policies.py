@@ -208,7 +208,7 @@ def test_of_an_excluded_sub_dataset_only_rows_that_the_averaged_weights_answer_a
     start["start_directory"] = str(checkpoint_directory(before.parent, 180))
 
     def go_on(name: str) -> tuple[Path, RolloutSpec]:
-        path = make_rollout(name, ema=0.5, options={"rehearsal": 1.0, "rehearse": "answered"})
+        path = make_rollout(name, ema=0.5, options={"rehearsal": 1.0, "rehearse": "correct"})
         mixture = long_mixture.model_copy(update={"draws": draws, "round": 1})
         spec = RolloutSpec.model_validate_json(path.read_text())
         spec = spec.model_copy(update={"mixture": mixture, **start})

@@ -34,15 +34,18 @@ def load(tmp_path: Path, accelerate: str, *overrides: str) -> list[str]:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        (ONE_MACHINE + "num_machines: 2\n", "num_machines is 2; a search runs on the GPUs of one machine"),
-        ("distributed_type: DEEPSPEED\nnum_processes: 2\n", "deepspeed is not supported; wanted FSDP"),
-        (ONE_MACHINE + "deepspeed_config: {zero_stage: 3}\n", "deepspeed is not supported"),
-        ("distributed_type: MEGATRON_LM\n", "megatron_lm is not supported"),
-        (ONE_MACHINE + "mixed_precision: bf16\n", "mixed_precision is bf16, and training.precision is fp32"),
-        (ONE_MACHINE + "mixed_precision: fp16\n", "mixed_precision is fp16, and training.precision is fp32"),
-        (ONE_MACHINE + "compute_environment: AMAZON_SAGEMAKER\n", "wanted LOCAL_MACHINE"),
-        ("num_processes: 2\n", "no distributed_type"),
-        ("- a\n- b\n", "wanted keys and values"),
+        (
+            ONE_MACHINE + "num_machines: 2\n",
+            "got num_machines 2; expected 1: a search runs on the GPUs of one machine",
+        ),
+        ("distributed_type: DEEPSPEED\nnum_processes: 2\n", "got deepspeed; expected FSDP"),
+        (ONE_MACHINE + "deepspeed_config: {zero_stage: 3}\n", "got deepspeed"),
+        ("distributed_type: MEGATRON_LM\n", "got megatron_lm"),
+        (ONE_MACHINE + "mixed_precision: bf16\n", "got mixed_precision bf16 beside training.precision fp32"),
+        (ONE_MACHINE + "mixed_precision: fp16\n", "got mixed_precision fp16 beside training.precision fp32"),
+        (ONE_MACHINE + "compute_environment: AMAZON_SAGEMAKER\n", "expected LOCAL_MACHINE"),
+        ("num_processes: 2\n", "got no distributed_type"),
+        ("- a\n- b\n", "got a list; expected keys and values"),
         ("a: [", "is not YAML"),
     ],
 )

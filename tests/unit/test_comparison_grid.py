@@ -44,7 +44,7 @@ def test_paper_mode_drops_options_and_averaging_of_the_file() -> None:
     search = {"max_epochs": 4, "options": {"rehearsal": 0.1, "loss_guard": 0.05}}
     config = config_of(search=search, training={"device": "cpu", "ema": 0.9})
     (arm,) = plan_grid(config, ("msft_paper",)).arms
-    assert (arm.config.search.options, arm.config.training.ema) == ({}, None)
+    assert (arm.config.search.options.model_dump(), arm.config.training.ema) == ({}, None)
 
 
 def test_two_methods_that_are_one_search_are_refused() -> None:
@@ -115,7 +115,7 @@ def test_the_first_sub_datasets_keep_their_weights() -> None:
     [
         ("num_sub_datasets=3", "wanted a whole number from 1 to 2"),
         ("num_sub_datasets=0", "wanted a whole number from 1 to 2"),
-        ("search.compute_budget_epochs=-1", "wanted a number above 0"),
+        ("search.compute_budget_epochs=-1", "expected a number above 0"),
         ("search.no_such=1", "unknown key"),
         ("split=max", "wanted NAME:COLUMN, or none"),
         ("split=max:label", "generated rows have no columns"),

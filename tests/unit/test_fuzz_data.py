@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.config.sub_datasets import SubDatasetConfig
@@ -63,7 +63,6 @@ TEMPLATES = (
 )
 
 
-@settings(max_examples=250)
 @given(row=ROWS, template=TEMPLATES)
 def test_any_row_is_an_example_or_refused_by_its_name(row: dict[str, Any], template: Any) -> None:
     sub_dataset = SubDatasetConfig.model_validate({"name": "sub", "path": "p", "template": template})
@@ -94,7 +93,6 @@ def good_files() -> dict[str, bytes]:
     return {**GOOD_FILES, ".parquet": sink.getvalue().to_pybytes()}
 
 
-@settings(max_examples=100)
 @given(ending=st.sampled_from([".jsonl", ".json", ".csv", ".parquet"]), data=st.data())
 def test_any_bytes_as_a_data_file_are_rows_or_refused(
     good_files: dict[str, bytes], ending: str, data: st.DataObject
@@ -135,7 +133,6 @@ EVENTS = st.binary(max_size=40) | st.lists(
 ).map(b"\n".join)
 
 
-@settings(max_examples=200)
 @given(content=EVENTS, end=st.sampled_from([b"", b"\n"]))
 def test_any_bytes_as_a_journal_are_events_or_refused(content: bytes, end: bytes) -> None:
     with tempfile.TemporaryDirectory() as directory:

@@ -141,7 +141,7 @@ def test_uncommenting_three_lines_gives_the_preset_msft_memory(tmp_path: Path) -
         write(tmp_path / "data" / f"{name}.jsonl", PAIR)
     written = Path(write_draft(str(tmp_path / "data"), str(tmp_path / "x.yaml"), "none").path)
     papers = load_config(str(written))
-    assert (papers.training.ema, papers.search.compute_budget_epochs, papers.search.options) == (
+    assert (papers.training.ema, papers.search.compute_budget_epochs, papers.search.options.model_dump()) == (
         0.99,
         2.0,
         {},

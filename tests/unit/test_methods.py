@@ -235,27 +235,30 @@ def _problems(search: dict[str, Any]) -> list[str]:
 @pytest.mark.parametrize(
     ("search", "problem"),
     [
-        ({"method": "forwards"}, "search.method: no method 'forwards'; did you mean forward?"),
+        (
+            {"method": "forwards"},
+            "search.method: got 'forwards'; expected a method or preset; did you mean forward?",
+        ),
         (
             {"method": "sft", "min_delta": 0.1},
             "search: min_delta takes no effect with method=sft; leave it out",
         ),
-        ({"method": "sft", "options": {"delta": 1}}, "search: method=sft has no option 'delta'; it has none"),
+        ({"method": "sft", "options": {"delta": 1}}, "search.options.delta: unknown key; known keys: none"),
         (
             {"method": "ies", "options": {"gamma": 1}},
-            "search: method=ies has no option 'gamma'; known: delta, window",
+            "search.options.gamma: unknown key; known keys: delta, window",
         ),
         (
             {"method": "forward", "options": {"persist": "two"}},
-            "search: options.persist: Input should be a valid integer; got 'two'",
+            "search.options.persist: got 'two'; expected a whole number",
         ),
         (
             {"method": "forward", "options": {"persist": 0}},
-            "search: persist: wanted at least 1; got 0",
+            "search.options.persist: got 0; expected a number of at least 1",
         ),
         (
             {"method": "dynamix_sft", "options": {"gamma": 2.0}},
-            "search: gamma and alpha: wanted 0 to 1; got 2.0 and 0.95",
+            "search.options.gamma: got 2.0; expected a number of at most 1.0",
         ),
     ],
 )

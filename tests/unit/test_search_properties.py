@@ -94,7 +94,7 @@ def test_with_memory_each_is_held_to_its_best_on_the_path_as_a_plain_walk_has_it
 ) -> None:
     """The walk keeps the accepted points in one list, which a rollback cuts."""
     search = Msft(
-        ExclusionRule(literal=False, min_delta=min_delta / VALIDATION_ROWS), 1, "restore", memory=True
+        ExclusionRule(literal=False, min_delta=min_delta / VALIDATION_ROWS), 1, "restore", peak_window="path"
     )
     path: list[tuple[CheckpointKey, tuple[int, ...]]] = [(CheckpointKey(0, 0), (0, 0, 0))]
     active, previous = ["a", "b", "c"], ()

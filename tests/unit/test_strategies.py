@@ -156,7 +156,7 @@ def _slow_loser() -> RoundReport:
 def test_with_memory_what_loses_a_little_in_every_round_goes_and_without_it_stays() -> None:
     rule = ExclusionRule(literal=False, min_delta=0.05)
     forgetful = Msft(rule, 1, "restore", loss_guard=0.05).observe(_slow_loser())
-    remembering = Msft(rule, 1, "restore", loss_guard=0.05, memory=True).observe(_slow_loser())
+    remembering = Msft(rule, 1, "restore", loss_guard=0.05, peak_window="path").observe(_slow_loser())
     assert forgetful.exclude == ()
     assert (remembering.exclude, remembering.roll_back_to) == (("a",), CheckpointKey(2, 20))
     assert remembering.reason == (

@@ -23,12 +23,6 @@ class Dynamix:
     beta: float = 4.0
     every_steps: int = 50
 
-    def __post_init__(self) -> None:
-        if not (0 <= self.gamma <= 1 and 0 <= self.alpha <= 1):
-            raise ValueError(f"gamma and alpha: wanted 0 to 1; got {self.gamma} and {self.alpha}")
-        if self.every_steps < 1 or self.beta < 0:
-            raise ValueError("every_steps: wanted at least 1; beta: 0 or more")
-
     def shares(self, values: Mapping[str, float], prior: Mapping[str, float]) -> dict[str, float]:
         """Return each sub-dataset's probability to be drawn, from its value Q and its share by size."""
         soft = {name: math.exp(self.beta * values[name]) * prior[name] for name in prior}

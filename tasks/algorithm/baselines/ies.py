@@ -22,10 +22,6 @@ class Ies:
     delta: float = 1e-3
     window: int = 3
 
-    def __post_init__(self) -> None:
-        if self.delta < 0 or self.window < 1:
-            raise ValueError("delta: wanted 0 or more; window: at least 1")
-
     @property
     def num_kept(self) -> int:
         """Return how many of a row's last losses the rule needs."""

@@ -169,4 +169,4 @@ def worker_policy(spec: RolloutSpec) -> ByPlan:
         return AdaptiveSampling(spec, policy)
     if isinstance(policy, Ies):
         return InstanceMasking(spec, policy)
-    return AnsweredRehearsal(spec) if spec.options.get("rehearse") == "answered" else ByPlan(spec)
+    return AnsweredRehearsal(spec) if spec.options.get("rehearse") == "correct" else ByPlan(spec)

@@ -1,0 +1,148 @@
+"""Write the configuration's reference, this folder's README.md, from the models: `python -m tasks.config.reference`."""
+
+from __future__ import annotations
+
+import json
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from tasks.config.method import SECTIONS, Options, StrategyConfig
+from tasks.config.presets import PRESETS
+from tasks.config.problems import model_in
+from tasks.config.schema import SearchConfig
+
+README = Path(__file__).with_name("README.md")
+_HEAD = """# Configuration
+
+| file | contents |
+|---|---|
+| `schema.py` | `SearchConfig` and its sections |
+| `sub_datasets.py` | one sub-dataset: source, splits, template, metric |
+| `method.py` | the section `search`, and the options of each method |
+| `presets.py` | presets: methods with settings, by name |
+| `section.py` | base class and common types of sections |
+| `loading.py` | reads a file and `--set` overrides, writes a configuration as YAML; search ids |
+| `problems.py` | validation errors as lines for a person |
+| `strict_yaml.py` | YAML 1.2 by ruamel.yaml, strict |
+| `identity.py` | settings that make two configurations one search, and where two of them differ |
+| `launcher.py` | checks an Accelerate config file |
+| `reference.py` | writes the rest of this page from the models: `python -m tasks.config.reference` |
+
+`msft search FILE --print-config` prints all values of a file and marks defaults; the output is a configuration file
+itself. `--set section.key=value` replaces one value; a sub-dataset goes by its name
+(`--set mixture.sub_datasets.NAME.max_rows.train=100`). Types are strict: `yes` is text, `'16'` is text, `16` is also a
+fraction.
+
+A configuration is refused with all of its problems, or takes effect as written. Keys without a default are required.
+"""
+
+
+def reference() -> str:
+    """Return the page."""
+    lines = [_HEAD, *_section(SearchConfig, ""), *_options(), *_presets()]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _section(model: type[BaseModel], path: str) -> Iterator[str]:
+    yield from (f"## {path or 'Top level'}", "", " ".join((model.__doc__ or "").split()), "")
+    yield from ("| key | type | default | |", "|---|---|---|---|")
+    inner: dict[type[BaseModel], str] = {}
+    for name, field in model.model_fields.items():
+        part, where = model_in(field.annotation), f"{path}.{name}" if path else name
+        if where == "search":
+            part = StrategyConfig
+        if where == "config_dir":
+            continue
+        if part is not None and part is not Options:
+            inner.setdefault(part, where)
+        yield _row(name, f"`{'section' if where == 'search' else _type(field.annotation)}`", field)
+    yield ""
+    for part, where in inner.items():
+        yield from _section(part, where)
+
+
+def _options() -> Iterator[str]:
+    for section in dict.fromkeys(SECTIONS.values()):
+        methods = [method for method, one in SECTIONS.items() if one is section]
+        options = type(section.model_fields["options"].default)
+        yield from (f"## search.options of {', '.join(f'`{method}`' for method in methods)}", "")
+        if not options.model_fields:
+            yield from ("None.", "")
+            continue
+        yield from ("| option | type | default | |", "|---|---|---|---|")
+        for name, field in options.model_fields.items():
+            yield _row(name, f"`{_type(field.annotation)}`", field)
+        yield ""
+
+
+def _presets() -> Iterator[str]:
+    yield from (
+        "## Presets",
+        "",
+        "A preset is a value of `search.method` and of `msft compare --methods`. As `search.method` it expands to its "
+        "method and settings, and values that the file gives itself win, with a warning; `msft compare` replaces the "
+        "file's values. A name that is a method too means, as `search.method`, the method alone.",
+        "",
+        "| preset | method | settings |",
+        "|---|---|---|",
+    )
+    for name, preset in PRESETS.items():
+        settings = "; ".join(
+            f"`{path}`: default" if value is None else f"`{path}: {_yaml(value)}`"
+            for path, value in preset.settings.items()
+        )
+        yield f"| `{name}` ({preset.title}) | `{preset.method}` | {settings} |"
+
+
+def _row(name: str, kind: str, field: FieldInfo) -> str:
+    limits = [
+        f"{sign} {getattr(item, limit)}"
+        for item in field.metadata
+        for limit, sign in (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))
+        if getattr(item, limit, None) is not None
+    ]
+    default = field.default
+    if default is PydanticUndefined:
+        shown = "**required**"
+    elif isinstance(default, BaseModel):
+        shown = ""
+    else:
+        shown = f"`{_yaml(default)}`"
+    cells = [f"`{name}`", ", ".join([kind, *limits]), shown, field.description or ""]
+    return f"| {' | '.join(' '.join(cell.split()).replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _yaml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_yaml(item)}" for key, item in value.items()) + "}"
+    return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
+
+
+def _type(annotation: Any) -> str:
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type(parts[0])
+    if origin in (Union, types.UnionType):
+        return " or ".join(_type(part) for part in parts)
+    if origin is Literal:
+        return " or ".join(str(part) for part in parts)
+    if origin is tuple:
+        inner = [part for part in parts if part is not Ellipsis]
+        is_open = len(inner) < len(parts)
+        return f"list of {_type(inner[0])}" if is_open else f"{len(inner)} × {_type(inner[0])}"
+    if origin is dict:
+        return f"{_type(parts[0])}: {_type(parts[1])}"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "section"
+    names = {type(None): "null", str: "text", int: "whole number", float: "number", bool: "true or false"}
+    return "any" if annotation is Any else names.get(annotation, annotation.__name__)
+
+
+if __name__ == "__main__":
+    README.write_text(reference(), encoding="utf-8")
