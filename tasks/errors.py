@@ -39,9 +39,9 @@ class ConfigError(MsftError):
 class DataError(MsftError):
     """A sub-dataset cannot be used as it is."""
 
-    def __init__(self, sub_dataset: str, where: str, *, got: str, wanted: str, fix: str) -> None:
+    def __init__(self, sub_dataset: str, where: str, *, got: str, expected: str, fix: str) -> None:
         self.sub_dataset = sub_dataset
-        super().__init__(f"sub-dataset {sub_dataset!r}, {where}", got=got, expected=wanted, fix=fix)
+        super().__init__(f"sub-dataset {sub_dataset!r}, {where}", got=got, expected=expected, fix=fix)
 
 
 class SplitOverlapError(MsftError):
@@ -249,10 +249,13 @@ class JournalError(MsftError):
 
 
 class PrefectServerError(MsftError):
-    """The Prefect server that a command starts for itself does not answer."""
+    """The Prefect server of a command, configured or its own, does not answer."""
 
     def __init__(self, url: str, cause: str, log_path: str) -> None:
-        fix = "fix the cause, or start one with `prefect server start` and set PREFECT_API_URL to its address"
+        fix = (
+            "fix the cause; or set PREFECT_API_URL to the address of a server (prefect server start); or unset it, and "
+            "the command starts its own"
+        )
         what = f"Prefect server at {url}: {cause}"
         super().__init__(what, expected="a server that answers", log=log_path, fix=fix)
 

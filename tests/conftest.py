@@ -17,7 +17,7 @@ from tasks.config.schema import TrainingConfig
 from tasks.config.sub_datasets import SyntheticConfig
 from tasks.contracts import BaseModelRef, Mixture, RolloutSpec, ScoreSplit, SubDatasetDraws
 from tasks.data.sources import Example
-from tasks.data.tokenization import Encoder, tokenise_split
+from tasks.data.tokenization import Encoder, tokenize_split
 from tasks.report.terminal import log_to_terminal
 
 log_to_terminal()
@@ -77,7 +77,7 @@ def tiny_mixture(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> 
     draws = tuple(
         SubDatasetDraws(
             name=skill,
-            train=tokenise_split(encoder, skill, "train", examples_of(skill), cache, "error"),
+            train=tokenize_split(encoder, skill, "train", examples_of(skill), cache, "error"),
             rows_per_epoch=24,
             cursor=0,
         )
@@ -136,7 +136,7 @@ def make_split(encoder: Encoder, tmp_path: Path) -> Callable[..., ScoreSplit]:
     """Return a function that tokenises examples into a split to score."""
 
     def make(name: str, metric: str, examples: list[Example], max_new_tokens: int = 24) -> ScoreSplit:
-        split = tokenise_split(encoder, name, "validation", examples, tmp_path / "splits", "error")
+        split = tokenize_split(encoder, name, "validation", examples, tmp_path / "splits", "error")
         return ScoreSplit.model_validate(
             {"name": name, "metric": metric, "max_new_tokens": max_new_tokens, "split": split}
         )

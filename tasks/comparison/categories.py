@@ -45,7 +45,7 @@ def split_by_column(config: SearchConfig, name: str, column: str) -> SearchConfi
             name,
             f"column {column}",
             got=f"categories {', '.join(categories)}",
-            wanted="one with rows in each split",
+            expected="one with rows in each split",
             fix="choose another column",
         )
     kept = sub_dataset.model_dump(mode="json") | {"hub": None, "hub_config": None, "revision": None}
@@ -91,7 +91,7 @@ def _by_category(
                 sub_dataset.name,
                 f"{where} row {index}",
                 got=f"the columns {', '.join(row)}",
-                wanted=f"a value in {column}",
+                expected=f"a value in {column}",
                 fix="name another column, or fix the row",
             )
         found.setdefault(re.sub(r"[^A-Za-z0-9_.-]+", "_", str(row[column])).strip("_"), []).append(row)

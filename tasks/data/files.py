@@ -1,4 +1,4 @@
-"""Read the rows of one data file as they stand, without guessing types from other rows."""
+"""Read the rows of a data file without inferring the type of a value from other rows."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import Any
 
 from tasks.errors import DataError
 
-_WANTED = "one row a line, or a list of rows, each with a value for every column"
+_EXPECTED = "one row a line, or a list of rows, each with a value for every column"
 
 
 def open_file(name: str, file: Path) -> Iterable[Mapping[str, Any]]:
-    """Return the rows of a file as a streaming `datasets` dataset, as the hub's are one.
+    """Return the rows of a file as a streaming dataset of `datasets`, as for rows from the hub.
 
-    Not through its own loaders of files: that for JSON lines ends the process at a line `null`, and they take a
-    column's type from other rows (`007` becomes 7, `None` in a CSV nothing, mixed types an error).
+    The file loaders of `datasets` are not used: the one for JSON lines ends the process at a line `null`, and they
+    infer a column's type from other rows (`007` becomes 7, `None` in a CSV becomes null, mixed types are an error).
 
     Raises:
-        DataError: on reading; see `read_rows`.
+        DataError: while the rows are read; see `read_rows`.
     """
     import datasets
 
@@ -33,10 +33,13 @@ def open_file(name: str, file: Path) -> Iterable[Mapping[str, Any]]:
 
 
 def read_rows(name: str, file: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a file, each with its columns; `name` is the sub-dataset's in an error.
+    """Yield the rows of a file, each as a mapping of its columns.
+
+    Args:
+        name: the sub-dataset, for messages.
 
     Raises:
-        DataError: the ending is unknown, or the file cannot be read to its end.
+        DataError: the format is unknown, or the file cannot be read to its end.
     """
     reader = FORMATS.get(file.suffix.lower())
     if reader is None:
@@ -44,7 +47,7 @@ def read_rows(name: str, file: Path) -> Iterator[dict[str, Any]]:
             name,
             str(file),
             got=f"the ending {file.suffix or 'none'}",
-            wanted=", ".join(FORMATS),
+            expected=", ".join(FORMATS),
             fix="convert the file (unpack it first), or rename it",
         )
     rows = reader(file)
@@ -64,8 +67,8 @@ def _unreadable(name: str, file: Path, error: Exception) -> DataError:
         name,
         str(file),
         got=" ".join(str(error).split())[:300],
-        wanted="UTF-8 text" if is_encoding else f"readable {file.suffix.lower()}: {_WANTED}",
-        fix="convert the file to UTF-8" if is_encoding else "mend the file, or convert it to .jsonl",
+        expected="UTF-8 text" if is_encoding else f"readable {file.suffix.lower()}: {_EXPECTED}",
+        fix="convert the file to UTF-8" if is_encoding else "fix the file, or convert it to .jsonl",
     )
 
 
@@ -77,7 +80,7 @@ def _json_lines(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def _json(file: Path) -> Iterator[dict[str, Any]]:
-    """Yield the items of one list; a file that holds none is read as lines, which some call .json too."""
+    """Yield the items of a list; a file without one is read as JSON lines, which are sometimes named .json."""
     text = file.read_text(encoding="utf-8-sig")
     if not text.lstrip().startswith("["):
         yield from _json_lines(file)
@@ -89,7 +92,7 @@ def _json(file: Path) -> Iterator[dict[str, Any]]:
 def _parse(text: str, where: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:  # its own lines count from this text's beginning
+    except ValueError as error:  # its line number is relative to `text`
         raise ValueError(f"{where}not JSON: {error}") from None
 
 
@@ -100,8 +103,8 @@ def _as_row(value: Any, where: str) -> dict[str, Any]:
 
 
 def _csv(file: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows below the header, every cell as text; an empty cell is None, which CSV cannot tell from it."""
-    csv.field_size_limit(sys.maxsize)  # a cell may hold a long text; the module's own limit is 128 KiB
+    """Yield the rows below the header with every cell as text; an empty cell is None."""
+    csv.field_size_limit(sys.maxsize)  # the default limit of a cell is 128 KiB
     with file.open(encoding="utf-8-sig", newline="") as lines:
         reader = csv.reader(lines, strict=True)
         header = next((cells for cells in reader if cells), [])
@@ -124,7 +127,10 @@ def _parquet(file: Path) -> Iterator[dict[str, Any]]:
         with ParquetFile(file) as parquet:
             for batch in parquet.iter_batches():
                 yield from batch.to_pylist()
-    except (pyarrow.ArrowException, ArithmeticError) as error:  # a date or decimal that Python cannot hold
+    except (
+        pyarrow.ArrowException,
+        ArithmeticError,
+    ) as error:  # a date or decimal beyond the range of Python's types
         raise ValueError(str(error)) from error
 
 

@@ -12,7 +12,7 @@ from tasks.config.sub_datasets import SubDatasetConfig
 from tasks.contracts import BaseModelRef, Inputs, Metric, ScoreSplit, SplitRef, SubDatasetRef
 from tasks.data.base_model import prepare_base_model
 from tasks.data.sources import Example, fingerprint, read_splits
-from tasks.data.tokenization import Encoder, tokenise_split
+from tasks.data.tokenization import Encoder, tokenize_split
 from tasks.errors import ConfigError, DataError, ModelError, SplitOverlapError
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def open_test_splits(config: SearchConfig, inputs: Inputs) -> tuple[ScoreSplit, 
     for sub_dataset in config.mixture.sub_datasets:
         ref, rows = by_name[sub_dataset.name], read_splits(config, sub_dataset).get("test")
         if rows is not None:
-            split = _tokenise(config, encoder, sub_dataset.name, "test", rows)
+            split = _tokenize(config, encoder, sub_dataset.name, "test", rows)
             opened.append(
                 ScoreSplit(name=ref.name, metric=ref.metric, max_new_tokens=ref.max_new_tokens, split=split)
             )
@@ -132,10 +132,10 @@ def _prepare(
         raise _without_end(encoder, name, metric)
     for split in ("validation", "test"):
         _check_scorable(name, metric, split, splits.get(split, ()))
-    train = _tokenise(config, encoder, name, "train", splits["train"])
-    validation = _tokenise(config, encoder, name, "validation", splits["validation"])
+    train = _tokenize(config, encoder, name, "train", splits["train"])
+    validation = _tokenize(config, encoder, name, "validation", splits["validation"])
     if test is not None:  # so that a row of no use is found now; the tokens are not handed on
-        _tokenise(config, encoder, name, "test", test)
+        _tokenize(config, encoder, name, "test", test)
     return SubDatasetRef(
         name=name,
         metric=metric,
@@ -151,7 +151,7 @@ def _without_end(encoder: Encoder, name: str, metric: Metric) -> ModelError:
     return ModelError(
         encoder.tokenizer.name_or_path,
         got="a tokenizer without an end-of-text token, after which generation would end",
-        wanted=f"eos_token in tokenizer_config.json, since {name} is scored by {metric}",
+        expected=f"eos_token in tokenizer_config.json, since {name} is scored by {metric}",
         fix="set it there, or score all sub-datasets by multiple_choice or loss",
     )
 
@@ -165,14 +165,14 @@ def _check_scorable(name: str, metric: Metric, split: str, rows: Sequence[Exampl
                 name,
                 f"{split} row {index}",
                 got="no choices" if lacks_choices else f"no number in the answer {row.answer!r:.80}",
-                wanted=f"rows that metric {metric} can score",
-                fix="mend the row, or set metric: exact_match",
+                expected=f"rows that metric {metric} can score",
+                fix="fix the row, or set metric: exact_match",
             )
 
 
-def _tokenise(config: SearchConfig, encoder: Encoder, name: str, split: str, rows: list[Example]) -> SplitRef:
+def _tokenize(config: SearchConfig, encoder: Encoder, name: str, split: str, rows: list[Example]) -> SplitRef:
     cache = Path(config.output_root, "cache", "tokenised")
-    return tokenise_split(encoder, name, split, rows, cache, config.mixture.on_too_long)
+    return tokenize_split(encoder, name, split, rows, cache, config.mixture.on_too_long)
 
 
 def _longest_completion(encoder: Encoder, rows: Sequence[Example]) -> int:

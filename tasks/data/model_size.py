@@ -1,4 +1,4 @@
-"""The numbers that a base model's cost depends on, read from its files without loading it."""
+"""Measure the size of a base model from its files, without loading it, to estimate cost."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tasks.algorithm.costs import ModelShape
 from tasks.config.schema import LoraConfig
 from tasks.contracts import BaseModelRef
 
-# Tables that are looked up in; peft's `all-linear` passes them by, as it does the output projection.
+# Embedding tables and the output projection, on which peft's `all-linear` puts no adapter.
 _TABLES = re.compile(r"embed|wte|wpe|lm_head")
 
 
 @dataclass(frozen=True)
 class ModelSize:
-    """A model's shape, its parameters with adapters, and how many of them are trained."""
+    """A model's shape, its number of parameters including adapters, and how many of them are trained."""
 
     shape: ModelShape
     num_parameters: int
@@ -29,13 +29,13 @@ class ModelSize:
 
 
 def measure_model(base: BaseModelRef) -> ModelSize:
-    """Return what the training worker will find (`tasks.workers.model.shape_of`), in milliseconds."""
+    """Return the size that the training worker measures on the loaded model (`tasks.workers.model.shape_of`)."""
     sizes = dict(_tensors(Path(base.directory)))
     config = _text_config(base)
     tables = [math.prod(size) for size in sizes.values() if len(size) == 2 and size[0] == config.vocab_size]
     is_tied = getattr(config, "tie_word_embeddings", False) or len(tables) < 2
     embedding = tables[0] if tables else 0
-    # A tied head that was saved all the same is one tensor in the model.
+    # A tied head that was saved nevertheless is one tensor in the model.
     weights = sum(math.prod(size) for size in sizes.values()) - sum(tables[1:] if is_tied else [])
     adapters = _num_adapter_weights(base.lora, sizes) if base.lora is not None else 0
     everything = weights + adapters
@@ -50,19 +50,19 @@ def measure_model(base: BaseModelRef) -> ModelSize:
 
 
 def attention_width(config: Any) -> int:
-    """Return layers × heads × a head's width, of a transformers config; 0 for a model without attention."""
+    """Return layers × heads × head width of a transformers config; 0 for a model without attention."""
     num_heads = getattr(config, "num_attention_heads", None) or 0
     return int(config.num_hidden_layers * num_heads * head_width(config)) if num_heads else 0
 
 
 def cache_width(config: Any) -> int:
-    """Return how many numbers a token's keys and values are, over all layers; 0 for a model without attention."""
+    """Return the number of cached values per token over all layers; 0 for a model without attention."""
     heads = getattr(config, "num_key_value_heads", None) or getattr(config, "num_attention_heads", None) or 0
     return int(2 * config.num_hidden_layers * heads * head_width(config)) if heads else 0
 
 
 def head_width(config: Any) -> int:
-    """Return the width of an attention head, of a transformers config."""
+    """Return the width of an attention head of a transformers config."""
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
@@ -86,7 +86,7 @@ def _num_adapter_weights(lora: LoraConfig, sizes: dict[str, list[int]]) -> int:
 
 
 def _is_adapted(lora: LoraConfig, module: str) -> bool:
-    """Say whether peft puts an adapter on a module, as it reads `target_modules`."""
+    """Return whether peft puts an adapter on a module, by its rules for `target_modules`."""
     targets = lora.target_modules
     if targets == "all-linear":
         return not _TABLES.search(module)

@@ -1,4 +1,4 @@
-"""Random numbers as pure functions of what they are for."""
+"""Random numbers as pure functions of a key, which names their use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def seed_from(*key: int | str) -> int:
 def random_state(*key: int | str) -> np.random.RandomState:
     """Return a generator seeded by `key`.
 
-    RandomState, since NumPy freezes its stream for ever (NEP 19); the newer Generator's may change, and a search
-    must draw the same rows after an upgrade.
+    NumPy guarantees the stream of RandomState (NEP 19) but not that of the newer Generator, and a search must draw
+    the same rows after an upgrade.
     """
     return np.random.RandomState(seed_from(*key))

@@ -1,4 +1,4 @@
-"""Read the rows of a sub-dataset, from wherever it lies, into one form."""
+"""Read the rows of a sub-dataset from a file, a folder, the hub or a generator, as `Example`s."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _ROLES = ("system", "developer", "user", "assistant", "tool")
 
 @dataclass(frozen=True)
 class Example:
-    """One row: a prompt and its completion, or a chat.
+    """A row: a prompt and its completion, or a chat.
 
     Attributes:
-        prompt, completion: texts; the completion brings its own leading space. Of a chat, the text of all
-            messages but the last assistant's, and that one's.
+        prompt, completion: texts; the completion includes its leading space. Of a chat, the completion is the last
+            assistant's message, and the prompt is the text of all messages before it.
         choices: full completions of which `completion` is one; empty where the row has none.
-        answer: the text that holds a numeric answer, and tells a choice's letter in a completion.
+        answer: the text with the numeric answer, or with the letter of a choice in the completion.
         messages: (role, content) pairs of a chat; empty for a plain row.
     """
 
@@ -40,12 +40,12 @@ class Example:
 
 
 def read_splits(config: SearchConfig, sub_dataset: SubDatasetConfig) -> dict[str, list[Example]]:
-    """Return the examples of every split that the sub-dataset has; `test` is left out where it has none.
+    """Return the examples of each split of the sub-dataset; there is no `test` where it has none.
 
-    Splits that are carved come out of train by the seed, whole texts at a time, never out of test.
+    Carved splits are drawn from train by the seed, with all rows of a prompt at a time; never from test.
 
     Raises:
-        DataError: a file, column or row is not usable; names the row.
+        DataError: a file, column or row is unusable; names the row.
     """
     wanted = {split: getattr(sub_dataset.splits, split) for split in SPLITS}
     named = {split: name for split, name in wanted.items() if isinstance(name, str)}
@@ -62,7 +62,7 @@ def read_splits(config: SearchConfig, sub_dataset: SubDatasetConfig) -> dict[str
 
 
 def fingerprint(examples: Iterable[Example]) -> str:
-    """Return the sha256 over the texts of `examples`, in their order."""
+    """Return the sha256 of the texts of `examples`, in order."""
     digest = hashlib.sha256()
     for example in examples:
         row = [example.prompt, example.completion, example.answer, example.choices, example.messages]
@@ -78,8 +78,8 @@ def _read_named(config: SearchConfig, sub_dataset: SubDatasetConfig, split: str,
             sub_dataset.name,
             where,
             got="no rows",
-            wanted="at least one row",
-            fix="fill the file, name another split under splits, or leave the sub-dataset out",
+            expected="at least one row",
+            fix="add rows to the file, name another split under splits, or remove the sub-dataset",
         )
     return examples
 
@@ -87,7 +87,7 @@ def _read_named(config: SearchConfig, sub_dataset: SubDatasetConfig, split: str,
 def read_columns(
     config: SearchConfig, sub_dataset: SubDatasetConfig, split: str, name: str
 ) -> tuple[Iterable[Mapping[str, Any]], str]:
-    """Return the rows of a named split as they stand, and where they lie."""
+    """Return the rows of a named split without change, and their location for messages."""
     if sub_dataset.synthetic is not None:
         from tasks.data.synthetic import synthetic_rows
 
@@ -101,7 +101,7 @@ def read_columns(
 
 
 def _split_file(sub_dataset: SubDatasetConfig, path: Path, split: str, name: str) -> Path:
-    """Return the file that holds a split: the one file itself, or the one of that name in the folder."""
+    """Return the file of a split: `path` itself, or the file of that name in the folder."""
     if path.is_file():
         if split == "train":
             return path
@@ -111,8 +111,8 @@ def _split_file(sub_dataset: SubDatasetConfig, path: Path, split: str, name: str
             sub_dataset.name,
             f"path {path}",
             got="no such file or folder",
-            wanted="a data file or a folder of them",
-            fix=f"mend mixture.sub_datasets.{sub_dataset.name}.path (it counts from the YAML file)",
+            expected="a data file or a folder of them",
+            fix=f"fix mixture.sub_datasets.{sub_dataset.name}.path (paths are relative to the YAML file)",
         )
     candidates = [path / name, *(path / f"{name}{ending}" for ending in FORMATS)]
     for candidate in candidates:
@@ -122,8 +122,8 @@ def _split_file(sub_dataset: SubDatasetConfig, path: Path, split: str, name: str
     raise DataError(
         sub_dataset.name,
         f"split {split} in {path}",
-        got=f"no file {name}.*; there is {there}",
-        wanted=f"{name} with one of the endings {', '.join(FORMATS)}",
+        got=f"no file {name}.*; the folder contains {there}",
+        expected=f"{name} with one of the endings {', '.join(FORMATS)}",
         fix=f"name the file in splits.{split}"
         + (f", or carve it from train with splits: {{{split}: {{carve: 200}}}}" if split != "train" else "")
         + ("; test: null where there is none" if split == "test" else ""),
@@ -143,17 +143,20 @@ def _load_hub(sub_dataset: SubDatasetConfig, split: str) -> Iterable[Mapping[str
             sub_dataset.name,
             f"hub {sub_dataset.hub}, split {split}",
             got=" ".join(str(error).split())[:300],
-            wanted="a dataset that the hub serves, with this configuration and split",
+            expected="a dataset on the hub with this configuration and split",
             fix="check hub, hub_config, revision and splits; without a network, download it and use path",
         ) from error
     return rows
 
 
 def to_example(sub_dataset: SubDatasetConfig, row: Mapping[str, Any], where: str) -> Example:
-    """Return what a row of columns says; `where` names the row.
+    """Return the example of a row of columns.
+
+    Args:
+        where: the row, for messages.
 
     Raises:
-        DataError: the row has not the columns, or the texts, that can be learnt from.
+        DataError: the row lacks the columns or texts that training needs.
     """
     if sub_dataset.template is not None:
         example = _from_template(sub_dataset, row, where)
@@ -169,8 +172,8 @@ def to_example(sub_dataset: SubDatasetConfig, row: Mapping[str, Any], where: str
             sub_dataset.name,
             where,
             got=f"half of a surrogate pair: {str(error).split(':')[0]}",
-            wanted="text that UTF-8 can hold",
-            fix="mend the row; a character was cut in two when it was written",
+            expected="text that UTF-8 can encode",
+            fix="fix the row; a character was cut in two when it was written",
         ) from error
     return example
 
@@ -183,7 +186,7 @@ def _from_columns(name: str, row: Mapping[str, Any], where: str) -> Example:
             name,
             where,
             got=f"the columns {got!r:.300}",
-            wanted=f"text in {' and '.join(missing)}",
+            expected=f"text in {' and '.join(missing)}",
             fix="rename the columns, or map them with template: {prompt: '…{column}…', completion: ' {column}'}",
         )
     completion, answer = row["completion"], row.get("answer")
@@ -200,8 +203,8 @@ def _from_template(sub_dataset: SubDatasetConfig, row: Mapping[str, Any], where:
             sub_dataset.name,
             where,
             got=f"{type(error).__name__}: {error}; columns with a value: {_with_values(row)}",
-            wanted="a template that names columns of the row",
-            fix="mend the sub-dataset's template",
+            expected="a template that names columns of the row",
+            fix="fix the sub-dataset's template",
         ) from error
     return _checked(sub_dataset.name, where, filled.prompt, filled.completion, filled.answer, filled.choices)
 
@@ -221,9 +224,9 @@ def _from_messages(name: str, messages: Any, where: str) -> Example:
             name,
             where,
             got=f"messages = {messages!r:.120}",
-            wanted=f"a list of {{role, content}} texts, each role one of {', '.join(_ROLES)}, "
+            expected=f"a list of {{role, content}} texts, each role one of {', '.join(_ROLES)}, "
             "that ends with the assistant's, which is not empty",
-            fix="mend the row",
+            fix="fix the row",
         )
     pairs = tuple((m["role"], m["content"]) for m in messages)
     prompt = "\n".join(f"{role}: {content}" for role, content in pairs[:-1])
@@ -231,15 +234,15 @@ def _from_messages(name: str, messages: Any, where: str) -> Example:
 
 
 def _checked(name: str, where: str, prompt: str, completion: str, answer: str, choices: Any) -> Example:
-    """Return the example; its choices become full completions of which the completion is one."""
+    """Return the example after checking its texts; choices become full completions, of which the completion is one."""
     for text, what in ((completion, "completion, so every label is masked"), (answer, "answer")):
         if not text.strip():
             raise DataError(
                 name,
                 where,
                 got=f"an empty {what}",
-                wanted="text to learn",
-                fix="remove the row or fill its column",
+                expected="text to learn from",
+                fix="remove the row, or fill its column",
             )
     if choices is None:
         return Example(prompt, completion, answer)
@@ -252,8 +255,8 @@ def _checked(name: str, where: str, prompt: str, completion: str, answer: str, c
             name,
             where,
             got=f"choices {choices!r:.120} with the answer {answer!r:.80}",
-            wanted="a list of two or more texts, the answer exactly once among them",
-            fix="mend the row's choices, or set metric: exact_match and drop the column (or make it null)",
+            expected="a list of two or more texts, the answer exactly once among them",
+            fix="fix the row's choices, or set metric: exact_match and drop the column (or make it null)",
         )
     return Example(prompt, completion, answer, tuple(texts))
 
@@ -265,7 +268,7 @@ def _are_choices(value: Any) -> bool:
 def _carve(
     train: Sequence[Example], count: int, name: str, split: str, seed: int
 ) -> tuple[list[Example], list[Example]]:
-    """Return (rest, carved); rows of one prompt stay together, so no text stands in both."""
+    """Return (rest, carved). Rows of one prompt stay together, so that no prompt is in both."""
     prompts = list(dict.fromkeys(example.prompt for example in train))
     order = random_state(seed, "carve", name, split).permutation(len(prompts))
     rows_of: dict[str, list[int]] = {}
@@ -281,7 +284,7 @@ def _carve(
             name,
             f"splits.{split}",
             got=f"{len(train)} train rows, {count} to carve",
-            wanted="rows left to train on",
+            expected="rows left to train on",
             fix=f"carve fewer rows, or name a file in splits.{split}",
         )
     rest = [example for index, example in enumerate(train) if index not in carved]

@@ -1,4 +1,4 @@
-"""The quickstart's skills: rows drawn from a seed, and the character tokenizer that reads them."""
+"""Generate the quickstart's rows from a seed, and build its character tokenizer."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 SPLITS = ("validation", "test", "train")  # the order in which they are cut from the pool
 CHARACTERS = string.ascii_letters + string.digits + " \n" + "!\"#%&'()*+,-./:;<=>?[]_|"
 MODEL_MAX_LENGTH = 128
-PREFIX = " => "  # stands before each sub-dataset's answer, and never in the base's text
-MOST_REPEATS = 1000  # draws in a row that give no new prompt, before a skill counts as exhausted
+PREFIX = " => "  # precedes the answer of each sub-dataset; never part of the base's text
+MOST_REPEATS = 1000  # consecutive draws without a new prompt after which a skill counts as exhausted
 
 ROMAN = tuple(
     zip(
@@ -33,7 +33,7 @@ ROMAN = tuple(
 
 @dataclass(frozen=True)
 class Exercise:
-    """What a prompt is filled with, its answer, and a plausible wrong one that never equals it."""
+    """The values of a prompt, its answer, and a plausible wrong answer, which never equals it."""
 
     given: tuple[object, ...]
     right: str
@@ -42,7 +42,7 @@ class Exercise:
 
 @dataclass(frozen=True)
 class Form:
-    """One surface format of a skill: `prompt` is a format string over the exercise's `given`."""
+    """A surface format of a skill: `prompt` is a format string over the exercise's `given`."""
 
     draw: Callable[[Random], Exercise]
     prompt: str
@@ -153,7 +153,7 @@ SKILLS: Mapping[str, tuple[Form, ...]] = MappingProxyType(
         "cmp2": (Form(_compare, "{} : {}"),),
         "caes": (Form(_shift, "next {}?"),),
         "roman": (Form(_to_roman, "roman {}?"),),
-        # Of `held_out.yaml` only, so that what is chosen on the others is checked on these.
+        # Used in `held_out.yaml` only: choices made on the skills above are checked on these.
         "min": (Form(_smallest, "min {}?"),),
         "sort": (Form(_sort, "sort {}?"),),
         "rev": (Form(_reverse, "rev {}?"),),
@@ -162,7 +162,7 @@ SKILLS: Mapping[str, tuple[Form, ...]] = MappingProxyType(
         "rev2": (Form(_reverse, "{} | backwards"),),
         "copy": (Form(_copy, "copy {}?"),),
         "roman2": (Form(_to_roman, "{} as roman"),),
-        # Of `held_out2.yaml` and `held_out3.yaml` only, for the same reason.
+        # Used in `held_out2.yaml` and `held_out3.yaml` only, for the same reason.
         "max3": (Form(_largest, "top of {}"),),
         "cnt3": (Form(_count, "how many {} in {}"),),
         "caes3": (Form(_shift, "{} + 1"),),
@@ -181,9 +181,8 @@ SKILLS: Mapping[str, tuple[Form, ...]] = MappingProxyType(
 def synthetic_rows(settings: SyntheticConfig, split: str, seed: int) -> list[dict[str, str]]:
     """Return the rows of one split, each with `prompt`, `completion` and `answer`.
 
-    One pool of unique prompts is drawn and cut into validation, test and train, in this order: no prompt
-    stands in two splits, and another number of train rows leaves validation and test as they are. Only
-    train has wrong labels and repeats.
+    One pool of unique prompts is drawn and cut into validation, test and train, in this order. So no prompt is in two
+    splits, and the number of train rows does not change validation and test. Only train has wrong labels and repeats.
 
     Args:
         split: train, validation or test.
@@ -230,7 +229,7 @@ def _draw_pool(skill: str, num_rows: int, seed: int) -> list[tuple[Form, Exercis
         skill,
         "synthetic",
         got=f"{len(pool)} unique prompts, and no new one in {MOST_REPEATS} draws",
-        wanted=f"{num_rows} (unique_rows + validation_rows + test_rows), no prompt twice",
+        expected=f"{num_rows} (unique_rows + validation_rows + test_rows), no prompt twice",
         fix="lower synthetic.unique_rows (repeats makes up the size), validation_rows or test_rows",
     )
 
@@ -242,12 +241,12 @@ def _row(form: Form, exercise: Exercise, answer: str) -> dict[str, str]:
 
 def _unknown(skill: str, where: str, got: str, known: tuple[str, ...]) -> DataError:
     near = difflib.get_close_matches(got, known, n=1)
-    fix = f"write {near[0]}" if near else f"write one of these for {got!r}"
-    return DataError(skill, where, got=repr(got), wanted=f"one of {', '.join(known)}", fix=fix)
+    fix = f"write {near[0]}" if near else f"write one of these instead of {got!r}"
+    return DataError(skill, where, got=repr(got), expected=f"one of {', '.join(known)}", fix=fix)
 
 
 def character_tokenizer() -> PreTrainedTokenizerFast:
-    """Build the quickstart's tokenizer: a token a character, nothing added, `<unk>` for other characters."""
+    """Build the quickstart's tokenizer: one token per character, no added tokens, `<unk>` for other characters."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

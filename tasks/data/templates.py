@@ -1,4 +1,4 @@
-"""Fill a template from the columns of a row."""
+"""Fill a template with the columns of a row."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tasks.data.randomness import random_state
 
 @dataclass(frozen=True)
 class FilledTemplate:
-    """What a template says of one row; `choices` as the row's column holds them, or full completions."""
+    """The texts of a row; `choices` are the value of the row's column, or full completions."""
 
     prompt: str
     completion: str
@@ -25,9 +25,9 @@ def fill_template(template: TemplateConfig, row: Mapping[str, Any]) -> FilledTem
     """Return the texts of one row.
 
     Raises:
-        KeyError, IndexError, ValueError, AttributeError, TypeError, OverflowError: the template does not fit it.
+        KeyError, IndexError, ValueError, AttributeError, TypeError, OverflowError: the template does not fit the row.
     """
-    # Neither null nor NaN, which alone differs from itself, is text.
+    # Null and NaN are not text; NaN alone differs from itself.
     row = {column: value for column, value in row.items() if value is not None and value == value}
     choices: Any = template.choices
     if template.options is not None:
@@ -43,7 +43,7 @@ def fill_template(template: TemplateConfig, row: Mapping[str, Any]) -> FilledTem
 
 
 def _lettered(options: OptionsConfig, row: Mapping[str, Any]) -> tuple[list[dict[str, str]], int]:
-    """Return for each option the columns that a completion may name, and the index of the right one."""
+    """Return the columns of each option that a completion may name, and the index of the right option."""
     texts = _values(options.texts, row)
     letters = list(ascii_uppercase[: len(texts)])
     labels = letters if options.labels is None else _values(options.labels, row)
@@ -51,7 +51,7 @@ def _lettered(options: OptionsConfig, row: Mapping[str, Any]) -> tuple[list[dict
     if not len(labels) == len(texts) == len(letters) or labels.count(right) != 1:
         raise ValueError(f"options {texts!r:.120} with the labels {labels!r:.60}; {right!r:.40} is right")
     order = list(range(len(texts)))
-    if options.shuffle:  # a function of the texts alone, so that every search shows one row alike
+    if options.shuffle:  # depends on the texts alone, so that every search shows the row in the same way
         order = [int(i) for i in random_state("options", *texts).permutation(len(texts))]
     lines = "\n".join(f"{letter}. {texts[i]}" for letter, i in zip(letters, order, strict=True))
     columns = [
@@ -62,7 +62,7 @@ def _lettered(options: OptionsConfig, row: Mapping[str, Any]) -> tuple[list[dict
 
 
 def _values(given: str | tuple[str, ...], row: Mapping[str, Any]) -> list[str]:
-    """Return the texts of a column that holds a list, or of a format string each."""
+    """Return the texts of a column with a list, or of one format string per text."""
     if isinstance(given, tuple):
         return [text.format_map(row) for text in given]
     column, _ = Formatter().get_field(given, (), row)

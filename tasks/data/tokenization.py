@@ -1,4 +1,4 @@
-"""Tokenise a split once, cached by content."""
+"""Tokenize a split once; the cache is keyed by content."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tasks.data.sources import Example, fingerprint
 from tasks.errors import DataError, ModelError
 from tasks.runtime.files import publish_folder
 
-# Part of the cache's key: raised when `encode_example` gives other columns for the same text.
+# Part of the cache's key; raised when `encode` returns other columns for the same text.
 _ENCODING_VERSION = 1
 
 
 class Encoder:
-    """Turns examples into token ids with one tokenizer."""
+    """Encodes examples as token ids with one tokenizer."""
 
     def __init__(
         self, directory: str, max_length: int, *, trust_remote_code: bool, num_embeddings: int = 0
@@ -36,7 +36,7 @@ class Encoder:
             raise ModelError(
                 directory,
                 got=f"a tokenizer that cannot be loaded: {' '.join(str(error).split())[:200]}",
-                wanted="tokenizer files as save_pretrained writes them",
+                expected="tokenizer files as save_pretrained writes them",
                 fix="save the tokenizer beside the model again, or set model.tokenizer",
             ) from error
         self.max_length = max_length
@@ -44,7 +44,7 @@ class Encoder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Return a hash over everything of the tokenizer that changes its output."""
+        """Return a hash of everything in the tokenizer that changes its output."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         content = backend.to_str() if backend is not None else json.dumps(self.tokenizer.get_vocab())
         parts = [
@@ -56,12 +56,12 @@ class Encoder:
         return hashlib.sha256("\x1f".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
     def encode(self, example: Example) -> dict[str, Any]:
-        """Return one row's columns.
+        """Return the columns of a row.
 
-        input_ids: prompt, completion and end-of-text; supervised: 1 where a token is learnt; prompt_length:
-        tokens before the completion that is evaluated; choice_ids: each choice's tokens, without end-of-text;
-        gold: index of the right choice, -1 without choices; completion: the text that an exact match gives;
-        answer: the text that holds a numeric answer.
+        input_ids: prompt, completion and end-of-text. supervised: the loss mask, 1 where a token is learnt.
+        prompt_length: number of tokens before the completion that is evaluated. choice_ids: tokens of each choice,
+        without end-of-text. gold: index of the right choice, -1 without choices. completion: text that is compared in
+        an exact match. answer: text with the numeric answer.
         """
         if example.messages:
             ids, supervised, prompt_length = self._encode_chat(example)
@@ -84,14 +84,14 @@ class Encoder:
         }
 
     def check(self, row: Mapping[str, Any]) -> None:
-        """Refuse a row that cannot be scored, or whose completion the tokenizer does not know.
+        """Check that a row can be scored and that the tokenizer knows its completion.
 
         Raises:
-            ValueError: says why.
+            ValueError: it cannot, or it does not; the text gives the reason.
         """
         completion = row["input_ids"][row["prompt_length"] :]
         largest = max(row["input_ids"], default=0)
-        # Only tokens in use: some tokenizers hold one (of padding, of images) that their model never sees.
+        # Only tokens in use: some tokenizers have one (for padding, for images) that the model never sees.
         if 0 < self.num_embeddings <= largest:
             known = f"the model has the tokens 0 to {self.num_embeddings - 1}"
             raise ValueError(f"token {largest} ({self.tokenizer.decode([largest])!r}), and {known}")
@@ -106,9 +106,9 @@ class Encoder:
             )
 
     def _encode_pair(self, prompt: str, completion: str) -> tuple[list[int], list[int]]:
-        """Tokenise the joined text and cut it where the prompt's tokens end, as lm-evaluation-harness does.
+        """Tokenize the joined text and cut it after the prompt's tokens, as lm-evaluation-harness does.
 
-        Where the joined text's tokens do not begin with the prompt's, the two are tokenised apart.
+        Prompt and completion are tokenized separately where the joined tokens do not begin with the prompt's.
         """
         prompt_ids: list[int] = self.tokenizer(prompt)["input_ids"]
         joined: list[int] = self.tokenizer(prompt + completion)["input_ids"]
@@ -118,7 +118,7 @@ class Encoder:
         return prompt_ids, self.tokenizer(completion, add_special_tokens=False)["input_ids"]
 
     def _encode_chat(self, example: Example) -> tuple[list[int], list[int], int]:
-        """Render the chat with the tokenizer's template and supervise the assistant's spans only."""
+        """Render the chat with the tokenizer's template; only the assistant's spans are in the loss mask."""
         messages = [{"role": role, "content": content} for role, content in example.messages]
         full: str = self.tokenizer.apply_chat_template(messages, tokenize=False)
         spans = []
@@ -141,14 +141,17 @@ class Encoder:
         return encoded["input_ids"][:end], supervised[:end], prompt_length
 
 
-def tokenise_split(
+def tokenize_split(
     encoder: Encoder, name: str, split: str, examples: Sequence[Example], cache: Path, on_too_long: str
 ) -> SplitRef:
-    """Return the tokenised split, from `cache` where its content was tokenised before.
+    """Return the tokenized split, from `cache` where it has the same content.
+
+    Args:
+        name, split: sub-dataset and split, for messages.
+        on_too_long: `drop` or `error`, for a row longer than the encoder's max_length.
 
     Raises:
-        DataError: a row is longer than the encoder's max_length (and rows are not to be dropped), or none is
-            left.
+        DataError: a row is too long or cannot be encoded, or no row is left.
     """
     texts = fingerprint(examples)
     key = hashlib.sha256(
@@ -175,8 +178,8 @@ def _encode_all(
                 name,
                 f"{split} row {index}",
                 got=" ".join(str(error).split())[:300],
-                wanted="a row that the tokenizer (and, for messages, its chat template) can encode",
-                fix="mend the row, or set model.tokenizer to one that fits; messages need one with a chat template",
+                expected="a row that the tokenizer (and, for messages, its chat template) can encode",
+                fix="fix the row, or set model.tokenizer to one that fits; messages need one with a chat template",
             ) from error
         if row["num_tokens"] > encoder.max_length:
             if on_too_long == "drop":
@@ -185,7 +188,7 @@ def _encode_all(
                 name,
                 f"{split} row {index}",
                 got=f"{row['num_tokens']} tokens ({row['prompt_length']} of them prompt)",
-                wanted=f"at most training.max_length = {encoder.max_length}",
+                expected=f"at most training.max_length = {encoder.max_length}",
                 fix="raise training.max_length, shorten the row, or --set mixture.on_too_long=drop",
             )
         rows.append(row)
@@ -194,7 +197,7 @@ def _encode_all(
             name,
             split,
             got="every row is longer than training.max_length",
-            wanted="at least one row that fits",
+            expected="at least one row that fits",
             fix="raise training.max_length",
         )
     return rows

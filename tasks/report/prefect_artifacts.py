@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Callable
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -20,7 +21,13 @@ from prefect.context import TaskRunContext
 from prefect.exceptions import PrefectException
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
-from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, PREFECT_UI_URL, temporary_settings
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_CLIENT_MAX_RETRIES,
+    PREFECT_HOME,
+    PREFECT_UI_URL,
+    temporary_settings,
+)
 from prefect.utilities.urls import url_for
 
 from tasks.config.loading import load_config, search_id_of
@@ -29,11 +36,9 @@ from tasks.errors import MsftError
 from tasks.record.events import rounds_of, start_of
 from tasks.record.names import mlflow_address, mlflow_command, round_title, search_title
 from tasks.report.markdown import Events, round_rows, tell_round, tell_search
+from tasks.runtime.prefect_server import LOCAL_PAGES
 
 logger = logging.getLogger(__name__)
-
-# The pages of `prefect server start`, which shows what our own server (without pages) has kept.
-LOCAL_PAGES = "http://127.0.0.1:4200"
 
 
 def search_run_name() -> str:
@@ -111,7 +116,8 @@ def page_of_this_run() -> str:
     address = url_for("flow-run", flow_run.id) or LOCAL_PAGES
     api, pages = PREFECT_API_URL.value() or "", PREFECT_UI_URL.value() or ""
     is_own_server = pages == LOCAL_PAGES and urlsplit(api).netloc != urlsplit(pages).netloc
-    return f"prefect server start, then {address}" if is_own_server else address
+    home = shlex.quote(str(PREFECT_HOME.value()))
+    return f"PREFECT_HOME={home} prefect server start, then {address}" if is_own_server else address
 
 
 def _key(search: SearchRef, name: str) -> str:

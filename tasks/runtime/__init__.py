@@ -1,1 +1,1 @@
-"""Processes, GPUs, files and servers of this machine."""
+"""Processes, GPUs, files and servers of the machine."""

@@ -1,8 +1,9 @@
-"""Prefect's API for one command: the configured server, or one of its own that ends with the command."""
+"""Prefect's API for one command: the configured server, or an embedded one that ends with the command."""
 
 from __future__ import annotations
 
 import logging
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,43 +12,55 @@ from pathlib import Path
 from typing import TypeVar
 
 import httpx
+import prefect
+from prefect.client.orchestration import get_client
 from prefect.settings import (
     PREFECT_API_URL,
+    PREFECT_CLIENT_MAX_RETRIES,
     PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+    PREFECT_HOME,
     PREFECT_UI_URL,
     get_current_settings,
     temporary_settings,
 )
 
 from tasks.errors import PrefectServerError
-from tasks.report.prefect_artifacts import LOCAL_PAGES
-from tasks.runtime.processes import keep_running
+from tasks.runtime.files import make_folder
+from tasks.runtime.launch import worker_environment
+from tasks.runtime.processes import bypass_proxy, keep_running
 
 logger = logging.getLogger(__name__)
 
-# A first start creates Prefect's database: 16 s measured on an idle machine (facts.md, A8).
+# Where `prefect server start` listens unless it is told otherwise.
+LOCAL_PAGES = "http://127.0.0.1:4200"
+# The first start in a new home creates Prefect's database: 16 s measured on an idle machine.
 _START_S = 180.0
+# A configured server runs already; with the timeout of one request, its failure is told within a minute.
+_ANSWER_S, _REQUEST_S = 45.0, 5.0
 _POLL_S = 0.1
 _MAX_CALLS = 5
 # One that ends by itself does so again, as with a package that is missing; one that is killed need not.
 _MAX_FAILED_STARTS = 3
+# The last line of a traceback; uvicorn adds lines that say only that it failed.
+_RAISED = re.compile(r"[\w.]*(?:Error|Exception)\b.*")
 Result = TypeVar("Result")
 
 
 def run_flow(flow: Callable[[], Result], output_root: str) -> Result:
-    """Call a flow with an API: that of PREFECT_API_URL, or else of a server of our own; return its result.
+    """Call a flow with an API: that of PREFECT_API_URL, or else of an embedded server; return its result.
 
     Prefect's temporary server outlives a flow that is killed, gets the terminal's Ctrl-C before the flow has
-    reported its end, and takes the flow with it when it dies. Ours does none of the three: it is started again,
-    and so is the flow where it noticed, which goes on where it was.
+    reported its end, and takes the flow with it when it dies. The embedded one does none of the three: it is started
+    again, and the flow is called again where it lost the server, and goes on where it was.
 
     Raises:
-        PrefectServerError: the server does not start, or dies again and again.
+        PrefectServerError: the server does not answer, or dies again and again.
     """
     # A keepalive that comes while the connection for Prefect's events ends is logged with a traceback, though
     # nothing is lost: Prefect connects again.
     logging.getLogger("websockets.client").setLevel(logging.CRITICAL)
-    # Each flow would wait a second for its heartbeat thread (facts.md, A8); deployments keep theirs.
+    bypass_proxy()
+    # Each flow would wait a second for its heartbeat thread; deployments keep theirs.
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}), _api(output_root) as url:
         for _ in range(_MAX_CALLS):
             try:
@@ -55,12 +68,12 @@ def run_flow(flow: Callable[[], Result], output_root: str) -> Result:
             except httpx.TransportError as error:
                 cause = f"lost ({error})"
                 logger.warning(f"Prefect server at {url}: {cause}; going on when it answers again")
-                _wait_for(url, output_root)
+                _wait_for(url, output_root, _START_S)
     raise PrefectServerError(url, cause, str(_log(output_root)))
 
 
 def _call(flow: Callable[[], Result]) -> Result:
-    """Call the flow; what hides a lost server is unwrapped, as Prefect does it in a process's first request."""
+    """Call the flow; unwrap the error that hides a lost server in a process's first request."""
     try:
         return flow()
     except RuntimeError as error:
@@ -71,22 +84,47 @@ def _call(flow: Callable[[], Result]) -> Result:
 
 @contextmanager
 def _api(output_root: str) -> Iterator[str]:
-    """Give the URL of the API that flows use in the block."""
+    """Yield the URL of the API that flows use in the block."""
     configured = PREFECT_API_URL.value()
     if configured:
+        _wait_for(configured, output_root, _ANSWER_S)
         yield configured
         return
-    port = _free_port()
-    environment = get_current_settings().to_environment_variables(exclude_unset=True)
-    # What Prefect sets for its own temporary server.
-    environment |= {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+    url = f"http://127.0.0.1:{_free_port()}/api"
+    with (
+        temporary_settings(
+            {PREFECT_API_URL: url, PREFECT_UI_URL: LOCAL_PAGES, PREFECT_HOME: _home(output_root)}
+        ),
+        _serve(url, output_root) as exit_codes,
+    ):
+        _wait_for(url, output_root, _START_S, exit_codes)
+        yield url
+
+
+@contextmanager
+def _serve(url: str, output_root: str) -> Iterator[list[int]]:
+    """Run the embedded server while the block runs; yield its exit codes so far."""
+    settings = get_current_settings().to_environment_variables(exclude_unset=True)
+    del settings["PREFECT_API_URL"]
+    # As Prefect sets them for its own temporary server.
+    settings |= {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
     arguments = ["uvicorn", "--factory", "prefect.server.api.server:create_app", "--host", "127.0.0.1"]
-    arguments += ["--port", str(port), "--log-level", "error", "--lifespan", "on"]
-    url = f"http://127.0.0.1:{port}/api"
-    with keep_running(arguments, _log(output_root), environment) as exit_codes:
-        _wait_for(url, output_root, exit_codes)
-        with temporary_settings({PREFECT_API_URL: url, PREFECT_UI_URL: LOCAL_PAGES}):
-            yield url
+    arguments += ["--port", str(httpx.URL(url).port), "--log-level", "error", "--lifespan", "on"]
+    with keep_running(arguments, _log(output_root), worker_environment(1) | settings) as exit_codes:
+        yield exit_codes
+
+
+def _home(output_root: str) -> Path:
+    """Return the server's home: PREFECT_HOME where one is chosen, or else a folder for this version of Prefect.
+
+    The database in the default home may have been migrated by another version, and then this one refuses it.
+    """
+    chosen = Path(PREFECT_HOME.value())
+    if chosen != Path.home() / ".prefect":
+        return chosen
+    home = Path(output_root, "cache", f"prefect-{prefect.__version__}").resolve()
+    make_folder(home)
+    return home
 
 
 def _log(output_root: str) -> Path:
@@ -100,20 +138,25 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait_for(url: str, output_root: str, exit_codes: Sequence[int] = ()) -> None:
-    """Wait until the server answers, but not for one that ends by itself again and again."""
-    deadline = time.monotonic() + _START_S
-    cause = "no answer"
-    while time.monotonic() < deadline:
-        try:
-            httpx.get(f"{url}/health", timeout=5).raise_for_status()
-            return
-        except httpx.HTTPError as error:
-            cause = str(error)
-        if sum(code > 0 for code in exit_codes) >= _MAX_FAILED_STARTS:
-            lines = _log(output_root).read_text(errors="replace").split("\n")
-            last = next((line.strip() for line in reversed(lines) if line.strip()), "nothing in its log")
-            cause = f"it ended {len(exit_codes)} times before it answered: {last}"
-            break
-        time.sleep(_POLL_S)
-    raise PrefectServerError(url, cause, str(_log(output_root)))
+def _wait_for(url: str, output_root: str, patience_s: float, exit_codes: Sequence[int] = ()) -> None:
+    """Wait until the server at PREFECT_API_URL answers, but not for one that ends by itself again and again."""
+    deadline = time.monotonic() + patience_s
+    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+        client = get_client(httpx_settings={"timeout": _REQUEST_S}, sync_client=True)
+        while (error := client.api_healthcheck()) is not None:
+            if isinstance(error, httpx.HTTPStatusError) and error.response.status_code < 500:
+                return  # it answers, and knows better than we what it wants
+            cause = f"no answer ({error})"
+            if sum(code > 0 for code in exit_codes) >= _MAX_FAILED_STARTS:
+                cause = f"it ended {len(exit_codes)} times before it answered: {_cause_in(_log(output_root))}"
+            elif time.monotonic() < deadline:
+                time.sleep(_POLL_S)
+                continue
+            raise PrefectServerError(url, cause, str(_log(output_root)))
+
+
+def _cause_in(log: Path) -> str:
+    """Return the last error in a log, or else its last line."""
+    lines = [line.strip() for line in log.read_text(errors="replace").split("\n") if line.strip()]
+    raised = [line for line in lines if _RAISED.match(line)]
+    return next(reversed(raised or lines), "nothing in its log")

@@ -39,11 +39,16 @@ def child_environment() -> dict[str, str]:
         if name not in _OF_RANKS and not name.startswith(_OF_LAUNCHERS)
     }
     # PYTHONSAFEPATH is -P for the processes that a launcher starts.
-    return {**kept, **without_proxy(kept), "PYTHONSAFEPATH": "1", "MSFT_OWNER_PID": str(os.getpid())}
+    return {**kept, **_without_proxy(kept), "PYTHONSAFEPATH": "1", "MSFT_OWNER_PID": str(os.getpid())}
 
 
-def without_proxy(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables with which this machine's own addresses use no proxy, beside those set already."""
+def bypass_proxy() -> None:
+    """Let this process reach the machine's own addresses without a proxy."""
+    os.environ.update(_without_proxy(os.environ))
+
+
+def _without_proxy(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that exempt the machine's own addresses, beside those set already, from a proxy."""
     before = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
     hosts = [host.strip() for host in before.split(",") if host.strip()]
     joined = ",".join(dict.fromkeys([*hosts, *_NOT_PROXIED]))

@@ -68,8 +68,8 @@ def _tokenizer(spec: dict[str, Any]) -> Any:
         raise ModelError(
             name,
             got=" ".join(str(error).split())[:200],
-            wanted="a tokenizer: a directory, a hub id or `characters`",
-            fix="mend model.tokenizer",
+            expected="a tokenizer: a directory, a hub id or `characters`",
+            fix="fix model.tokenizer",
         ) from error
 
 

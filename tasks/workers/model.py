@@ -41,7 +41,7 @@ def load_base(base: BaseModelRef) -> Any:
         raise ModelError(
             base.directory,
             got=" ".join(str(error).split())[:300],
-            wanted="a causal language model that transformers loads",
+            expected="a causal language model that transformers loads",
             fix="read its code, and set model.trust_remote_code=true if you trust it"
             if needs_trust
             else "check model.source and model.attn_implementation",
@@ -76,7 +76,7 @@ def _with_adapters(model: Any, base: BaseModelRef) -> Any:
         raise ModelError(
             base.directory,
             got=" ".join(str(error).split())[:300],
-            wanted="model.lora.target_modules that the model has",
+            expected="model.lora.target_modules that the model has",
             fix="use all-linear, or name modules of this model",
         ) from error
 
@@ -104,7 +104,7 @@ def load_weights(model: Any, directory: Path, file: str = WEIGHTS) -> None:
         raise ModelError(
             str(directory),
             got=f"other tensors than the model's, such as {', '.join(odd)}",
-            wanted="a checkpoint of this search",
+            expected="a checkpoint of this search",
             fix="start another search with a new name",
         )
     with torch.no_grad():

@@ -17,7 +17,7 @@ from tasks.comparison.report import write_frames
 from tasks.config.schema import SearchConfig
 from tasks.contracts import BaseModelRef, ScoreRequest, ScoreSpec, ScoreSplit
 from tasks.data.base_model import prepare_base_model
-from tasks.data.tokenization import Encoder, tokenise_split
+from tasks.data.tokenization import Encoder, tokenize_split
 from tasks.errors import CheckpointDamagedError
 from tasks.record.checkpoints import checkpoint_directory, verify
 from tasks.record.events import EnvironmentChanged, Event
@@ -78,7 +78,7 @@ def base_model(root: Path, parts: Parts) -> list[str]:
 
 
 def token_cache(root: Path, parts: Parts) -> list[str]:
-    split = tokenise_split(parts.encoder, "max", "train", examples_of("max"), root / "cache", "error")
+    split = tokenize_split(parts.encoder, "max", "train", examples_of("max"), root / "cache", "error")
     return [str(Path(split.directory).relative_to(root))]
 
 

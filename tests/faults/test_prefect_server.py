@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
+import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -24,6 +26,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
 from tasks.errors import PrefectServerError
+from tasks.runtime import prefect_server
 from tasks.runtime.prefect_server import run_flow
 from tests.faults.tracking_server import free_port
 
@@ -69,6 +72,68 @@ def test_a_server_of_our_own_listens_on_the_loopback_address_only(tmp_path: Path
 
     with temporary_settings({PREFECT_API_URL: None, PREFECT_HOME: tmp_path / "prefect"}):
         assert run_flow(listening, str(tmp_path)) == {"127.0.0.1"}
+
+
+def test_an_embedded_server_has_a_home_of_its_own(tmp_path: Path) -> None:
+    """The database in ~/.prefect may be that of another Prefect version, which this one refuses."""
+
+    def home() -> Path:
+        return Path(PREFECT_HOME.value())
+
+    with temporary_settings({PREFECT_API_URL: None}, restore_defaults={PREFECT_HOME}):
+        used = run_flow(home, str(tmp_path))
+    assert used.parent == tmp_path / "cache"
+    assert (used / "prefect.db").is_file()
+
+
+def test_a_database_of_another_version_is_named_as_the_cause(tmp_path: Path) -> None:
+    home = tmp_path / "prefect"
+    home.mkdir()
+    with sqlite3.connect(home / "prefect.db") as database:
+        database.execute("CREATE TABLE alembic_version (version_num TEXT)")
+        database.execute("INSERT INTO alembic_version VALUES ('f00f00f00f00')")
+    database.close()
+    with (
+        temporary_settings({PREFECT_API_URL: None, PREFECT_HOME: home}),
+        pytest.raises(PrefectServerError, match="Can't locate revision identified by 'f00f00f00f00'"),
+    ):
+        run_flow(Flow(), str(tmp_path))
+
+
+def test_a_dead_configured_server_is_named_in_a_minute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert prefect_server._ANSWER_S + prefect_server._REQUEST_S < 60
+    monkeypatch.setattr(prefect_server, "_ANSWER_S", 0.5)
+    monkeypatch.setattr(prefect_server, "_REQUEST_S", 0.5)
+    flow = Flow()
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        for port in (silent.getsockname()[1], free_port()):
+            url = f"http://127.0.0.1:{port}/api"
+            told = rf"{url}: no answer(.|\n)*unset it"
+            with (
+                temporary_settings({PREFECT_API_URL: url}),
+                pytest.raises(PrefectServerError, match=told),
+            ):
+                run_flow(flow, str(tmp_path))
+    assert flow.num_calls == 0
+
+
+@pytest.mark.usefixtures("_api")
+def test_a_server_on_this_machine_is_reached_without_a_proxy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "")  # put back after the test
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
+
+    def status() -> int:
+        return httpx.get(f"{PREFECT_API_URL.value()}/health").status_code
+
+    assert run_flow(status, str(tmp_path)) == 200
 
 
 @pytest.mark.usefixtures("_api")

@@ -17,7 +17,7 @@ from tasks.algorithm.state import CheckpointKey
 from tasks.config.schema import LoraConfig, ModelConfig, SearchConfig
 from tasks.contracts import BaseModelRef, Mixture, ScoreRequest, ScoreSpec, ScoreSplit, SplitRef
 from tasks.data.base_model import prepare_base_model
-from tasks.data.tokenization import Encoder, tokenise_split
+from tasks.data.tokenization import Encoder, tokenize_split
 from tasks.errors import ModelError
 from tasks.record.checkpoints import checkpoint_directory
 from tasks.workers.model import load_base, load_weights
@@ -128,7 +128,7 @@ def test_smollm2_trains_from_its_gguf_file(
     base = prepare_base_model(config_with({"source": GGUF}, tmp_path))
     encoder = Encoder(base.directory, 64, trust_remote_code=False)
     examples = examples_of("cmp", num_rows=8)
-    split: SplitRef = tokenise_split(encoder, "cmp", "train", examples, tmp_path / "splits", "error")
+    split: SplitRef = tokenize_split(encoder, "cmp", "train", examples, tmp_path / "splits", "error")
     draws = tiny_mixture.draws[0].model_copy(update={"name": "cmp", "train": split, "rows_per_epoch": 8})
     changes = {"draws": (draws,), "epoch_rows": 8, "num_rows": 16, "num_steps": 4, "evaluation_offsets": (4,)}
     rollout = make_rollout(

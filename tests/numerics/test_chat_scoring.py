@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from tasks.contracts import ScoreSplit
 from tasks.data.sources import Example
 from tasks.data.synthetic import character_tokenizer
-from tasks.data.tokenization import Encoder, tokenise_split
+from tasks.data.tokenization import Encoder, tokenize_split
 from tasks.workers.model import shape_of
 from tasks.workers.scoring import Scorer, end_tokens
 from tests.conftest import TINY_LLAMA
@@ -64,7 +64,7 @@ def test_what_is_generated_after_the_turn_does_not_count(
 ) -> None:
     """The labels begin with a space, so the model's own text has to be compared; 11 is of its second turn."""
     rows = [chat("3+4?", " 7"), chat("3+4?", " 11")]
-    split = tokenise_split(encoder, "chat", "validation", rows, tmp_path, "error")
+    split = tokenize_split(encoder, "chat", "validation", rows, tmp_path, "error")
     settings = {"name": "chat", "metric": metric, "max_new_tokens": 40, "split": split}
     scorer = Scorer(talkative, encoder.tokenizer, 512, shape_of(talkative), autocast=False)
     assert scorer.score(ScoreSplit.model_validate(settings)).correct == "10"

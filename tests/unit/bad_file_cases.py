@@ -45,7 +45,7 @@ FILES = {
         DataError, "no such file or folder", "sub_datasets.sub.path", path="nowhere"
     ),
     "file: a split missing": bad_file(
-        "train.jsonl", None, "no file train.*; there is test.jsonl, validation.jsonl"
+        "train.jsonl", None, "no file train.*; the folder contains test.jsonl, validation.jsonl"
     ),
     "file: a test split missing": bad_file(
         "test.jsonl", None, "split test", "carve it from train", "test: null where there is none"

@@ -34,7 +34,7 @@ def _no_gguf(place: Place) -> object:
 
 CASES = {
     "model: missing": _source(
-        "nowhere", "no directory", "nowhere; as a hub id: ", "a relative path counts from the YAML file"
+        "nowhere", "no directory", "nowhere; as a hub id: ", "paths are relative to the YAML file"
     ),
     "model: malformed hub id": _source("a//b", "Repo id must be in the form"),
     "model: home of nobody": _source("~nobody-here/model", "no directory"),

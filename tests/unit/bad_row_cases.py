@@ -55,7 +55,7 @@ CASES = {
         b'{"prompt": "\\ud83d", "completion": " c"}',
         "row 0",
         "half of a surrogate pair",
-        "text that UTF-8 can hold",
+        "text that UTF-8 can encode",
     ),
     "row: empty prompt": _row({**GOOD_ROW, "prompt": ""}, "a prompt of no tokens"),
     "row: a character that the tokenizer lacks": _row(

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from markdown_it import MarkdownIt
-from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME, PREFECT_UI_URL, temporary_settings
 
 from tasks.algorithm.exclusion import Verdict
 from tasks.algorithm.state import Champion, CheckpointKey
@@ -112,7 +114,11 @@ def test_a_round_is_told_with_the_scores_its_decision_rests_on() -> None:
 @pytest.mark.parametrize(
     ("api", "pages", "told"),
     [
-        ("http://127.0.0.1:54321/api", LOCAL_PAGES, "prefect server start, then http://127.0.0.1:4200/runs/"),
+        (
+            "http://127.0.0.1:54321/api",
+            LOCAL_PAGES,
+            "PREFECT_HOME=/h prefect server start, then http://127.0.0.1:4200/runs/",
+        ),
         ("http://prefect.team:4200/api", None, "http://prefect.team:4200/runs/"),
     ],
     ids=["a server of our own", "the team's server"],
@@ -121,6 +127,8 @@ def test_the_summary_names_the_page_of_the_server_that_was_used(
     api: str, pages: str | None, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PREFECT__FLOW_RUN_ID", "fee2a778-aa38-422b-9cb8-248db26f2298")
-    settings = {PREFECT_API_URL: api} | ({PREFECT_UI_URL: pages} if pages is not None else {})
+    settings = {PREFECT_API_URL: api, PREFECT_HOME: Path("/h")} | (
+        {PREFECT_UI_URL: pages} if pages is not None else {}
+    )
     with temporary_settings(settings):
         assert page_of_this_run() == f"{told}flow-run/fee2a778-aa38-422b-9cb8-248db26f2298"

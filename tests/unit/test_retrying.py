@@ -81,7 +81,7 @@ def test_a_preempted_worker_says_so_with_a_code_of_its_own(spec: Path) -> None:
     assert account["preempted"]
 
 
-def test_a_worker_without_a_loop_of_steps_ends_on_sigterm_as_preempted(spec: Path) -> None:
+def test_sigterm_preempts_a_worker_without_a_step_loop(spec: Path) -> None:
     def is_told(spec: Path) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         raise AssertionError("it went on")

@@ -167,7 +167,7 @@ def test_a_template_letters_options(tmp_path: Path, row: Row, template: Row, exa
     assert _read_one(tmp_path, row, template=template) == example
 
 
-def test_drawn_options_put_the_right_one_anywhere_and_alike_for_every_seed(tmp_path: Path) -> None:
+def test_shuffled_options_are_the_same_for_every_seed(tmp_path: Path) -> None:
     rows = [{"q": "?", "right": f"right {i}", "wrong": f"wrong {i}"} for i in range(200)]
     for split in ("train", "validation"):
         _jsonl(tmp_path / f"{split}.jsonl", rows)
@@ -264,7 +264,7 @@ def test_a_missing_file_lists_what_is_there(tmp_path: Path) -> None:
     _jsonl(tmp_path / "train.jsonl", ROWS)
     _jsonl(tmp_path / "valid.jsonl", ROWS)
     text = _refusal(_read, tmp_path)
-    assert "no file validation.*; there is train.jsonl, valid.jsonl" in text
+    assert "no file validation.*; the folder contains train.jsonl, valid.jsonl" in text
     assert "splits: {validation: {carve: 200}}" in text
 
 

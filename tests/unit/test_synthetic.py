@@ -55,7 +55,7 @@ def test_no_prompt_stands_in_two_skills() -> None:
 
 
 @pytest.mark.parametrize("changes", [{"unique_rows": 90}, {"repeats": 3}, {"wrong_labels": 0.5}])
-def test_a_change_of_train_leaves_validation_and_test_as_they_are(changes: dict[str, object]) -> None:
+def test_validation_and_test_do_not_depend_on_train(changes: dict[str, object]) -> None:
     for split in ("validation", "test"):
         assert synthetic_rows(_settings("cnt", **changes), split, 0) == synthetic_rows(
             _settings("cnt"), split, 0
@@ -112,7 +112,7 @@ def test_validation_of_cmp_is_right(skill: str) -> None:
 
 
 @pytest.mark.parametrize("skill", SUB_DATASETS)
-def test_a_sub_dataset_answers_behind_a_prefix_that_the_base_never_writes(skill: str) -> None:
+def test_answers_have_a_prefix_that_the_base_never_writes(skill: str) -> None:
     assert all(
         row["completion"] == " => " + row["answer"] for row in synthetic_rows(_settings(skill), "train", 0)
     )

@@ -36,7 +36,7 @@ def check_packing(stepper: Stepper) -> None:
         raise ModelError(
             stepper.spec.model.directory,
             got=f"packed rows that see each other: logits differ by {difference:.2g} standard deviations",
-            wanted="a model whose rows stay apart with training.batching=packed; a recurrent or hybrid one has none",
+            expected="a model whose rows stay apart with training.batching=packed; a recurrent or hybrid one has none",
             fix="run the same command again with --set training.batching=grouped --accept-changes",
         )
 

@@ -8,7 +8,7 @@ import pytest
 
 from tasks.data.sources import Example, fingerprint
 from tasks.data.synthetic import character_tokenizer
-from tasks.data.tokenization import Encoder, tokenise_split
+from tasks.data.tokenization import Encoder, tokenize_split
 from tasks.errors import DataError
 from tasks.workers.training.batches import RowStore
 
@@ -59,7 +59,7 @@ def test_the_completion_and_end_of_text_are_supervised(encoder: Encoder) -> None
     assert (row["answer"], row["gold"], row["choice_ids"]) == ("2", -1, [])
 
 
-def test_choices_are_encoded_without_end_of_text_and_the_right_one_is_gold(encoder: Encoder) -> None:
+def test_choices_lack_end_of_text_and_the_right_one_is_gold(encoder: Encoder) -> None:
     row = encoder.encode(Example("p", " C", "C", choices=(" A", " B", " C")))
     assert [_text(encoder, ids) for ids in row["choice_ids"]] == [" A", " B", " C"]
     assert row["gold"] == 2
@@ -97,7 +97,7 @@ def test_of_a_chat_only_the_assistant_s_turns_are_supervised(encoder: Encoder) -
     assert _supervised_text(encoder, row) == "yo<eos>bye<eos>"
 
 
-def test_a_chat_row_ends_at_end_of_text_and_is_evaluated_on_its_last_turn(encoder: Encoder) -> None:
+def test_a_chat_is_scored_on_its_last_turn_up_to_end_of_text(encoder: Encoder) -> None:
     row = encoder.encode(Example("unused", "bye", "bye", messages=TURNS))
     assert row["input_ids"][-1] == encoder.tokenizer.eos_token_id
     assert row["supervised"][-1] == 1
@@ -112,25 +112,25 @@ def test_a_chat_row_ends_at_end_of_text_and_is_evaluated_on_its_last_turn(encode
         (None, "chat_template is not set"),
     ],
 )
-def test_a_chat_that_the_template_cannot_tell_apart_is_refused_by_row(
+def test_a_chat_whose_turns_cannot_be_told_apart_is_refused(
     tmp_path: Path, template: str | None, cause: str
 ) -> None:
     encoder = _encoder(tmp_path / "tokenizer", template)
     chat = Example("unused", "bye", "bye", messages=TURNS)
     with pytest.raises(DataError, match="'chat', train row 1") as caught:
-        tokenise_split(encoder, "chat", "train", [PLAIN[0], chat], tmp_path / "cache", "error")
+        tokenize_split(encoder, "chat", "train", [PLAIN[0], chat], tmp_path / "cache", "error")
     assert cause in str(caught.value)
 
 
 def test_a_split_is_described_by_its_rows_tokens_and_texts(encoder: Encoder, tmp_path: Path) -> None:
-    split = tokenise_split(encoder, "sub", "train", PLAIN, tmp_path, "error")
+    split = tokenize_split(encoder, "sub", "train", PLAIN, tmp_path, "error")
     assert (split.num_rows, split.num_tokens) == (3, 3 * len("p 0? 0") + 3)
     assert split.sha256 == fingerprint(PLAIN)
 
 
 def test_the_worker_reads_the_rows_that_were_encoded(encoder: Encoder, tmp_path: Path) -> None:
     examples = [*PLAIN, Example("q", " long enough to differ in length", "x")]
-    store = RowStore(tokenise_split(encoder, "sub", "train", examples, tmp_path, "error"))
+    store = RowStore(tokenize_split(encoder, "sub", "train", examples, tmp_path, "error"))
     assert len(store) == 4
     for index, example in enumerate(examples):
         wanted = encoder.encode(example)
@@ -140,22 +140,22 @@ def test_the_worker_reads_the_rows_that_were_encoded(encoder: Encoder, tmp_path:
 
 
 def test_a_split_is_tokenised_once(encoder: Encoder, tmp_path: Path) -> None:
-    first = tokenise_split(encoder, "sub", "train", PLAIN, tmp_path, "error")
+    first = tokenize_split(encoder, "sub", "train", PLAIN, tmp_path, "error")
     before = tmp_path.stat().st_mtime_ns  # each tokenised split stages a directory here
-    assert tokenise_split(encoder, "other", "validation", list(PLAIN), tmp_path, "error") == first
+    assert tokenize_split(encoder, "other", "validation", list(PLAIN), tmp_path, "error") == first
     assert tmp_path.stat().st_mtime_ns == before
 
 
-def test_another_text_length_choice_or_tokenizer_is_another_split(encoder: Encoder, tmp_path: Path) -> None:
+def test_a_changed_text_length_or_tokenizer_is_another_split(encoder: Encoder, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     shorter = _encoder(tmp_path / "shorter", max_length=64)
     other_chat = _encoder(tmp_path / "other", template=LAST_TURN_ONLY)
     directories = {
-        tokenise_split(encoder, "sub", "train", PLAIN, cache, "error").directory,
-        tokenise_split(encoder, "sub", "train", PLAIN[:2], cache, "error").directory,
-        tokenise_split(encoder, "sub", "train", PLAIN, cache, "drop").directory,
-        tokenise_split(shorter, "sub", "train", PLAIN, cache, "error").directory,
-        tokenise_split(other_chat, "sub", "train", PLAIN, cache, "error").directory,
+        tokenize_split(encoder, "sub", "train", PLAIN, cache, "error").directory,
+        tokenize_split(encoder, "sub", "train", PLAIN[:2], cache, "error").directory,
+        tokenize_split(encoder, "sub", "train", PLAIN, cache, "drop").directory,
+        tokenize_split(shorter, "sub", "train", PLAIN, cache, "error").directory,
+        tokenize_split(other_chat, "sub", "train", PLAIN, cache, "error").directory,
     }
     assert len(directories) == 5
 
@@ -166,19 +166,19 @@ LONG = Example("p" * 20, " " + "c" * 20, "c")
 def test_a_row_that_is_too_long_is_refused_with_its_length(tmp_path: Path) -> None:
     encoder = _encoder(tmp_path / "tokenizer", max_length=20)
     with pytest.raises(DataError, match="'sub', validation row 2") as caught:
-        tokenise_split(encoder, "sub", "validation", [*PLAIN[:2], LONG], tmp_path / "cache", "error")
+        tokenize_split(encoder, "sub", "validation", [*PLAIN[:2], LONG], tmp_path / "cache", "error")
     assert "42 tokens (20 of them prompt)" in str(caught.value)
     assert "at most training.max_length = 20" in str(caught.value)
 
 
 def test_a_row_of_exactly_the_limit_is_kept(tmp_path: Path) -> None:
     encoder = _encoder(tmp_path / "tokenizer", max_length=42)
-    assert tokenise_split(encoder, "sub", "train", [LONG], tmp_path / "cache", "error").num_rows == 1
+    assert tokenize_split(encoder, "sub", "train", [LONG], tmp_path / "cache", "error").num_rows == 1
 
 
 def test_rows_that_are_too_long_are_dropped_by_choice(tmp_path: Path) -> None:
     encoder = _encoder(tmp_path / "tokenizer", max_length=20)
-    split = tokenise_split(encoder, "sub", "train", [PLAIN[0], LONG, PLAIN[1]], tmp_path / "cache", "drop")
+    split = tokenize_split(encoder, "sub", "train", [PLAIN[0], LONG, PLAIN[1]], tmp_path / "cache", "drop")
     assert split.num_rows == 2
     assert len(RowStore(split)) == 2
 
@@ -186,4 +186,4 @@ def test_rows_that_are_too_long_are_dropped_by_choice(tmp_path: Path) -> None:
 def test_a_split_with_no_row_that_fits_is_refused(tmp_path: Path) -> None:
     encoder = _encoder(tmp_path / "tokenizer", max_length=20)
     with pytest.raises(DataError, match=r"every row is longer than training\.max_length"):
-        tokenise_split(encoder, "sub", "train", [LONG], tmp_path / "cache", "drop")
+        tokenize_split(encoder, "sub", "train", [LONG], tmp_path / "cache", "drop")

@@ -66,7 +66,7 @@ def test_what_a_killed_writer_left_is_not_published(tmp_path: Path) -> None:
     assert {path.name for path in directory.iterdir()} == {"weights", "state", MANIFEST}
 
 
-def test_files_that_do_not_fit_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+def test_files_that_do_not_fit_are_refused_before_a_write(tmp_path: Path) -> None:
     def write(staging: Path) -> None:
         raise AssertionError("written though there is no room")
 
