@@ -68,11 +68,12 @@ def search(
         print(explain_config(loaded))
         return
     from flows.search import msft_search
-    from tasks.record.summary import directory_of, summary_of
+    from tasks.record.ownership import directory_of
+    from tasks.record.status import read_summary
     from tasks.runtime.prefect_server import run_flow
 
     run_flow(lambda: msft_search(loaded, accept_changes), loaded.output_root)
-    output.give(summary_of(directory_of(loaded)))
+    output.give(read_summary(str(directory_of(loaded))))
 
 
 @app.command()

@@ -44,11 +44,10 @@ def resume(
 
     output.choose(quiet=quiet, as_json=as_json)
     from flows.search import msft_search
-    from tasks.record.status import find_search, resumed_config
-    from tasks.record.summary import summary_of
+    from tasks.record.status import find_search, read_summary, resumed_config
     from tasks.runtime.prefect_server import run_flow
 
     directory = find_search(output_root, search)
     config = resumed_config(directory, overrides or [])
     run_flow(lambda: msft_search(config, accept_changes), config.output_root)
-    output.give(summary_of(directory))
+    output.give(read_summary(directory))

@@ -13,9 +13,9 @@ from tasks.algorithm.costs import total_by_kind
 from tasks.algorithm.state import SearchState
 from tasks.config.schema import SearchConfig
 from tasks.contracts import ChampionResult, SearchRef
-from tasks.planning.plan import compare_with_plan, read_plan
 from tasks.record.events import Event, RoundDecided, champion_of, rounds_of, start_of
 from tasks.record.journal import FILE, read_events
+from tasks.record.plan import compare_with_plan, read_plan
 from tasks.registry.checkpoints import accept_path
 from tasks.registry.points import describe_run, log_files, log_summary, log_training, tag_search
 from tasks.registry.runs import close_round_run, close_search_run, round_run_of

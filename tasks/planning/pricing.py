@@ -9,9 +9,9 @@ from tasks.algorithm.costs import Work as Cost
 from tasks.config.schema import SearchConfig
 from tasks.config.strict_yaml import read_yaml
 from tasks.contracts import Value
-from tasks.planning.plan import Plan, Work
 from tasks.record.events import rounds_of, start_of
 from tasks.record.journal import read_events
+from tasks.record.plan import Plan, Work
 
 COURSES = ("least", "expected", "most")
 

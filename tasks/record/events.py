@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_serializer
 
 from tasks.algorithm.costs import LedgerLine
 from tasks.algorithm.curves import Curve
@@ -238,21 +239,58 @@ def champion_of(events: Iterable[Event]) -> ChampionCrowned | None:
     return next(iter(of_kind(events, ChampionCrowned)), None)
 
 
-def fold(events: Iterable[Event]) -> SearchState | None:
-    """Return the state after `events`, in their order; None before the search's first event.
+class History(Value):
+    """The events of one search and the state after them.
 
     Each round contributes one `RoundDecided`; all else is commentary, so that a search that was interrupted inside a
     round resumes at that round's start.
-
-    Raises:
-        ValueError: a round is missing, or there twice.
     """
-    state: SearchState | None = None
-    for event in events:
-        if isinstance(event, SearchStarted):
-            state = SearchState.opened(event.sub_datasets, event.opening)
-        elif isinstance(event, RoundDecided):
-            if state is None or event.round != state.round:
+
+    events: tuple[Event, ...]
+    state: SearchState
+
+    @classmethod
+    def of(cls, events: Sequence[Event]) -> History:
+        """Return the history of these events.
+
+        Raises:
+            ValueError: the first does not start a search; or a round is missing, or there twice.
+        """
+        if not events or not isinstance(events[0], SearchStarted):
+            raise ValueError("no event says that a search has started")
+        started = events[0]
+        state = SearchState.opened(started.sub_datasets, started.opening)
+        return reduce(cls.after, events[1:], cls(events=(started,), state=state))
+
+    def after(self, event: Event) -> History:
+        """Return the history with one more event.
+
+        Raises:
+            ValueError: a round is missing, or there twice.
+        """
+        state = self.state
+        if isinstance(event, RoundDecided):
+            if event.round != state.round:
                 raise ValueError(f"decision of round {event.round} out of order")
             state = state.after(event)
-    return state
+        return self.model_copy(update={"events": (*self.events, event), "state": state})
+
+    @property
+    def started(self) -> SearchStarted:
+        """Return the first event."""
+        return start_of(self.events)
+
+    @property
+    def rounds(self) -> list[RoundDecided]:
+        """Return the decided rounds, in their order."""
+        return rounds_of(self.events)
+
+    @property
+    def crowned(self) -> ChampionCrowned | None:
+        """Return the end of the search; None while it goes on."""
+        return champion_of(self.events)
+
+    @model_serializer
+    def _shown(self) -> dict[str, int]:
+        """Return what Prefect's pages show of it, since a flow's parameters may have at most 512 KB there."""
+        return {"num_events": len(self.events), "round": self.state.round}

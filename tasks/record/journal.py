@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tasks.algorithm.state import SearchState
 from tasks.errors import JournalError
-from tasks.record.events import Event, EventError, OneEvent, fold, parse_event
+from tasks.record.events import Event, EventError, History, OneEvent, parse_event
 from tasks.runtime.files import is_out_of_space, no_room, sync
 
 FILE = "journal.jsonl"
@@ -35,21 +35,23 @@ def read_events(search_directory: str) -> list[Event]:
     return events
 
 
-def read_state(search_directory: str) -> SearchState:
-    """Return where the search stands after all its events.
+def read_history(search_directory: str) -> History:
+    """Return the events of a search and its state.
 
     Raises:
-        JournalError: the events are not the history of one search.
+        JournalError: the journal is empty, or its events are not the history of one search.
     """
     events = read_events(search_directory)
     try:
-        state = fold(events)
+        return History.of(events)
     except ValueError as error:
         cause = f"not the history of one search: {error}"
-        raise JournalError(str(Path(search_directory, FILE)), len(events), cause) from error
-    if state is None:
-        raise JournalError(str(Path(search_directory, FILE)), 1, "no event says that a search has started")
-    return state
+        raise JournalError(str(Path(search_directory, FILE)), max(1, len(events)), cause) from error
+
+
+def read_state(search_directory: str) -> SearchState:
+    """Return where a search stands after all its events; raises as `read_history`."""
+    return read_history(search_directory).state
 
 
 def append_event(search_directory: str, event: OneEvent) -> OneEvent:

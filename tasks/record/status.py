@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from tasks.algorithm.costs import LedgerLine
 from tasks.algorithm.state import SearchState
 from tasks.config.identity import differences, identity_in, identity_of
 from tasks.config.loading import load_config, search_id_of
 from tasks.config.schema import SearchConfig
-from tasks.contracts import RolloutSpec, Value
+from tasks.contracts import Value
 from tasks.errors import ConfigError, JournalError, OtherSearchError, SearchNotFoundError
-from tasks.record.events import Event, champion_of, fold, start_of
-from tasks.record.journal import FILE, read_events
+from tasks.record.events import History, start_of
+from tasks.record.journal import FILE, read_events, read_history
 from tasks.record.ownership import owner_of
 from tasks.record.progress import read_progress
+from tasks.record.view import RoundView, read_view, view_of
 
 Condition = Literal["running", "resumable", "finished", "not begun", "unreadable"]
 
@@ -28,7 +31,8 @@ class SearchStatus(Value):
         search: its name and id, as its directory is called.
         owner: the process that runs it, None where none does.
         progress: step of the roll-out under way, and its steps; None before its first.
-        champion_score: mean validation score; spent_epochs: full-mixture epochs trained.
+        champion_score: mean validation accuracy, or loss if the search selects by loss.
+        spent_epochs: full-mixture epochs trained.
         problem: why its journal cannot be read; empty where it can.
     """
 
@@ -73,26 +77,21 @@ def find_search(output_root: str, search: str) -> str:
 
 
 def status_of(directory: str) -> SearchStatus:
-    """Return where the search of a directory stands."""
+    """Return the status of the search in a directory."""
     owner = owner_of(directory)
     try:
-        events = read_events(directory)
-        state = fold(events) or SearchState(active=())
-    except (JournalError, ValueError) as error:
-        return _status(directory, "unreadable", owner, [], SearchState(active=()), problem=str(error))
-    resumable: Condition = "finished" if champion_of(events) else "resumable" if events else "not begun"
-    return _status(directory, "running" if owner else resumable, owner, events, state)
+        history = read_history(directory) if read_events(directory) else None
+    except JournalError as error:
+        return _status(directory, "unreadable", owner, None, problem=str(error))
+    resumable: Condition = "not begun" if history is None else "finished" if history.crowned else "resumable"
+    return _status(directory, "running" if owner else resumable, owner, history)
 
 
 def _status(
-    directory: str,
-    condition: Condition,
-    owner: str | None,
-    events: Sequence[Event],
-    state: SearchState,
-    problem: str = "",
+    directory: str, condition: Condition, owner: str | None, history: History | None, problem: str = ""
 ) -> SearchStatus:
-    rows = _full_epoch_rows(directory)
+    view = view_of(history, directory) if history is not None else None
+    state = view.state if view is not None else SearchState(active=())
     line = read_progress(Path(directory, "rounds", f"{state.round:03d}")) if condition != "finished" else None
     return SearchStatus(
         search=Path(directory).resolve().name,
@@ -104,12 +103,12 @@ def _status(
         active=state.active,
         excluded=tuple(exclusion.sub_dataset for exclusion in state.excluded),
         champion=str(state.champion.checkpoint) if state.champion is not None else None,
-        champion_score=state.champion.score if state.champion is not None else None,
-        spent_epochs=state.spent_examples / rows if rows else 0.0,
-        max_epochs=start_of(events).max_epochs if events else None,
+        champion_score=view.score(state.champion.score).shown if view and state.champion else None,
+        spent_epochs=view.spent_epochs if view is not None else 0.0,
+        max_epochs=view.started.max_epochs if view is not None else None,
         stop_reason=state.stop_reason,
-        last_event=events[-1].kind if events else None,
-        last_event_at=events[-1].at if events else None,
+        last_event=history.events[-1].kind if history is not None else None,
+        last_event_at=history.events[-1].at if history is not None else None,
         problem=problem,
     )
 
@@ -152,14 +151,30 @@ def _is_search(path: Path) -> bool:
     return (path / FILE).is_file() or (path / "rounds").is_dir()
 
 
-def _full_epoch_rows(directory: str) -> int:
-    """Return the rows of an epoch of all sub-datasets; 0 before the first roll-out."""
-    spec = Path(directory, "rounds", "000", "rollout_spec.json")
-    if not spec.is_file():
-        return 0
-    return RolloutSpec.model_validate_json(spec.read_text()).mixture.full_epoch_rows
-
-
 def command_for(status: SearchStatus) -> str:
     """Return the command that goes on with a search."""
     return f"msft resume {os.path.relpath(status.directory)}"
+
+
+def read_summary(directory: str) -> dict[str, Any]:
+    """Return the decisions, champion and cost of a finished search for `--json`."""
+    view = read_view(directory)
+    assert view.crowned is not None
+    return {
+        "search": Path(directory).resolve().name,
+        "directory": directory,
+        "stop_reason": view.state.stop_reason,
+        "decisions": [{"round": told.index, **_decision(told)} for told in view.rounds],
+        "champion": view.crowned.model_dump(mode="json"),
+        "ledger": {kind: _costs(line) for kind, line in view.totals.items()},
+        "plan": [row.model_dump() for row in view.plan] or None,
+    }
+
+
+def _decision(told: RoundView) -> dict[str, Any]:
+    decision = asdict(told.decided.decision)
+    return {key: decision[key] for key in ("exclude", "include", "roll_back_to", "reason")}
+
+
+def _costs(line: LedgerLine) -> dict[str, Any]:
+    return {key: value for key, value in asdict(line).items() if key not in ("round", "kind")}

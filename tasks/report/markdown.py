@@ -8,7 +8,7 @@ from typing import Any
 from tasks.algorithm.costs import LedgerLine, total_by_kind
 from tasks.algorithm.state import SearchState
 from tasks.contracts import CheckpointScores
-from tasks.record.events import Event, RoundDecided, champion_of, fold, rounds_of, start_of
+from tasks.record.events import Event, History, RoundDecided, champion_of, rounds_of, start_of
 
 Events = Sequence[Event]
 # MLflow cuts a run's description at 8,000 characters; what does not fit is in the journal.
@@ -18,8 +18,7 @@ _ROW_FRAME = 25
 
 def tell_search(events: Events) -> str:
     """Return where a search stands, what it excluded and why, its cost and, at its end, the champion's scores."""
-    state = fold(events)
-    assert state is not None
+    state = History.of(events).state
     by_loss = start_of(events).by_loss
     parts = [_standing(state), _champion_line(state, by_loss), exclusions_line(state, by_loss=by_loss)]
     parts += [_reasons(events), _scores(events, state, by_loss), _costs(events)]

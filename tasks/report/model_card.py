@@ -13,7 +13,7 @@ import yaml
 from tasks.algorithm.state import CheckpointKey
 from tasks.config.schema import SearchConfig
 from tasks.contracts import CheckpointScores, SearchRef
-from tasks.record.events import fold, rounds_of, start_of
+from tasks.record.events import History, rounds_of, start_of
 from tasks.record.names import search_title
 from tasks.report.markdown import (
     Events,
@@ -87,8 +87,7 @@ def _body(
     scores: tuple[CheckpointScores, CheckpointScores],
     base: str,
 ) -> str:
-    state = fold(events)
-    assert state is not None
+    state = History.of(events).state
     by_loss = start_of(events).by_loss
     directory = Path(search.directory, "champion").resolve()
     load = (

@@ -8,8 +8,8 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from tasks.planning.plan import Comparison, Plan
 from tasks.planning.pricing import COURSES, Price, Speed
+from tasks.record.plan import Comparison, Plan
 from tasks.report.console import console, print_table
 
 _QUANTITIES = {

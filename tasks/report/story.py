@@ -11,9 +11,9 @@ from tasks.algorithm.costs import LedgerLine, total_by_kind
 from tasks.algorithm.curves import Curve
 from tasks.algorithm.state import Champion, CheckpointKey, SearchState
 from tasks.contracts import ChampionResult, Mixture
-from tasks.planning.plan import Comparison, compare_with_plan, read_plan
 from tasks.record.events import EnvironmentChanged, RoundDecided, champion_of, of_kind, rounds_of, start_of
 from tasks.record.journal import read_events, read_state
+from tasks.record.plan import Comparison, compare_with_plan, read_plan
 
 FULL_EPOCHS = "full-mixture epochs"
 ROWS = "training rows"

@@ -17,7 +17,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, StateType
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
-from tasks.record.events import champion_of, fold, rounds_of
+from tasks.record.events import History, champion_of, rounds_of
 from tests.faults.chaos import ORPHAN_GRACE_S
 from tests.faults.prefect_pool import LOST_AFTER_S, PATIENCE_S, ROOT, Machine, Pool, wait_until
 from tests.faults.processes import directory_of, events_of, members_of
@@ -161,9 +161,8 @@ def assert_ended_once(output_root: Path) -> None:
     events = events_of(output_root)
     decided = [event.round for event in rounds_of(events)]
     names = [event.kind for event in events if event.kind != "round_decided"]
-    state = fold(events)
+    state = History.of(events).state
     directory = directory_of(output_root)
-    assert state is not None
     assert state.champion is not None
     assert directory is not None
     assert decided == [0, 1]

@@ -18,7 +18,7 @@ import pytest
 
 from tasks.record.events import champion_of, rounds_of, start_of
 from tasks.record.journal import read_events, read_state
-from tasks.record.summary import summary_of
+from tasks.record.status import read_summary
 from tasks.report.markdown import round_rows, tell_round, tell_search
 from tasks.report.page import render_markdown
 from tasks.report.story import read_story
@@ -55,7 +55,7 @@ def test_a_version_1_journal_gives_the_same_frames(name: str) -> None:
 
 @each_journal
 def test_a_version_1_journal_gives_the_same_summary(name: str) -> None:
-    summary = summary_of(str(JOURNALS / name))
+    summary = read_summary(str(JOURNALS / name))
     summary = {key: value for key, value in summary.items() if key not in ("search", "directory")}
     assert plain(summary) == json.loads(expected(name, "summary.json"))
 

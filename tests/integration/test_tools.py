@@ -17,10 +17,10 @@ from tasks.commands.export import export_champion
 from tasks.config.schema import LoraConfig
 from tasks.contracts import BaseModelRef, RolloutSpec
 from tasks.errors import ExportError
-from tasks.planning.plan import read_plan
 from tasks.record.checkpoints import checkpoint_directory
-from tasks.record.status import resumed_config, status_of
-from tasks.record.summary import directory_of, summary_of
+from tasks.record.ownership import directory_of
+from tasks.record.plan import read_plan
+from tasks.record.status import read_summary, resumed_config, status_of
 from tasks.workers.export_adapter import export_adapter
 from tasks.workers.model import load_base, load_weights
 from tasks.workers.train import train
@@ -87,8 +87,8 @@ def test_a_moved_search_resumes_from_its_directory_alone(searched: Any, tmp_path
 
 def test_the_cost_of_a_search_lies_within_its_plan(searched: Any) -> None:
     """The smoke search excludes nothing and spends its budget, so its training is the plan's most."""
-    directory = directory_of(searched[0])
-    plan, summary = read_plan(directory), summary_of(directory)
+    directory = str(directory_of(searched[0]))
+    plan, summary = read_plan(directory), read_summary(directory)
     assert plan is not None
     rows = {row["quantity"]: row for row in summary["plan"]}
     assert rows["num_examples"]["actual"] == plan.most.num_examples == 3 * 2 * 112

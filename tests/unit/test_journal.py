@@ -139,9 +139,13 @@ def test_a_line_that_is_not_utf_8_is_an_error_with_its_number(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("events", "told"),
     [
-        ([decided(0, (0, 20))], "line 1: not the history of one search: decision of round 0 out"),
-        ([_note("one")], "line 1: no event says that a search has started"),
-        ([], "line 1: no event says that a search has started"),
+        ([started(), decided(1, (0, 20))], "line 2: not the history of one search: decision of round 1 out"),
+        (
+            [decided(0, (0, 20))],
+            "line 1: not the history of one search: no event says that a search has started",
+        ),
+        ([_note("one")], "line 1: not the history of one search: no event says that a search has started"),
+        ([], "line 1: not the history of one search: no event says that a search has started"),
     ],
 )
 def test_events_that_are_no_history_are_an_error_that_names_the_file(

@@ -17,9 +17,9 @@ from flows.cli import app
 from tasks.algorithm.costs import total_by_kind
 from tasks.algorithm.state import CheckpointKey
 from tasks.errors import JournalError
-from tasks.planning.plan import FILE, Plan, Work
 from tasks.record.events import CheckpointSize, EnvironmentChanged, rounds_of
 from tasks.record.journal import append_event
+from tasks.record.plan import FILE, Plan, Work
 from tasks.report.charts import checkpoint_tree, mean_chart, spread, sub_dataset_chart
 from tasks.report.findings import standing, verdict
 from tasks.report.page import render_html, render_markdown, write_page

@@ -1,0 +1,291 @@
+"""One view of a search for all that tell of it: terminal, pages, MLflow, Prefect, model card, frames and `--json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from tasks.algorithm.costs import LedgerLine, total_by_kind
+from tasks.algorithm.curves import Curve
+from tasks.algorithm.state import Champion, CheckpointKey, SearchState
+from tasks.contracts import ChampionResult, CheckpointScores
+from tasks.record.events import EnvironmentChanged, History, RoundDecided, SearchStarted, of_kind
+from tasks.record.journal import read_history
+from tasks.record.plan import Comparison, compare_with_plan, read_plan
+
+FULL_EPOCHS = "full-mixture epochs"
+ROWS = "training rows"
+Metric = Literal["accuracy", "loss"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score as a search selects by it, higher is better: an accuracy in [0, 1], or a negated loss."""
+
+    value: float
+    metric: Metric
+
+    @property
+    def shown(self) -> float:
+        """Return the score as people read it: an accuracy, or a loss in nats per token."""
+        return abs(self.value) if self.metric == "loss" else self.value
+
+
+@dataclass(frozen=True)
+class ChampionRow:
+    """Scores of the champion on one sub-dataset, as people read them; None where there is none.
+
+    Attributes:
+        validation: in the unit that the search selects by.
+        at_exclusion: in the same unit, at the checkpoint of its exclusion; None if it is active.
+        test_loss, test_accuracy, num_test_rows: on test, whatever the search selects by.
+    """
+
+    sub_dataset: str
+    validation: float | None
+    at_exclusion: float | None
+    test_loss: float | None
+    test_accuracy: float | None
+    num_test_rows: int | None
+
+
+@dataclass(frozen=True)
+class SplitSize:
+    """Rows and tokens of a train split."""
+
+    rows: int
+    tokens: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class RoundView:
+    """One decided round, placed on the axis of all training in the order in which it was done.
+
+    Attributes:
+        decided: the event, with all that was measured and decided.
+        start: checkpoint that the roll-out began from; of an earlier round, or the base model.
+        own: checkpoints that its training led to, ascending.
+        position: place of `start` and `own` on the axis.
+        curves: of all sub-datasets, points in order.
+        target: checkpoint that the search went on from.
+        reweighted: whether the decision asks for other shares than the round had.
+    """
+
+    decided: RoundDecided
+    start: CheckpointKey
+    own: tuple[CheckpointKey, ...]
+    position: Mapping[CheckpointKey, float]
+    curves: Mapping[str, Curve]
+    target: CheckpointKey
+    reweighted: bool
+
+    @property
+    def index(self) -> int:
+        """Return the round's index, from 0."""
+        return self.decided.round
+
+    @property
+    def begin(self) -> float:
+        """Return the position at which the round begins."""
+        return self.position[self.start]
+
+    @property
+    def end(self) -> float:
+        """Return the position at which the round ends."""
+        return self.position[max(self.position)]
+
+    @property
+    def accepted_to(self) -> float:
+        """Return the position after which training was discarded; `begin` if all of it was."""
+        return self.position[self.target] if self.target in self.own else self.begin
+
+    @property
+    def shares(self) -> Mapping[str, float]:
+        """Return each sub-dataset's share of an epoch's rows; empty if the mixture is not on record."""
+        return self.decided.mixture.example_shares if self.decided.mixture is not None else {}
+
+    def is_accepted(self, key: CheckpointKey) -> bool:
+        """Return whether training up to one of its own checkpoints lies on the accepted path."""
+        return self.target in self.own and key <= self.target
+
+    def score(self, name: str, key: CheckpointKey) -> float:
+        """Return a sub-dataset's score at one of the roll-out's checkpoints."""
+        return self.curves[name].at(key).score
+
+
+@dataclass(frozen=True)
+class SearchView:
+    """A search as far as its journal tells.
+
+    Attributes:
+        unit: of positions: full-mixture epochs, or rows if no mixture is on record.
+        train: size of each train split, as far as a mixture on record names it.
+        accepted_changes: accepted changes of the numerical environment, in words.
+        round_under_way: a round that has begun and is not decided.
+        plan: the plan against the actual work; empty without a plan or a decided round.
+    """
+
+    history: History
+    rounds: tuple[RoundView, ...]
+    unit: str
+    train: Mapping[str, SplitSize]
+    accepted_changes: tuple[str, ...]
+    round_under_way: int | None
+    plan: tuple[Comparison, ...]
+
+    @property
+    def started(self) -> SearchStarted:
+        """Return the search's first event: configuration, content, environment."""
+        return self.history.started
+
+    @property
+    def title(self) -> str:
+        """Return the name of the search's directory."""
+        return f"{self.started.name}-{self.started.search_id}"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return all sub-datasets, in the mixture's order."""
+        return self.started.sub_datasets
+
+    @property
+    def state(self) -> SearchState:
+        """Return the state after all events."""
+        return self.history.state
+
+    @property
+    def champion(self) -> Champion | None:
+        """Return the best checkpoint so far."""
+        return self.state.champion
+
+    @property
+    def crowned(self) -> ChampionResult | None:
+        """Return the champion with its test scores; None while the search goes on."""
+        return self.history.crowned.champion if self.history.crowned is not None else None
+
+    @property
+    def metric(self) -> Metric:
+        """Return the unit of scores."""
+        return "loss" if self.started.by_loss else "accuracy"
+
+    @property
+    def selected_on(self) -> str:
+        """Return the split and unit of scores, as in `validation accuracy`."""
+        return f"{'test' if self.is_paper_protocol else 'validation'} {self.metric}"
+
+    @property
+    def is_paper_protocol(self) -> bool:
+        """Return whether the test splits selected."""
+        return bool(self.started.config["search"]["protocol"] == "paper")
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Return the decisions in words."""
+        return tuple(told.decided.decision.reason for told in self.rounds)
+
+    @property
+    def spent(self) -> float:
+        """Return all training on record, in `unit`."""
+        return self.rounds[-1].end if self.rounds else 0.0
+
+    @property
+    def spent_epochs(self) -> float:
+        """Return all training on record in full-mixture epochs; 0 if no mixture is on record."""
+        return self.spent if self.unit == FULL_EPOCHS else 0.0
+
+    @cached_property
+    def totals(self) -> dict[str, LedgerLine]:
+        """Return the ledger's sums over all rounds by kind of work."""
+        return total_by_kind(line for told in self.rounds for line in told.decided.ledger)
+
+    @property
+    def all_flops(self) -> float:
+        """Return the FLOPs of all work on record, including work repeated after interruptions."""
+        return sum(line.flops for line in self.totals.values())
+
+    def score(self, value: float) -> Score:
+        """Return a score of a curve, verdict, exclusion or champion with its unit."""
+        return Score(value, self.metric)
+
+    def round_of(self, key: CheckpointKey) -> RoundView:
+        """Return the round whose roll-out published a checkpoint; the base model belongs to the first."""
+        return next((told for told in self.rounds if key in told.own), self.rounds[0])
+
+    def champion_rows(
+        self, validation: CheckpointScores, test: CheckpointScores | None
+    ) -> tuple[ChampionRow, ...]:
+        """Return a row for each sub-dataset of the champion's validation scores."""
+        at_exclusion = {e.sub_dataset: self.score(e.score).shown for e in self.state.excluded}
+        tested = {score.sub_dataset: score for score in (test.scores if test is not None else ())}
+        return tuple(
+            ChampionRow(
+                score.sub_dataset,
+                score.loss if self.metric == "loss" else score.accuracy,
+                at_exclusion.get(score.sub_dataset),
+                on_test.loss if on_test is not None else None,
+                on_test.accuracy if on_test is not None else None,
+                on_test.num_examples if on_test is not None else None,
+            )
+            for score in validation.scores
+            for on_test in [tested.get(score.sub_dataset)]
+        )
+
+
+def read_view(directory: str) -> SearchView:
+    """Return the view of the search in a directory.
+
+    Raises:
+        JournalError: the journal is empty, or not the history of one search.
+    """
+    return view_of(read_history(directory), directory)
+
+
+def view_of(history: History, directory: str) -> SearchView:
+    """Return the view of a history; the plan, and whether a round is under way, come from the search's directory."""
+    mixtures = [decided.mixture for decided in history.rounds if decided.mixture is not None]
+    full_rows = mixtures[0].full_epoch_rows if mixtures else None
+    plan, under_way = read_plan(directory), history.state.round
+    has_begun = Path(directory, "rounds", f"{under_way:03d}").is_dir() and not history.state.is_finished
+    return SearchView(
+        history=history,
+        rounds=tuple(_rounds(history, full_rows or 1)),
+        unit=FULL_EPOCHS if full_rows else ROWS,
+        train={
+            draw.name: SplitSize(draw.train.num_rows, draw.train.num_tokens, draw.train.sha256)
+            for mixture in mixtures
+            for draw in mixture.draws
+        },
+        accepted_changes=tuple(
+            difference
+            for event in of_kind(history.events, EnvironmentChanged)
+            for difference in event.differences
+        ),
+        round_under_way=under_way if has_begun else None,
+        plan=tuple(compare_with_plan(plan, history.rounds)) if plan is not None and history.rounds else (),
+    )
+
+
+def _rounds(history: History, rows_per_unit: int) -> list[RoundView]:
+    views: list[RoundView] = []
+    rows, weights = 0, None
+    for decided in history.rounds:
+        start = min(point.checkpoint for curve in decided.curves for point in curve.points)
+        position = {start: rows / rows_per_unit}
+        for interval in decided.intervals:
+            rows += interval.num_examples
+            position[interval.key] = rows / rows_per_unit
+        asked = decided.decision.weights
+        own = tuple(interval.key for interval in decided.intervals)
+        curves = {curve.sub_dataset: _in_order(curve) for curve in decided.curves}
+        target = decided.decision.roll_back_to
+        views.append(RoundView(decided, start, own, position, curves, target, reweighted=asked != weights))
+        weights = asked
+    return views
+
+
+def _in_order(curve: Curve) -> Curve:
+    return Curve(curve.sub_dataset, tuple(sorted(curve.points, key=lambda point: point.checkpoint)))
