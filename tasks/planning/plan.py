@@ -1,4 +1,4 @@
-"""Plan the cost of a search before it runs."""
+"""Plan a search: bound its cost before it runs."""
 
 from __future__ import annotations
 
@@ -13,43 +13,45 @@ from tasks.config.schema import SearchConfig
 from tasks.contracts import Inputs, Mixture, SubDatasetRef
 from tasks.data.model_size import measure_model
 from tasks.planning.row_costs import NOTHING, scoring_cost, training_cost
-from tasks.planning.simulation import imagined_rounds
-from tasks.record.plan import FILE, Plan, Work
-from tasks.runtime.files import write_file
+from tasks.planning.simulation import simulate
+from tasks.record.plan import Bound, Plan, SearchCost, write_plan
 
-# AdamW keeps two moments a weight; all in float32.
+# AdamW keeps two moments per weight; all are float32.
 _WEIGHT_BYTES, _MOMENT_BYTES = 4, 8
 
 
-def make_plan(config: SearchConfig, inputs: Inputs) -> Plan:
-    """Return what the search will cost, from the rounds that the mixing code would make.
+def record_plan(config: SearchConfig, directory: str, inputs: Inputs) -> Path:
+    """Write the plan of a search to its directory, and return the file."""
+    return write_plan(directory, make_plan(config, inputs))
 
-    Which sub-dataset leaves when is what a search finds out. Expected is that in each round the one of middle size
-    does: with equal sizes that costs C·(N+1)/2 epochs. The extremes are over courses in which none ever leaves, or
-    the one of most or fewest rows, tokens or tokens a row does, to the last, or until one stays, on which the rest of
-    the budget is then spent with the most evaluations.
+
+def make_plan(config: SearchConfig, inputs: Inputs) -> Plan:
+    """Return the cost of a search, from simulations with the strategy and the mixtures of the search itself.
+
+    Which sub-dataset is excluded when is not known. The expected search excludes the sub-dataset of middle size in each
+    round: C·(N+1)/2 epochs if all have the same size. The bounds are taken over searches that exclude nothing, and over
+    searches that exclude in each round the sub-dataset with the fewest or the most rows, tokens or tokens per row; both
+    until none is left, and until one is left, which then spends the rest of the budget with the most evaluations.
     """
-    sizes = _orders(inputs)
-    expected = list(imagined_rounds(config, inputs, sizes[0], lambda active: active[(len(active) - 1) // 2]))
-    walks = [expected, list(imagined_rounds(config, inputs, sizes[0], lambda active: None))]
-    for order in sizes:
-        walks.append(list(imagined_rounds(config, inputs, order, lambda active: active[0])))
-        walks.append(
-            list(imagined_rounds(config, inputs, order, lambda active: active[0] if active[1:] else None))
-        )
-    cost = _Cost(config, inputs)
+    orders = _orders(inputs)
+    expected = simulate(config, inputs, orders[0], lambda left: left[(len(left) - 1) // 2])
+    searches = [expected, simulate(config, inputs, orders[0], lambda left: None)]
+    for order in orders:
+        searches.append(simulate(config, inputs, order, lambda left: left[0]))
+        searches.append(simulate(config, inputs, order, lambda left: left[0] if left[1:] else None))
+    model = _CostModel(config, inputs)
     return Plan(
         num_sub_datasets=len(inputs.names),
-        num_parameters=cost.size.num_parameters,
-        num_trained=cost.size.num_trained,
-        least=_extreme(min, [cost.work(walk, "least") for walk in walks]),
-        expected=cost.work(expected, "expected"),
-        most=_extreme(max, [cost.work(walk, "most") for walk in walks]),
+        num_parameters=model.size.num_parameters,
+        num_trained=model.size.num_trained,
+        least=_extreme(min, [model.cost_of(mixtures, "least") for mixtures in searches]),
+        expected=model.cost_of(expected, "expected"),
+        most=_extreme(max, [model.cost_of(mixtures, "most") for mixtures in searches]),
     )
 
 
 def _orders(inputs: Inputs) -> list[list[str]]:
-    """Return the sub-datasets' names by rows, tokens, and tokens a row, each from the least and from the most."""
+    """Return the names of the sub-datasets by rows, tokens and tokens per row, each ascending and descending."""
     keys: list[Callable[[SubDatasetRef], float]] = [
         lambda part: part.train.num_rows,
         lambda part: part.train.num_tokens,
@@ -59,8 +61,8 @@ def _orders(inputs: Inputs) -> list[list[str]]:
     return [*ascending, *(order[::-1] for order in ascending)]
 
 
-class _Cost:
-    """What rounds cost on these inputs; every split is counted once."""
+class _CostModel:
+    """Cost of rounds on given inputs; the rows of each split are counted once."""
 
     def __init__(self, config: SearchConfig, inputs: Inputs) -> None:
         parts = inputs.sub_datasets
@@ -73,68 +75,58 @@ class _Cost:
         self._per_row = {p.name: training_cost(p.train) * (1 / p.train.num_rows) for p in parts}
         self._scoring = {p.name: scoring_cost(p.validation, p.metric, p.max_new_tokens) for p in parts}
 
-    def work(self, walk: Sequence[Mixture], bound: str) -> Work:
-        """Return what the rounds of `walk` cost; `bound` says how much is generated in scoring."""
+    def cost_of(self, mixtures: Sequence[Mixture], bound: Bound) -> SearchCost:
+        """Return the cost of a search with these mixtures; `bound` selects how much text scoring generates."""
         costs: dict[str, RowCost] = {name: getattr(cost, bound) for name, cost in self._scoring.items()}
         drawn = [
             self._per_row[part.name] * (part.rows_per_epoch * mixture.num_rows / mixture.epoch_rows)
-            for mixture in walk
+            for mixture in mixtures
             for part in mixture.draws
         ]
         training: RowCost = reduce(add, drawn, NOTHING)
-        num_checkpoints = 1 + sum(
-            len(mixture.evaluation_offsets) for mixture in walk
-        )  # the base model's first
+        num_trained = sum(len(mixture.evaluation_offsets) for mixture in mixtures)
+        num_checkpoints = 1 + num_trained  # the base model is scored too
         evaluation = reduce(add, costs.values(), NOTHING) * num_checkpoints
         tested = [costs[p.name] * (p.num_test_rows / p.validation.num_rows) for p in self._parts]
-        num_examples = sum(mixture.num_rows for mixture in walk)
-        return Work(
-            num_rounds=len(walk),
+        num_examples = sum(mixture.num_rows for mixture in mixtures)
+        return SearchCost(
+            num_rounds=len(mixtures),
             num_epochs=num_examples / self._num_rows,
-            num_steps=sum(mixture.num_steps for mixture in walk),
+            num_steps=sum(mixture.num_steps for mixture in mixtures),
             num_examples=num_examples,
             num_checkpoints=num_checkpoints,
             training_tokens=training.num_tokens,
-            training_flops=training.training_flops(self.size.shape) + self._look_ahead_flops(walk),
+            training_flops=training.training_flops(self.size.shape) + self._look_ahead_flops(mixtures),
             evaluation_tokens=evaluation.num_tokens,
             evaluation_flops=evaluation.forward_flops(self.size.shape),
             test_flops=reduce(add, tested, NOTHING).forward_flops(self.size.shape),
-            bytes_written=self._bytes_of(num_checkpoints - 1, num_untrained=1),
-            disk_bytes=self._disk_bytes(walk),
+            bytes_written=self._bytes_of(num_trained, num_untrained=1),
+            disk_bytes=self._disk_bytes(mixtures),
         )
 
-    def _look_ahead_flops(self, walk: Sequence[Mixture]) -> float:
-        """Return what DynamixSFT pays for its look-aheads: every so often a step on a batch of each, and a loss."""
+    def _look_ahead_flops(self, mixtures: Sequence[Mixture]) -> float:
+        """Return the FLOPs of DynamixSFT's look-aheads: for each update, a step and a loss on a batch of each part."""
         if not isinstance(self._policy, Dynamix):
             return 0.0
-        num_updates = sum(mixture.num_steps // self._policy.every_steps for mixture in walk)
+        num_updates = sum(mixture.num_steps // self._policy.every_steps for mixture in mixtures)
         rows = reduce(add, self._per_row.values(), NOTHING) * (num_updates * self._batch_size)
         return rows.training_flops(self.size.shape) + rows.forward_flops(self.size.shape)
 
-    def _bytes_of(self, num_checkpoints: int, num_untrained: int = 0) -> int:
-        """Return the bytes of checkpoints: weights, their moving average, moments; the base model has no moments."""
+    def _bytes_of(self, num_trained: int, num_untrained: int = 0) -> int:
+        """Return the bytes of checkpoints: weights, their moving average, and the moments of trained ones."""
         weights = self._copies * _WEIGHT_BYTES
-        return (num_checkpoints * (weights + _MOMENT_BYTES) + num_untrained * weights) * self.size.num_trained
+        return (num_trained * (weights + _MOMENT_BYTES) + num_untrained * weights) * self.size.num_trained
 
-    def _disk_bytes(self, walk: Sequence[Mixture]) -> int:
-        """Return the most that lies on the disk: a round's checkpoints with its start and the champion, or the end."""
+    def _disk_bytes(self, mixtures: Sequence[Mixture]) -> int:
+        """Return the peak disk usage: a round's checkpoints, its start and the champion; or the end of the search."""
         peaks = [
             self._bytes_of(len(mixture.evaluation_offsets) + (2 if index else 0), 0 if index else 1)
-            for index, mixture in enumerate(walk)
+            for index, mixture in enumerate(mixtures)
         ]
         exported = 2 * _WEIGHT_BYTES * self.size.num_parameters
         return max(*peaks, peaks[-1] + exported)
 
 
-def _extreme(choose: Callable[[Iterable[float]], float], works: Iterable[Work]) -> Work:
-    listed = list(works)
-    return Work.model_validate(
-        {field: choose(getattr(work, field) for work in listed) for field in Work.model_fields}
-    )
-
-
-def record_plan(config: SearchConfig, directory: str, inputs: Inputs) -> Path:
-    """Write the plan into the search's directory, so that it can be held to it; return the file."""
-    path = Path(directory, FILE)
-    write_file(path, make_plan(config, inputs).model_dump_json(indent=1) + "\n")
-    return path
+def _extreme(choose: Callable[[Iterable[float]], float], costs: Sequence[SearchCost]) -> SearchCost:
+    fields = SearchCost.model_fields
+    return SearchCost.model_validate({name: choose(getattr(cost, name) for cost in costs) for name in fields})

@@ -1,9 +1,9 @@
-"""The rounds that a search would make if sub-datasets overfitted as imagined: its own strategy on made-up curves."""
+"""Simulate a search on synthetic curves to bound its cost."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from tasks.algorithm.curves import Curve, MetricPoint
 from tasks.algorithm.state import Champion, CheckpointKey, SearchState
@@ -13,14 +13,15 @@ from tasks.contracts import Inputs, Mixture
 from tasks.mixing import plan_mixture
 from tasks.pruning import stop_reason_of
 
-# Far below any score and far above any loss, so that every guard of every strategy lets it pass.
-_FALLEN = 1e9
-Leaving = Callable[[Sequence[str]], str | None]
+# An overfitting curve loses this much score and gains this much loss: more than any threshold of a strategy.
+_FAR = 1e9
+# Returns the next sub-dataset to overfit, of those left in a given order; None: no more.
+Choose = Callable[[Sequence[str]], str | None]
 
 
 @dataclass(frozen=True)
-class _SimulatedRound:
-    """The part of a decided round that the state depends on."""
+class _Round:
+    """A simulated round, as far as the state of the search depends on it (`DecidedRound`)."""
 
     sub_datasets: tuple[str, ...]
     decision: Decision
@@ -30,60 +31,65 @@ class _SimulatedRound:
     stop_reason: str
 
 
-def imagined_rounds(
-    config: SearchConfig, inputs: Inputs, order: Sequence[str], leaving: Leaving
-) -> Iterator[Mixture]:
-    """Yield the mixtures of a search in which `leaving` names who overfits, given the active ones in `order`.
+def simulate(config: SearchConfig, inputs: Inputs, order: Sequence[str], choose: Choose) -> list[Mixture]:
+    """Return the mixture of each round of a simulated search.
 
-    All others learn to the end. Who overfits has its peak in the middle of the roll-out.
+    The strategy, the mixtures and the stop conditions are those of the search itself; only the curves are synthetic.
+    In each round `choose` selects the sub-datasets that overfit, as many as a round may exclude, from the active ones
+    in `order`. The score of all others rises to the end of the roll-out.
     """
     strategy = config.search.strategy()
-    opening = strategy.open(inputs.names)
-    state = SearchState.opened(inputs.names, opening)
-    previous: tuple[RoundReport, ...] = ()
+    state = SearchState.opened(inputs.names, strategy.open(inputs.names))
+    mixtures: list[Mixture] = []
+    reports: tuple[RoundReport, ...] = ()
     while not state.is_finished:
         mixture = plan_mixture(config, inputs, state, None)
-        yield mixture
-        falling = _falling(state.active, order, leaving, config.search.exclude_per_round)
-        curves = _curves(inputs.names, falling, mixture, state.checkpoint or CheckpointKey(0, 0))
-        steps_per_epoch = mixture.num_steps / mixture.epochs
-        report = RoundReport(state.round, state.active, curves, steps_per_epoch, previous)
-        previous = (*previous, RoundReport(state.round, state.active, curves, steps_per_epoch))
-        decision = strategy.observe(report)
-        decided = _SimulatedRound(
-            sub_datasets=inputs.names,
-            decision=decision,
-            scores_at_target=dict.fromkeys(inputs.names, 0.0),
-            champion=Champion(decision.roll_back_to, 0.0),
-            examples=mixture.num_rows,
-            stop_reason=stop_reason_of(config, mixture, state, decision, mixture.num_rows),
+        overfitting = _chosen(state.active, order, choose, config.search.exclude_per_round)
+        curves = tuple(
+            _curve(name, _checkpoints(mixture, state), name in overfitting) for name in inputs.names
         )
-        state = state.after(decided)
+        report = RoundReport(state.round, state.active, curves, mixture.num_steps / mixture.epochs)
+        decision = strategy.observe(replace(report, previous=reports))
+        stop_reason = stop_reason_of(config, mixture, state, decision, mixture.num_rows)
+        state = state.after(_decided(inputs.names, decision, mixture.num_rows, stop_reason))
+        mixtures.append(mixture)
+        reports = (*reports, report)
+    return mixtures
 
 
-def _falling(active: Sequence[str], order: Sequence[str], leaving: Leaving, count: int) -> list[str]:
-    falling: list[str] = []
-    for _ in range(count):
-        left = [name for name in order if name in active and name not in falling]
-        if left and (name := leaving(left)) is not None:
-            falling.append(name)
-    return falling
+def _chosen(active: Collection[str], order: Sequence[str], choose: Choose, at_most: int) -> list[str]:
+    chosen: list[str] = []
+    while len(chosen) < at_most:
+        left = [name for name in order if name in active and name not in chosen]
+        name = choose(left) if left else None
+        if name is None:
+            break
+        chosen.append(name)
+    return chosen
 
 
-def _curves(
-    names: Sequence[str], falling: Sequence[str], mixture: Mixture, start: CheckpointKey
-) -> tuple[Curve, ...]:
-    keys = [start, *(CheckpointKey(mixture.round, start.step + o) for o in mixture.evaluation_offsets)]
-    peak = len(keys) // 2 if len(keys) > 3 else 0
-    return tuple(
-        Curve(
-            name,
-            tuple(
-                MetricPoint(key, -_FALLEN, _FALLEN, 1)
-                if name in falling and index > peak
-                else MetricPoint(key, float(key.step), 1.0, 1)
-                for index, key in enumerate(keys)
-            ),
-        )
-        for name in names
+def _checkpoints(mixture: Mixture, state: SearchState) -> list[CheckpointKey]:
+    """Return the scored checkpoints of a roll-out, with its start."""
+    start = state.checkpoint or CheckpointKey(0, 0)
+    return [start, *(CheckpointKey(mixture.round, start.step + o) for o in mixture.evaluation_offsets)]
+
+
+def _curve(name: str, checkpoints: Sequence[CheckpointKey], overfits: bool) -> Curve:
+    """Return a curve that rises by 1 per step; an overfitting one peaks in the middle of the roll-out."""
+    peak = len(checkpoints) // 2 if len(checkpoints) > 3 else 0
+    points = [MetricPoint(key, score=key.step, loss=1.0, num_examples=1) for key in checkpoints]
+    if overfits:
+        fallen = [replace(point, score=-_FAR, loss=_FAR) for point in points[peak + 1 :]]
+        points[peak + 1 :] = fallen
+    return Curve(name, tuple(points))
+
+
+def _decided(names: tuple[str, ...], decision: Decision, examples: int, stop_reason: str) -> _Round:
+    return _Round(
+        sub_datasets=names,
+        decision=decision,
+        scores_at_target=dict.fromkeys(names, 0.0),
+        champion=Champion(decision.roll_back_to, 0.0),
+        examples=examples,
+        stop_reason=stop_reason,
     )

@@ -1,25 +1,29 @@
-"""The plan that a search begins with, and its comparison with the actual work."""
+"""The plan that a search starts with, in its directory, and its comparison with the actual cost."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal, get_args
 
 from tasks.algorithm.costs import total_by_kind
 from tasks.contracts import Value
 from tasks.record.events import RoundDecided
+from tasks.runtime.files import write_file
 
 FILE = "plan.json"
+Bound = Literal["least", "expected", "most"]
+BOUNDS: tuple[Bound, ...] = get_args(Bound)
 
 
-class Work(Value):
-    """What one course of a search costs; quantities as in the ledger, test scores apart.
+class SearchCost(Value):
+    """Cost of one search. The quantities are those of the ledger; scoring the test splits is separate.
 
     Attributes:
-        num_epochs: full-mixture epochs trained, the discarded ones too.
-        num_checkpoints: checkpoints published and scored.
-        bytes_written: all checkpoints; disk_bytes: the most that lie on the disk at once, the exported champion
-            and its copy in MLflow included.
+        num_epochs: trained full-mixture epochs, discarded ones included.
+        num_checkpoints: published and scored checkpoints.
+        bytes_written: size of all checkpoints.
+        disk_bytes: peak disk usage, with the exported champion and its copy in MLflow.
     """
 
     num_rounds: int
@@ -37,21 +41,21 @@ class Work(Value):
 
 
 class Plan(Value):
-    """A search's cost where its decisions fall well, probably, and where they fall badly.
+    """Cost of a search before it runs.
 
-    `least` and `most` are the extremes of each quantity on its own; `num_parameters` counts adapters too.
+    `least` and `most` are the bounds of each quantity on its own. `num_parameters` includes adapters.
     """
 
     num_sub_datasets: int
     num_parameters: int
     num_trained: int
-    least: Work
-    expected: Work
-    most: Work
+    least: SearchCost
+    expected: SearchCost
+    most: SearchCost
 
 
 class Comparison(Value):
-    """One quantity of the plan beside what it came to."""
+    """One quantity of a plan next to its actual value."""
 
     quantity: str
     least: float
@@ -60,14 +64,21 @@ class Comparison(Value):
     actual: float
 
 
+def write_plan(directory: str, plan: Plan) -> Path:
+    """Write the plan to the search's directory, and return the file."""
+    path = Path(directory, FILE)
+    write_file(path, plan.model_dump_json(indent=1) + "\n")
+    return path
+
+
 def read_plan(directory: str) -> Plan | None:
-    """Return the plan that the search began with; None where it began without one."""
+    """Return the plan that the search started with; None if it started without one."""
     path = Path(directory, FILE)
     return Plan.model_validate_json(path.read_text()) if path.is_file() else None
 
 
 def compare_with_plan(plan: Plan, rounds: Sequence[RoundDecided]) -> list[Comparison]:
-    """Return the plan beside the work of these rounds; work that a restart repeated is not counted."""
+    """Return each quantity of the plan next to the sum over these rounds; repeated work is not counted."""
     totals = total_by_kind(line for decided in rounds for line in decided.ledger)
     trained = [totals[kind] for kind in ("accepted", "discarded")]
     actual = {

@@ -8,8 +8,8 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from tasks.planning.pricing import COURSES, Price, Speed
-from tasks.record.plan import Comparison, Plan
+from tasks.planning.pricing import Price, Speed
+from tasks.record.plan import BOUNDS, Comparison, Plan
 from tasks.report.console import console, print_table
 
 _QUANTITIES = {
@@ -32,11 +32,11 @@ def show_plan(plan: Plan, speed: Speed | None, prices: Mapping[str, Price]) -> N
     """Print a plan; `prices` are by course, and empty where no speed is known."""
     trained = f", of which {plan.num_trained:,} are trained" if plan.num_trained < plan.num_parameters else ""
     console.print(f"model: {plan.num_parameters:,} parameters{trained}; {plan.num_sub_datasets} sub-datasets")
-    table = _table("", *COURSES)
+    table = _table("", *BOUNDS)
     for field, label in _QUANTITIES.items():
-        table.add_row(label, *(_shown(field, getattr(getattr(plan, course), field)) for course in COURSES))
+        table.add_row(label, *(_shown(field, getattr(getattr(plan, course), field)) for course in BOUNDS))
     for field, label, digits in (("hours", "hours", 3), ("gpu_hours", "GPU-hours", 3), ("money", "price", 2)):
-        values = [getattr(prices[course], field) for course in COURSES if course in prices]
+        values = [getattr(prices[course], field) for course in BOUNDS if course in prices]
         if values and values[0] is not None:
             table.add_row(label, *(f"{value:,.{digits}f}" for value in values))
     print_table(table)
@@ -55,7 +55,7 @@ def show_plan_and_actual(comparisons: Sequence[Comparison]) -> None:
     """Print what a search cost beside what it was to cost; nothing for one that began without a plan."""
     if not comparisons:
         return
-    table = _table("plan and actual", *COURSES, "actual")
+    table = _table("plan and actual", *BOUNDS, "actual")
     for cells in plan_and_actual(comparisons):
         table.add_row(*cells)
     print_table(table)

@@ -1,3 +1,5 @@
+"""Plans: cost of a search before it runs, its price, and its comparison with the actual cost."""
+
 from __future__ import annotations
 
 import json
@@ -20,14 +22,14 @@ from tasks.planning.pricing import measured_speed, price, stated_speed
 from tasks.planning.row_costs import scoring_cost, training_cost
 from tasks.record.events import CheckpointSize
 from tasks.record.journal import append_event
-from tasks.record.plan import Plan, Work, compare_with_plan
+from tasks.record.plan import Plan, SearchCost, compare_with_plan
 from tests.unit.made_events import CONFIG, decided, interval, started
 
 LENGTH, PROMPT = 5, 3
 
 
 def split_of(directory: Path, num_rows: int, choices: list[list[int]] | None = None) -> SplitRef:
-    """Write rows of 5 tokens, 3 of them the prompt's."""
+    """Write rows of 5 tokens; 3 are the prompt."""
     import datasets
 
     row = {
@@ -95,13 +97,13 @@ def inputs(base: BaseModelRef, tmp_path_factory: pytest.TempPathFactory) -> Inpu
     return Inputs(model=base, sub_datasets=tuple(parts))
 
 
-def test_a_models_size_is_read_from_its_files(base: BaseModelRef) -> None:
+def test_model_size_is_read_from_the_files(base: BaseModelRef) -> None:
     size = measure_model(base)
     assert size.shape == ModelShape(BODY, HEAD, 1.0, attention_width=1 * 2 * 2)
     assert size.num_parameters == size.num_trained == BODY + HEAD
 
 
-def test_adapters_add_their_rank_times_both_sides(base: BaseModelRef) -> None:
+def test_adapters_add_rank_times_both_dimensions(base: BaseModelRef) -> None:
     every = measure_model(base.model_copy(update={"lora": LoraConfig(r=2)}))
     assert every.num_trained == 2 * (4 * (4 + 4) + 3 * (8 + 4))
     assert every.num_parameters == BODY + HEAD + every.num_trained
@@ -109,15 +111,15 @@ def test_adapters_add_their_rank_times_both_sides(base: BaseModelRef) -> None:
     assert measure_model(base.model_copy(update={"lora": two})).num_trained == 2 * 2 * (4 + 4)
 
 
-def test_equal_sizes_and_one_exclusion_a_round_cost_c_times_n_plus_1_halves(inputs: Inputs) -> None:
-    """C = 2, N = 4: rounds of 64, 48, 32 and 16 rows an epoch; 8 evaluations each, and the base model's."""
+def test_equal_sizes_cost_c_times_n_plus_1_halves(inputs: Inputs) -> None:
+    """C = 2, N = 4: rounds of 64, 48, 32 and 16 rows per epoch; 8 evaluations each, and the base model."""
     plan = make_plan(config_of(), inputs)
     work = plan.expected
     assert work.num_rounds == 4
     assert work.num_epochs == 2 * (4 + 1) / 2
     assert work.num_examples == 2 * (64 + 48 + 32 + 16)
     assert work.num_steps == work.num_examples / 8
-    # The last round has 4 steps, and so no more than 4 evaluations.
+    # The last round has 4 steps, so at most 4 evaluations.
     assert work.num_checkpoints == 1 + 8 + 8 + 8 + 4
     assert work.training_tokens == pytest.approx(LENGTH * work.num_examples)
     flops = 3 * 2 * (BODY * LENGTH + HEAD * 2) + 3 * 4 * 4 * LENGTH**2
@@ -127,11 +129,11 @@ def test_equal_sizes_and_one_exclusion_a_round_cost_c_times_n_plus_1_halves(inpu
     assert work.test_flops == pytest.approx(gold * 4 * 12)
     num_weights = BODY + HEAD
     assert work.bytes_written == num_weights * (4 + 12 * (work.num_checkpoints - 1))
-    # A round's eight, the one it began with, and the champion.
+    # A round's eight checkpoints, its start, and the champion.
     assert work.disk_bytes == num_weights * 12 * (8 + 2)
 
 
-def test_a_search_in_which_nothing_overfits_spends_its_whole_budget(inputs: Inputs) -> None:
+def test_without_overfitting_the_whole_budget_is_spent(inputs: Inputs) -> None:
     plan = make_plan(config_of(max_epochs=6), inputs)
     assert plan.least.num_epochs == plan.expected.num_epochs == 5
     assert plan.most.num_epochs == 6
@@ -142,13 +144,13 @@ def test_a_search_in_which_nothing_overfits_spends_its_whole_budget(inputs: Inpu
     )
 
 
-def test_a_limit_of_rounds_bounds_every_course(inputs: Inputs) -> None:
+def test_max_rounds_limits_every_simulation(inputs: Inputs) -> None:
     plan = make_plan(config_of(max_rounds=2), inputs)
     assert (plan.least.num_rounds, plan.most.num_rounds) == (2, 2)
     assert (plan.expected.num_epochs, plan.most.num_epochs) == (2 + 1.5, 4)
 
 
-def test_choices_of_several_tokens_take_a_pass_each_and_generation_none(tmp_path: Path) -> None:
+def test_choices_of_several_tokens_take_a_pass_each(tmp_path: Path) -> None:
     one = scoring_cost(split_of(tmp_path / "one", 6, [[1], [2]]), "multiple_choice", 9)
     assert one.most.num_tokens == one.least.num_tokens == 6 * LENGTH
     two = scoring_cost(split_of(tmp_path / "two", 6, [[1], [2, 3, 4]]), "multiple_choice", 9)
@@ -167,12 +169,12 @@ def test_generation_is_bounded_by_all_rows(tmp_path: Path, metric: Metric, share
     assert cost.most.num_tokens == gold.num_tokens + most
 
 
-def work_of(**values: Any) -> Work:
-    return Work.model_validate({name: 0 for name in Work.model_fields} | values)
+def cost_of(**values: Any) -> SearchCost:
+    return SearchCost.model_validate({name: 0 for name in SearchCost.model_fields} | values)
 
 
-def test_hours_and_money_count_every_device_and_the_ones_that_wait() -> None:
-    work = work_of(training_flops=7.2e15, evaluation_flops=3.0e15, test_flops=0.6e15)
+def test_price_includes_idle_devices() -> None:
+    work = cost_of(training_flops=7.2e15, evaluation_flops=3.0e15, test_flops=0.6e15)
     speed = stated_speed(1e12)
     one, four = price(work, speed, 1, 2.0), price(work, speed, 4, 2.0)
     assert (one.hours, one.gpu_hours, one.money) == (3.0, 3.0, 6.0)
@@ -180,7 +182,7 @@ def test_hours_and_money_count_every_device_and_the_ones_that_wait() -> None:
     assert price(work, speed, 4, None).money is None
 
 
-def test_plan_and_actual_stand_side_by_side() -> None:
+def test_actual_cost_is_compared_with_the_plan() -> None:
     """Two rounds of 4 steps, of which the second is discarded."""
     cost = {"num_tokens": 40, "num_examples": 8, "flops": 9.0, "seconds": 1.0}
     events = [
@@ -193,7 +195,7 @@ def test_plan_and_actual_stand_side_by_side() -> None:
         )
         for number in (0, 1)
     ]
-    work = work_of(num_steps=6, training_tokens=70)
+    work = cost_of(num_steps=6, training_tokens=70)
     plan = Plan(num_sub_datasets=2, num_parameters=1, num_trained=1, least=work, expected=work, most=work)
     rows = {row.quantity: row for row in compare_with_plan(plan, events)}
     assert (rows["num_steps"].expected, rows["num_steps"].actual) == (6, 8)
@@ -203,7 +205,7 @@ def test_plan_and_actual_stand_side_by_side() -> None:
     assert rows["num_checkpoints"].actual == 3
 
 
-def test_the_speed_is_that_of_the_newest_search_of_this_model(tmp_path: Path) -> None:
+def test_speed_is_that_of_the_newest_search_of_the_model(tmp_path: Path) -> None:
     assert measured_speed(str(tmp_path), "abc") is None
     config = CONFIG | {"training": {"num_processes": 2}}
     key = CheckpointKey(0, 4)
@@ -219,7 +221,7 @@ def test_the_speed_is_that_of_the_newest_search_of_this_model(tmp_path: Path) ->
     assert speed.source.endswith("one")
 
 
-def test_sft_is_priced_at_its_whole_budget_and_an_average_as_a_copy_of_the_weights(
+def test_sft_costs_its_budget_and_ema_a_copy_of_the_weights(
     inputs: Inputs,
 ) -> None:
     plan = make_plan(config_of(max_epochs=6, method="sft"), inputs)
@@ -231,7 +233,7 @@ def test_sft_is_priced_at_its_whole_budget_and_an_average_as_a_copy_of_the_weigh
     assert more == num_weights * 4 * plan.least.num_checkpoints
 
 
-def test_dynamix_sft_is_priced_with_its_look_aheads(inputs: Inputs) -> None:
+def test_dynamix_sft_includes_its_look_aheads(inputs: Inputs) -> None:
     """Six epochs are 48 steps: 12 updates, each a step and one more pass on a batch of 8 of each sub-dataset."""
     plain = make_plan(config_of(max_epochs=6, method="sft"), inputs).expected
     config = config_of(max_epochs=6, method="dynamix_sft", options={"every_steps": 4})

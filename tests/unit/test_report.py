@@ -19,7 +19,7 @@ from tasks.algorithm.state import CheckpointKey
 from tasks.errors import JournalError
 from tasks.record.events import CheckpointSize, EnvironmentChanged, rounds_of
 from tasks.record.journal import append_event
-from tasks.record.plan import FILE, Plan, Work
+from tasks.record.plan import FILE, Plan, SearchCost
 from tasks.report.charts import checkpoint_tree, mean_chart, spread, sub_dataset_chart
 from tasks.report.findings import standing, verdict
 from tasks.report.page import render_html, render_markdown, write_page
@@ -124,7 +124,9 @@ def test_both_pages_show_the_bytes_written_and_the_plan_beside_what_came_of_it(
     checkpoints = (CheckpointSize(key=CheckpointKey(0, 10), num_bytes=2_500_000),)
     rolled_back.rewrite([started, first.model_copy(update={"checkpoints": checkpoints}), *rest])
     assert "Plan and actual" not in render_html(_story(rolled_back))
-    work = Work.model_validate({field: 11 for field in Work.model_fields} | {"bytes_written": 7_000_000})
+    work = SearchCost.model_validate(
+        {field: 11 for field in SearchCost.model_fields} | {"bytes_written": 7_000_000}
+    )
     plan = Plan(num_sub_datasets=2, num_parameters=9, num_trained=9, least=work, expected=work, most=work)
     (rolled_back.directory / FILE).write_text(plan.model_dump_json())
     story = _story(rolled_back)
