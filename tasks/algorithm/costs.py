@@ -13,7 +13,7 @@ class ModelShape:
 
     Attributes:
         body_parameters: weights of the matrix products below the head; an embedding's look-up costs nothing.
-        head_parameters: weights of the output projection, tied or not; applied at supervised positions only.
+        head_parameters: weights of the output projection, tied or not; applied only where a token has a label.
         trainable_share: share of the weights whose gradients are computed; 1 for full fine-tuning.
         attention_width: layers × heads × head dimension.
     """
@@ -53,9 +53,9 @@ class RowCost:
     num_head_positions: float
 
     @classmethod
-    def of(cls, lengths: Sequence[int], supervised: Sequence[int]) -> RowCost:
-        """Return the sums over rows of these lengths and numbers of supervised tokens."""
-        return cls(sum(lengths), sum(length * length for length in lengths), sum(supervised))
+    def of(cls, lengths: Sequence[int], num_labels: Sequence[int]) -> RowCost:
+        """Return the sums over rows of these lengths and numbers of labels."""
+        return cls(sum(lengths), sum(length * length for length in lengths), sum(num_labels))
 
     def __add__(self, other: RowCost) -> RowCost:
         return RowCost(

@@ -17,7 +17,7 @@ from tasks.errors import DataError, ModelError
 from tasks.runtime.files import publish_folder
 
 # Part of the cache's key; raised when `encode` returns other columns for the same text.
-_ENCODING_VERSION = 1
+_ENCODING_VERSION = 2
 
 
 class Encoder:
@@ -58,23 +58,23 @@ class Encoder:
     def encode(self, example: Example) -> dict[str, Any]:
         """Return the columns of a row.
 
-        input_ids: prompt, completion and end-of-text. supervised: the loss mask, 1 where a token is learnt.
+        input_ids: prompt, completion and end-of-text. loss_mask: 1 where a token is learned.
         prompt_length: number of tokens before the completion that is evaluated. choice_ids: tokens of each choice,
         without end-of-text. gold: index of the right choice, -1 without choices. completion: text that is compared in
         an exact match. answer: text with the numeric answer.
         """
         if example.messages:
-            ids, supervised, prompt_length = self._encode_chat(example)
+            ids, loss_mask, prompt_length = self._encode_chat(example)
         else:
             prompt_ids, completion_ids = self._encode_pair(example.prompt, example.completion)
             end = [self.tokenizer.eos_token_id] if self.tokenizer.eos_token_id is not None else []
             ids = prompt_ids + completion_ids + end
-            supervised = [0] * len(prompt_ids) + [1] * (len(completion_ids) + len(end))
+            loss_mask = [0] * len(prompt_ids) + [1] * (len(completion_ids) + len(end))
             prompt_length = len(prompt_ids)
         choice_ids = [self._encode_pair(example.prompt, choice)[1] for choice in example.choices]
         return {
             "input_ids": ids,
-            "supervised": supervised,
+            "loss_mask": loss_mask,
             "prompt_length": prompt_length,
             "choice_ids": choice_ids,
             "gold": example.choices.index(example.completion) if example.choices else -1,
@@ -97,7 +97,7 @@ class Encoder:
             raise ValueError(f"token {largest} ({self.tokenizer.decode([largest])!r}), and {known}")
         if row["prompt_length"] == 0:
             raise ValueError("a prompt of no tokens, so nothing comes before the completion's first token")
-        if not any(row["supervised"]) or not all(row["choice_ids"]):
+        if not any(row["loss_mask"]) or not all(row["choice_ids"]):
             raise ValueError("a completion or choice of no tokens")
         unknown = self.tokenizer.unk_token_id
         if unknown != self.tokenizer.eos_token_id and unknown in completion:
@@ -135,10 +135,10 @@ class Encoder:
                 spans.append((len(before), len(until)))
         encoded = self.tokenizer(full, add_special_tokens=False, return_offsets_mapping=True)
         starts = [start for start, _ in encoded["offset_mapping"]]
-        supervised = [int(any(low <= start < high for low, high in spans)) for start in starts]
+        loss_mask = [int(any(low <= start < high for low, high in spans)) for start in starts]
         prompt_length = sum(start < spans[-1][0] for start in starts)
-        end = max(i for i, flag in enumerate(supervised) if flag) + 1
-        return encoded["input_ids"][:end], supervised[:end], prompt_length
+        end = max(i for i, flag in enumerate(loss_mask) if flag) + 1
+        return encoded["input_ids"][:end], loss_mask[:end], prompt_length
 
 
 def tokenize_split(
@@ -221,7 +221,7 @@ def _features() -> Any:
 
     return Features(
         input_ids=List(Value("int32")),
-        supervised=List(Value("int8")),
+        loss_mask=List(Value("int8")),
         prompt_length=Value("int32"),
         choice_ids=List(List(Value("int32"))),
         gold=Value("int32"),

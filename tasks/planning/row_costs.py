@@ -58,8 +58,8 @@ def _columns(split: SplitRef) -> Any:
 
 
 def _gold_pass(columns: Any) -> RowCost:
-    supervised = pc.sum(pc.list_flatten(columns["supervised"])).as_py()
-    return _sums(_ints(columns["num_tokens"]), supervised)
+    num_labels = pc.sum(pc.list_flatten(columns["loss_mask"])).as_py()
+    return _sums(_ints(columns["num_tokens"]), num_labels)
 
 
 def _choice_passes(columns: Any) -> RowCost:

@@ -16,7 +16,7 @@ from tasks.workers.supervisor import run_worker
 
 
 def build_base(spec_path: Path) -> None:
-    """Write the model and tokenizer that the spec describes; the directory appears whole or not at all."""
+    """Write the model and tokenizer of a spec; the directory appears complete or not at all."""
     spec: dict[str, Any] = json.loads(spec_path.read_text())
     directory = Path(spec["directory"])
     tokenizer = _tokenizer(spec)
@@ -43,7 +43,7 @@ def _model(spec: dict[str, Any], tokenizer: Any) -> Any:
             source, trust_remote_code=spec["trust_remote_code"], use_safetensors=True, dtype="auto"
         )
     model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
-    # What is left of the quantisation makes save_pretrained refuse; the weights are plain floats (facts.md, 8).
+    # save_pretrained refuses a model with these attributes of its quantization, though the weights are plain floats.
     for leftover in ("hf_quantizer", "quantization_method"):
         if hasattr(model, leftover):
             delattr(model, leftover)

@@ -1,4 +1,4 @@
-"""Say what torch sees: `python -m tasks.workers.describe_devices` prints one JSON object."""
+"""Print the devices that torch finds as JSON: `python -m tasks.workers.describe_devices`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Write a checkpoint's adapters as peft keeps them: `python -m tasks.workers.export_adapter SPEC`."""
+"""Export the adapters of a checkpoint in the format of peft: `python -m tasks.workers.export_adapter SPEC`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tasks.workers.supervisor import run_worker
 
 
 def export_adapter(spec_path: Path) -> None:
-    """Save the adapters of `checkpoint`, with the tokenizer, in `directory`; they name `base` as their model."""
+    """Save the adapters of `checkpoint` and the tokenizer in `directory`, with `base` as the name of their model."""
     spec = json.loads(spec_path.read_text())
     base = BaseModelRef.model_validate(spec["model"])
     model = load_base(base)

@@ -1,4 +1,8 @@
-"""Rows to tensors, and one forward pass to the losses of their supervised tokens."""
+"""Collate rows into tensors, and compute logits and losses in one forward pass.
+
+This is where the loss is masked: `collate` turns each row's loss mask into `labels`, with IGNORED where a token has
+no loss, and `token_losses` skips these.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,10 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
+# A row's token ids and its loss mask: 1 where a token is learned.
 Row = tuple[npt.NDArray[np.int32], npt.NDArray[np.int8]]
+# The label of a token without loss; torch's cross-entropy ignores it by default.
+IGNORED = -100
 
 
 @dataclass(frozen=True)
@@ -20,33 +27,36 @@ class Batch:
     """Tensors of one forward pass.
 
     Attributes:
-        inputs: what the model is called with. Shapes (rows, tokens); packed rows lie end to end in one row, and
-            where they are `bounded`, their bounds come with them under transformers' names of FlashAttention's.
-        positions: (k,) positions whose logits are needed: those before a supervised token, of any row.
-        targets: (rows, k) token that follows each position.
-        is_supervised: (rows, k) whether that token counts.
-        row_of: (rows, k) which of the given rows it belongs to.
+        inputs: arguments of the model, of shape (rows, tokens). Packed rows lie end to end in one row; with `bounded`,
+            their bounds are included under transformers' names for FlashAttention.
+        positions: (k,) positions whose logits are needed: those before a label of any row.
+        labels: (rows, k) token that follows each position, or IGNORED where the loss mask excludes it.
+        row_of: (rows, k) index of the given row that the token belongs to.
     """
 
     inputs: dict[str, Any]
     positions: torch.Tensor
-    targets: torch.Tensor
-    is_supervised: torch.Tensor
+    labels: torch.Tensor
     row_of: torch.Tensor
+
+    @property
+    def has_label(self) -> torch.Tensor:
+        """Booleans of shape (rows, k): whether the position has a loss."""
+        return self.labels != IGNORED
 
 
 def collate(rows: Sequence[Row], device: torch.device, *, packed: bool, bounded: bool = False) -> Batch:
-    """Return the batch of `rows`; a row's first token is never supervised."""
-    ids, flags, row_of, inputs = _packed(rows) if packed else _padded(rows)
-    positions = np.flatnonzero(flags[:, 1:].any(axis=0))
+    """Return the batch of `rows`; a row's first token has no loss, since nothing comes before it."""
+    ids, loss_mask, row_of, inputs = _packed(rows) if packed else _padded(rows)
+    labels = np.where(loss_mask, ids, IGNORED)
+    positions = np.flatnonzero(loss_mask[:, 1:].any(axis=0))
     if len(positions) == 0:
         positions = np.zeros(1, dtype=np.int64)
     tensors = {key: torch.from_numpy(value).to(device) for key, value in inputs.items()}
     return Batch(
         inputs={**tensors, **(_bounds(rows, device) if packed and bounded and rows else {})},
         positions=torch.from_numpy(positions).to(device),
-        targets=torch.from_numpy(ids[:, positions + 1]).to(device),
-        is_supervised=torch.from_numpy(flags[:, positions + 1].astype(bool)).to(device),
+        labels=torch.from_numpy(labels[:, positions + 1]).to(device),
         row_of=torch.from_numpy(row_of[:, positions + 1]).to(device),
     )
 
@@ -57,32 +67,37 @@ Arrays = tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], dict[str, n
 def _padded(rows: Sequence[Row]) -> Arrays:
     width = max(2, *(len(ids) for ids, _ in rows)) if rows else 2
     shape = (max(1, len(rows)), width)
-    ids, flags = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int8)
-    mask = np.zeros(shape, dtype=np.int64)
-    for index, (row_ids, row_flags) in enumerate(rows):
+    ids, loss_mask = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int8)
+    attention_mask = np.zeros(shape, dtype=np.int64)
+    for index, (row_ids, row_loss_mask) in enumerate(rows):
         ids[index, : len(row_ids)] = row_ids
-        flags[index, : len(row_ids)] = row_flags
-        mask[index, : len(row_ids)] = 1
-    flags[:, 0] = 0
-    mask[:, 0] = 1  # a rank without rows still has a token to run, which nothing supervises
+        loss_mask[index, : len(row_ids)] = row_loss_mask
+        attention_mask[index, : len(row_ids)] = 1
+    loss_mask[:, 0] = 0
+    attention_mask[:, 0] = 1  # a rank without rows still runs one token, which has no loss
     row_of = np.repeat(np.arange(shape[0])[:, None], width, axis=1)
-    inputs = {"input_ids": ids} if mask.all() else {"input_ids": ids, "attention_mask": mask}
-    return ids, flags, row_of, inputs
+    inputs = {"input_ids": ids}
+    return (
+        ids,
+        loss_mask,
+        row_of,
+        inputs if attention_mask.all() else inputs | {"attention_mask": attention_mask},
+    )
 
 
 def _packed(rows: Sequence[Row]) -> Arrays:
     """Lay the rows end to end.
 
-    Positions restart with each row, and no attention mask is given: beside one of ones transformers would not
-    build the block-diagonal mask, and rows would see each other (facts.md, 8: logits off by 12.7).
+    Positions restart with each row, and there is no attention mask: next to a mask of ones, transformers builds no
+    block-diagonal mask, and rows would see each other (measured: logits off by 12.7).
     """
     if not rows:
         return _padded(rows)
-    flags = [np.concatenate([[np.int8(0)], row_flags[1:]]) for _, row_flags in rows]
+    loss_masks = [np.concatenate([[np.int8(0)], row_loss_mask[1:]]) for _, row_loss_mask in rows]
     ids = np.concatenate([row_ids for row_ids, _ in rows]).astype(np.int64)[None]
     positions = np.concatenate([np.arange(len(row_ids)) for row_ids, _ in rows])[None]
     row_of = np.concatenate([np.full(len(row_ids), index) for index, (row_ids, _) in enumerate(rows)])[None]
-    return ids, np.concatenate(flags)[None], row_of, {"input_ids": ids, "position_ids": positions}
+    return ids, np.concatenate(loss_masks)[None], row_of, {"input_ids": ids, "position_ids": positions}
 
 
 def _bounds(rows: Sequence[Row], device: torch.device) -> dict[str, Any]:
@@ -98,7 +113,7 @@ def _bounds(rows: Sequence[Row], device: torch.device) -> dict[str, Any]:
 
 
 def supports_logit_positions(model: Any) -> bool:
-    """Say whether the model computes logits at chosen positions only (most of transformers' do)."""
+    """Return whether the model can compute logits at chosen positions only, as most models of transformers can."""
     get_base = getattr(model, "get_base_model", None)
     return "logits_to_keep" in inspect.signature((get_base() if get_base else model).forward).parameters
 
@@ -114,6 +129,8 @@ def token_logits(model: Any, batch: Batch, *, at_positions: bool) -> torch.Tenso
 
 
 def token_losses(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Return the cross-entropy in nats of each target, shape (rows, k); 0 where it is not supervised."""
-    losses = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), reduction="none")
-    return losses.view(batch.targets.shape) * batch.is_supervised
+    """Return the cross-entropy in nats of each label, of shape (rows, k); 0 where there is none."""
+    losses = F.cross_entropy(
+        logits.flatten(0, 1), batch.labels.flatten(), reduction="none", ignore_index=IGNORED
+    )
+    return losses.view(batch.labels.shape)

@@ -1,4 +1,4 @@
-"""Load the base model, and put checkpoints' weights into it; safetensors only, nothing is unpickled."""
+"""Load the base model and the weights of checkpoints; safetensors only, nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ AVERAGE = "average.safetensors"
 
 
 def load_base(base: BaseModelRef) -> Any:
-    """Return the base model in float32, with fresh adapters where the search trains LoRA.
+    """Return the base model in float32, with new adapters if the search trains LoRA.
 
     Raises:
-        ModelError: transformers or peft refuse it.
+        ModelError: transformers or peft reject it.
     """
     transformers_logging.disable_progress_bar()
     try:
@@ -60,7 +60,7 @@ def _with_adapters(model: Any, base: BaseModelRef) -> Any:
 
     assert base.lora is not None
     targets = base.lora.target_modules
-    torch.manual_seed(base.seed)  # adapters start from random numbers; every worker must draw the same
+    torch.manual_seed(base.seed)  # adapters start from random numbers, the same ones in every worker
     try:
         return get_peft_model(
             model,
@@ -82,20 +82,20 @@ def _with_adapters(model: Any, base: BaseModelRef) -> Any:
 
 
 def trained_names(model: Any) -> list[str]:
-    """Return the names of the parameters that training changes; tied ones once."""
+    """Return the names of the parameters that training changes; tied parameters once."""
     return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
 def scored_file(directory: Path) -> str:
-    """Return which of a checkpoint's weights are scored and exported: their average, where the search keeps one."""
+    """Return the file of weights that is scored and exported: the average, if the search keeps one."""
     return AVERAGE if (directory / AVERAGE).exists() else WEIGHTS
 
 
 def load_weights(model: Any, directory: Path, file: str = WEIGHTS) -> None:
-    """Copy a checkpoint's weights into a model of the same base.
+    """Copy the weights of a checkpoint into a model of the same base.
 
     Raises:
-        ModelError: the checkpoint's tensors are not those of the model.
+        ModelError: the tensors of the checkpoint are not those of the model.
     """
     tensors: Mapping[str, torch.Tensor] = load_file(directory / file)
     wanted = set(trained_names(model))
@@ -114,7 +114,7 @@ def load_weights(model: Any, directory: Path, file: str = WEIGHTS) -> None:
 
 
 def shape_of(model: Any) -> ModelShape:
-    """Return the numbers of the model that its FLOPs depend on."""
+    """Return the sizes that determine the FLOPs of the model."""
     config = model.config.get_text_config()
     head = model.get_output_embeddings()
     head_parameters = head.weight.numel() if head is not None else 0
@@ -132,7 +132,7 @@ def shape_of(model: Any) -> ModelShape:
 
 
 def choose_device(device: str) -> torch.device:
-    """Return the CPU, or the first accelerator where there is one and the configuration lets it be used."""
+    """Return the first accelerator if there is one and the configuration allows it, else the CPU."""
     if device == "cpu" or not torch.accelerator.is_available():
         return torch.device("cpu")
     accelerator = torch.accelerator.current_accelerator()
@@ -141,6 +141,6 @@ def choose_device(device: str) -> torch.device:
 
 
 def device_name(device: torch.device, num_processes: int) -> str:
-    """Return what a person calls the devices of this worker: `cpu`, `cuda (NVIDIA L4) × 2`."""
+    """Return a name for the devices of this worker: `cpu`, `cuda (NVIDIA L4) × 2`."""
     name = f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
     return f"{name} × {num_processes}" if num_processes > 1 else name

@@ -21,7 +21,7 @@ _POLL_S = 0.05
 
 
 def score(spec_path: Path) -> None:
-    """Score every request of the spec with one model load; each one's scores appear as a file when done."""
+    """Score the requests of a spec with one loaded model; the scores of each are written to a file when done."""
     spec = ScoreSpec.model_validate_json(spec_path.read_text())
     output = Path(spec.output_directory)
     make_folder(output)
@@ -36,7 +36,7 @@ def score(spec_path: Path) -> None:
     scorer = Scorer(model.to(device), tokenizer, spec.batch_tokens, shape, autocast=spec.precision == "bf16")
     for request in spec.requests:
         if (output / score_file_of(request.key)).exists():
-            continue  # scored before this worker was told to end, and started again
+            continue  # scored before this worker was preempted
         _wait_for(Path(request.directory))
         if spec.export_directory is None:
             _load_scored(model, Path(request.directory))
@@ -45,7 +45,7 @@ def score(spec_path: Path) -> None:
 
 
 def _wait_for(directory: Path) -> None:
-    """Wait until the roll-out under way has published the checkpoint; whoever started both ends this process."""
+    """Wait until the running roll-out has published the checkpoint; the owner ends this process if it never does."""
     while not directory.exists():
         time.sleep(_POLL_S)
 
@@ -74,7 +74,7 @@ def _load_scored(model: Any, directory: Path) -> None:
 
 
 def _export(model: Any, spec: ScoreSpec, tokenizer: Any) -> Any:
-    """Write the one requested checkpoint as a transformers directory and return the model loaded from there."""
+    """Write the requested checkpoint as a transformers directory and return the model loaded from it."""
     assert spec.export_directory is not None
     directory = Path(spec.export_directory)
     source = Path(spec.requests[0].directory)

@@ -1,7 +1,7 @@
-"""A worker's ties to its owner: it ends when the owner is gone, and says why when it fails.
+"""Run a worker under supervision: it ends when its owner is gone, and leaves an account when it fails.
 
-`python -m tasks.workers.supervisor MODULE …` runs a module under this tie from the first moment: before it imports
-torch, which may take a minute, and also where the module is not ours.
+`python -m tasks.workers.supervisor MODULE …` supervises a module from its first moment: before it imports torch, which
+may take a minute, and also if the module is not part of this project.
 """
 
 from __future__ import annotations
@@ -29,33 +29,33 @@ from tasks.runtime.files import is_out_of_space, publish_file
 PREEMPTED = 143
 _CHECK_S = 1.0
 _WATCH = "watch-owner"
-# As tasks.runtime.processes.GRACE_S: a rank that waits for a dead one never comes to look at its flag.
+# As tasks.runtime.processes.GRACE_S: a rank that waits for a dead one never reads its flag.
 _GRACE_S = 60.0
-# A lack of memory on the CPU and on MPS, in the words of torch's allocators.
+# Messages of torch's allocators on the CPU and on MPS when memory is exhausted.
 _OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
-# What the other ranks see of one that died, in the words of torch.distributed's backends.
+# Messages of torch.distributed's backends in the ranks that lost another one.
 _LOST_RANK = ("gloo", "nccl", "connection closed by peer", "connection reset by peer")
 
 
 class Preempted(BaseException):
-    """The worker was told to end and has saved what it had."""
+    """The worker received SIGTERM and has saved its state."""
 
 
 class StopFlag:
-    """Remembers SIGTERM, so that the training loop can end between two optimizer steps."""
+    """Records SIGTERM, so that the training loop can end between two optimizer steps."""
 
     def __init__(self) -> None:
         self.is_set = False
         signal.signal(signal.SIGTERM, self._on_signal)
-        # Ctrl-C reaches the flow, which passes it on as SIGTERM; the worker must not die of it in mid-step.
+        # Ctrl-C reaches the flow, which sends SIGTERM to the worker; it must not end the worker within a step.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.is_set = True
 
 
-def _end_when_told() -> None:
-    """End on SIGTERM where one stands: right for a worker whose results are whole as they appear, and before a loop."""
+def _preempt_on_sigterm() -> None:
+    """Raise `Preempted` on SIGTERM. For workers without a step loop; each of their results is written atomically."""
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         raise Preempted
@@ -64,11 +64,11 @@ def _end_when_told() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # as StopFlag
 
 
-def _end_at_once_when_told(spec: Path) -> None:
-    """End on SIGTERM without an exception, which an import may swallow: there is nothing to save yet."""
+def _exit_on_sigterm(spec: Path) -> None:
+    """Exit on SIGTERM without an exception, which an import may swallow; there is no state to save yet."""
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        _write_failure(spec, "preempted", "told to end", retryable=True)
+        _write_failure(spec, "preempted", "received SIGTERM", retryable=True)
         os._exit(PREEMPTED)
 
     signal.signal(signal.SIGTERM, on_signal)
@@ -76,7 +76,7 @@ def _end_at_once_when_told(spec: Path) -> None:
 
 
 def watch_owner() -> None:
-    """End this process soon after the flow is gone (SIGKILL reaches no handler); a lost launcher counts as SIGTERM."""
+    """Exit soon after the flow is gone (no handler sees SIGKILL); the loss of the launcher counts as SIGTERM."""
     told = os.environ.get("MSFT_OWNER_PID")
     if told is None or any(thread.name == _WATCH for thread in threading.enumerate()):
         return
@@ -99,7 +99,7 @@ def watch_owner() -> None:
 
 
 def _end_without(owner: psutil.Process | None, told: str) -> None:
-    if not _lives(owner):
+    if not is_alive(owner):
         print(f"owner {told} is gone; ending", file=sys.stderr, flush=True)
         os._exit(PREEMPTED)
 
@@ -111,10 +111,10 @@ def _process(number: int) -> psutil.Process | None:
         return None
 
 
-def _lives(owner: psutil.Process | None) -> bool:
-    """Say whether the owner works: not a zombie that nobody has reaped, nor another process with its number.
+def is_alive(owner: psutil.Process | None) -> bool:
+    """Return whether the owner runs: it is no unreaped zombie, and no other process has taken its number.
 
-    One that may not be looked at is another user's, and so not the owner.
+    A process that access is denied to belongs to another user, and so is not the owner.
     """
     try:
         return owner is not None and owner.is_running() and owner.status() != psutil.STATUS_ZOMBIE
@@ -124,7 +124,7 @@ def _lives(owner: psutil.Process | None) -> bool:
 
 @contextlib.contextmanager
 def _alone(spec: Path) -> Iterator[None]:
-    """Wait until no other worker has this spec: one that lost its launcher may still be saving."""
+    """Wait until no other worker uses this spec: one that lost its launcher may still be saving."""
     with spec.with_suffix(".lock").open("w") as lock:
         if os.environ.get("RANK", "0") == "0":
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -132,33 +132,33 @@ def _alone(spec: Path) -> Iterator[None]:
 
 
 def run_worker(main: Callable[[Path], None], spec: Path) -> int:
-    """Run a worker's main function and return the exit code; a failure is written beside the spec."""
+    """Run the main function of a worker and return the exit code; a failure is written next to the spec."""
     watch_owner()
-    _end_when_told()
+    _preempt_on_sigterm()
     try:
         with _alone(spec):
             main(spec)
     except Preempted:
-        _write_failure(spec, "preempted", "told to end", retryable=True)
+        _write_failure(spec, "preempted", "received SIGTERM", retryable=True)
         return PREEMPTED
-    except Exception as error:  # the process boundary: whatever it is must be told on the other side
+    except Exception as error:  # the process boundary: the other side must learn of any error
         is_ours = isinstance(error, MsftError)
         text = str(error) if is_ours else f"{type(error).__name__}: {error}"
         retryable = error.retryable if isinstance(error, MsftError) else _may_pass(error)
         _write_failure(
             spec, type(error).__name__, text, retryable=retryable, is_out_of_memory=_is_out_of_memory(error)
         )
-        with contextlib.suppress(OSError):  # the log may lie on the disk that is full
+        with contextlib.suppress(OSError):  # the log may be on the full disk
             traceback.print_exc()
         return 1
     return 0
 
 
 def _may_pass(error: Exception) -> bool:
-    """Say whether the same work may succeed when tried again.
+    """Return whether a retry may succeed.
 
-    An I/O or network error may, and so may a collective that lost a rank; a bug or a lack of memory or of room on the
-    disk will not.
+    It may after an I/O or network error, or a collective that lost a rank; not after a bug, or without memory or disk
+    space.
     """
     if is_out_of_space(error):
         return False
@@ -192,7 +192,7 @@ def _write_failure(
     )
     path = spec.with_name(f"{spec.stem.removesuffix('_spec')}_failure.json")
     account = failure.model_dump_json(indent=2)
-    # The rank that failed first knows why; the others follow it.
+    # The first rank that failed knows the cause.
     try:
         publish_file(path, lambda staging: staging.write_text(account), keeps_older=True)
     except NoDiskSpaceError:  # an empty file takes no room, and tasks/runtime/launch.py knows it by that
@@ -202,6 +202,6 @@ def _write_failure(
 if __name__ == "__main__":
     watch_owner()
     del sys.argv[0]
-    if sys.argv[0].startswith("tasks.workers."):  # a launcher ends by rules of its own
-        _end_at_once_when_told(Path(sys.argv[1]))
+    if sys.argv[0].startswith("tasks.workers."):  # a launcher has its own handlers
+        _exit_on_sigterm(Path(sys.argv[1]))
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

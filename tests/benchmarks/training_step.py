@@ -37,13 +37,13 @@ class TimedTrainer(Trainer):
     def take_steps(self, count: int) -> None:
         """Take the next steps, and wait for the device."""
         for _ in range(count):
-            self._train_step(self.policy.rows(self.step, self.cursors))
+            self.train_step(self.policy.rows(self.position.step, self.position.cursors))
         if self.accelerator.device.type == "cuda":
             torch.cuda.synchronize()
 
 
 def trainer_of(config: SearchConfig, inputs: Inputs, directory: Path) -> TimedTrainer:
-    """Return the worker with the base model in place, its checkpoint published in `directory`."""
+    """Return the worker of a first roll-out in `directory`, with the base model loaded."""
     mixture = plan_mixture(config, inputs, SearchState(active=inputs.names), None)
     spec = RolloutSpec(
         search_id="benchmark",

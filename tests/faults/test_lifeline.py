@@ -90,15 +90,15 @@ def test_a_worker_that_lost_its_owner_ends_at_once(spec: Path, is_reaped: bool) 
     assert not spec.with_name("saved-one").exists()
 
 
-def test_an_owner_that_may_not_be_looked_at_is_another_users_and_gone(
+def test_an_owner_without_access_counts_as_gone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def is_denied(process: psutil.Process) -> str:
         raise psutil.AccessDenied(process.pid)
 
-    assert lifeline._lives(psutil.Process())
+    assert lifeline.is_alive(psutil.Process())
     monkeypatch.setattr(psutil.Process, "status", is_denied)
-    assert not lifeline._lives(psutil.Process())
+    assert not lifeline.is_alive(psutil.Process())
 
 
 # A worker that is still at its imports.
@@ -128,7 +128,7 @@ launch.run_accelerate("importing", spec, name="it", training=TrainingConfig(**tr
 
 
 @pytest.mark.parametrize("way", ["run_module", "beside", "run_accelerate", "two ranks"])
-def test_a_worker_that_loses_its_owner_in_the_midst_of_its_imports_ends(spec: Path, way: str) -> None:
+def test_a_worker_that_loses_its_owner_while_importing_ends(spec: Path, way: str) -> None:
     spec.with_name("importing.py").write_text(IMPORTING)
     paths = [str(spec.parent), *filter(None, [os.environ.get("PYTHONPATH")]), str(ROOT)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}

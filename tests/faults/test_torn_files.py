@@ -74,7 +74,7 @@ DAMAGES: dict[str, tuple[int, Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_of_a_round_under_way_is_named_and_trained_again(
+def test_a_damaged_checkpoint_of_the_current_round_is_retrained(
     make_rollout: MakeRollout, damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     step, break_it, named = DAMAGES[damage]
@@ -97,7 +97,7 @@ def test_a_damaged_checkpoint_of_a_round_under_way_is_named_and_trained_again(
 @pytest.mark.parametrize(
     "break_it", [shutil.rmtree, lambda d: flip_a_bit(d / "model.safetensors")], ids=["removed", "flipped bit"]
 )
-def test_a_damaged_checkpoint_of_a_finished_rollout_is_named_and_trained_again(
+def test_a_damaged_checkpoint_of_a_finished_rollout_is_retrained(
     make_rollout: MakeRollout, break_it: Callable[[Path], object], capsys: pytest.CaptureFixture[str]
 ) -> None:
     spec_path = make_rollout("one")
@@ -118,9 +118,13 @@ def test_a_damaged_checkpoint_of_a_finished_rollout_is_named_and_trained_again(
 
 
 @pytest.mark.parametrize("damage", [shutil.rmtree, lambda d: (d / "manifest.json").write_text("")])
-def test_mlflow_holds_the_points_of_a_checkpoint_that_was_trained_again_once(
-    make_rollout: MakeRollout, damage: Callable[[Path], object], tmp_path: Path
+def test_a_retrained_checkpoint_doubles_no_point_in_mlflow(
+    make_rollout: MakeRollout,
+    damage: Callable[[Path], object],
+    prepare_root: Callable[[Path], Path],
+    tmp_path: Path,
 ) -> None:
+    prepare_root(tmp_path)
     spec_path = make_rollout("one")
     spec = RolloutSpec.model_validate_json(spec_path.read_text())
     search = tracking.open_search_run(
@@ -149,7 +153,7 @@ def test_mlflow_holds_the_points_of_a_checkpoint_that_was_trained_again_once(
 
 
 @pytest.mark.parametrize("file_number", [1, 2])
-def test_a_disk_that_fills_during_a_checkpoint_leaves_the_old_ones_whole(
+def test_a_disk_that_fills_up_leaves_older_checkpoints_whole(
     make_rollout: MakeRollout, file_number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     undisturbed = make_rollout("undisturbed")
@@ -180,16 +184,16 @@ def test_what_a_worker_trained_in_vain_is_on_record(
 ) -> None:
     """It fails before its eighth step of 16 rows, three steps after its checkpoint at step 4."""
     spec_path = make_rollout("killed")
-    take_step = Trainer._train_step
+    take_step = Trainer.train_step
 
     def fail_at_7(self: Trainer, rows: Any) -> None:
-        if self.step == 7:
+        if self.position.step == 7:
             raise KeyboardInterrupt
         take_step(self, rows)
 
     monkeypatch.setattr("tasks.record.progress._REPORT_S", 0.0)
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_train_step", fail_at_7)
+        patch.setattr(Trainer, "train_step", fail_at_7)
         with pytest.raises(KeyboardInterrupt):
             train(spec_path)
     train(spec_path)

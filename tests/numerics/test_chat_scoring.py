@@ -13,8 +13,9 @@ from tasks.contracts import ScoreSplit
 from tasks.data.sources import Example
 from tasks.data.synthetic import character_tokenizer
 from tasks.data.tokenization import Encoder, tokenize_split
+from tasks.workers.generation import end_tokens
 from tasks.workers.model import shape_of
-from tasks.workers.scoring import Scorer, end_tokens
+from tasks.workers.scoring import Scorer
 from tests.conftest import TINY_LLAMA
 
 CHAT = (
@@ -81,5 +82,5 @@ def test_a_template_without_an_end_leaves_end_of_text_alone(encoder: Encoder) ->
     """Its rows end with their last character, which other rows hold in the middle."""
     row = encoder.encode(chat("q", "ab"))
     assert row["input_ids"].pop() == encoder.tokenizer.convert_tokens_to_ids("<end>")
-    row["supervised"].pop()
+    row["loss_mask"].pop()
     assert end_tokens(encoder.tokenizer, [row]) == {encoder.tokenizer.eos_token_id}

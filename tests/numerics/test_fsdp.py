@@ -55,7 +55,7 @@ def forget_the_end(path: Path) -> None:
     shutil.rmtree(checkpoint_directory(path.parent, 9))
 
 
-def test_a_sharded_roll_out_trains_what_one_process_does_and_each_goes_on_from_the_other_s_checkpoint(
+def test_sharded_training_equals_one_process_and_resumes_it(
     make_rollout: MakeRollout,
 ) -> None:
     one = make_rollout("one", ema=0.9)

@@ -25,7 +25,7 @@ LORA_TOLERANCE = 0.07
 
 
 @pytest.mark.parametrize("batching", ["grouped", "packed", "padded"])
-def test_the_ledgers_tokens_and_examples_are_those_that_reached_the_model(
+def test_the_ledger_counts_what_reached_the_model(
     make_rollout: Callable[..., Path], batching: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Counted where the rows become a batch, one micro-batch at a time, and padding left out."""
@@ -44,7 +44,7 @@ def test_the_ledgers_tokens_and_examples_are_those_that_reached_the_model(
 
 
 @pytest.mark.parametrize("lora", [None, LoraConfig(r=4, alpha=8)], ids=["full", "lora"])
-def test_the_flops_formula_is_a_profilers_count_within_two_percent(
+def test_the_flops_formula_is_within_2_percent_of_a_profiler(
     tiny_base: BaseModelRef, tiny_mixture: Mixture, lora: LoraConfig | None
 ) -> None:
     base = tiny_base.model_copy(update={"lora": lora, "attn_implementation": "eager"})
@@ -55,14 +55,14 @@ def test_the_flops_formula_is_a_profilers_count_within_two_percent(
     rows = [store.row(row) for row in range(len(store)) if store.length(row) == length]
     batch = collate(rows, torch.device("cpu"), packed=False)
     num_tokens, num_pairs = length * len(rows), length * length * len(rows)
-    num_supervised = sum(int(supervised[1:].sum()) for _, supervised in rows)
+    num_labels = sum(int(loss_mask[1:].sum()) for _, loss_mask in rows)
     keeps = supports_logit_positions(model)
     with FlopCounterMode(display=False) as forward:
         losses = token_losses(token_logits(model, batch, at_positions=keeps), batch)
     with FlopCounterMode(display=False) as backward:
         losses.sum().backward()
     counted, shape = forward.get_total_flops(), shape_of(model)
-    assert shape.forward_flops(num_tokens, num_pairs, num_supervised) == pytest.approx(counted, rel=TOLERANCE)
+    assert shape.forward_flops(num_tokens, num_pairs, num_labels) == pytest.approx(counted, rel=TOLERANCE)
     counted += backward.get_total_flops()
-    formula = shape.training_flops(num_tokens, num_pairs, num_supervised)
+    formula = shape.training_flops(num_tokens, num_pairs, num_labels)
     assert formula == pytest.approx(counted, rel=TOLERANCE if lora is None else LORA_TOLERANCE)

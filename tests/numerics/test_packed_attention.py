@@ -106,7 +106,7 @@ def test_packed_rows_train_as_each_row_alone_does(tiny_base: BaseModelRef, confi
 
 
 @pytest.mark.usefixtures("kernel")
-def test_adapters_train_on_packed_rows_too_with_their_forward_pass_done_twice(
+def test_adapters_train_on_packed_rows_with_recomputation(
     tiny_base: BaseModelRef,
 ) -> None:
     rows, gradients = rows_of(7, 1, 19), []

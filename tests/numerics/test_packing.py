@@ -45,11 +45,9 @@ def spec_of(path: Path) -> RolloutSpec:
     return RolloutSpec.model_validate_json(path.read_text())
 
 
-def test_a_recurrent_model_is_refused_packed_before_its_first_step(
-    mamba: BaseModelRef, make_rollout: MakeRollout
-) -> None:
+def test_a_recurrent_model_is_refused_for_packed_rows(mamba: BaseModelRef, make_rollout: MakeRollout) -> None:
     path = make_rollout("packed", base=mamba, batching="packed")
-    with pytest.raises(ModelError, match="packed rows that see each other") as refused:
+    with pytest.raises(ModelError, match="packed rows that affect each other") as refused:
         train(path)
     assert "--set training.batching=grouped --accept-changes" in str(refused.value)
     assert not refused.value.retryable
@@ -76,7 +74,7 @@ def test_a_model_of_attention_passes_and_trains_on(make_rollout: MakeRollout, pr
     assert checkpoint_directory(path.parent, 9).is_dir()
 
 
-def test_attention_that_is_not_told_where_a_row_begins_is_refused(
+def test_attention_without_row_bounds_is_refused(
     make_rollout: MakeRollout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a model's own code may, which drops the positions and counts on."""
@@ -89,5 +87,5 @@ def test_attention_that_is_not_told_where_a_row_begins_is_refused(
         return batch
 
     monkeypatch.setattr(packing, "collate", without_positions)
-    with pytest.raises(ModelError, match="packed rows that see each other"):
+    with pytest.raises(ModelError, match="packed rows that affect each other"):
         packing.check_packing(trainer.stepper)

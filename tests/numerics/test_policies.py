@@ -66,14 +66,14 @@ def _train_with_a_stop(spec_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     """Stop the roll-out after its eleventh step, as SIGTERM does, and go on."""
     asked = iter([False] * 10 + [True])
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_is_told_to_stop", lambda self: next(asked))
+        patch.setattr(Trainer, "_should_stop", lambda self: next(asked))
         with pytest.raises(Preempted):
             train(spec_path)
     train(spec_path)
 
 
 @pytest.mark.parametrize("training", METHODS, ids=["ema", "dynamix_sft", "ies"])
-def test_a_roll_out_stopped_in_the_middle_ends_with_the_same_bits(
+def test_a_preempted_roll_out_ends_with_the_same_bits(
     make_rollout: MakeRollout,
     long_mixture: Mixture,
     training: dict[str, Any],
@@ -88,7 +88,7 @@ def test_a_roll_out_stopped_in_the_middle_ends_with_the_same_bits(
     assert hashes[0] == hashes[1]
 
 
-def test_the_moving_average_is_that_of_the_weights_after_each_step(make_rollout: MakeRollout) -> None:
+def test_the_average_is_over_the_weights_after_each_step(make_rollout: MakeRollout) -> None:
     spec = RolloutSpec.model_validate_json(make_rollout("average", ema=0.5).read_text())
     every_step = tuple(range(1, 10))
     spec = spec.model_copy(
@@ -124,18 +124,18 @@ def test_a_look_ahead_leaves_no_trace_in_weights_and_moments(make_rollout: MakeR
     rows = plan_steps(trainer.spec.mixture, trainer.spec.seed, 16)
     step = trainer.stepper.measure(rows[0], 1)
     trainer.stepper.descend(step, range(16), trainer.stepper.no_losses(step))
-    before = [parameter.detach().clone() for parameter in trainer.model.parameters()]
-    moments = [dict(state) for state in trainer.optimizer.optimizer.state.values()]
+    before = [parameter.detach().clone() for parameter in trainer.learner.model.parameters()]
+    moments = [dict(state) for state in trainer.learner.optimizer.optimizer.state.values()]
     moments = [{kind: value.clone() for kind, value in state.items()} for state in moments]
     first, then, work = trainer.stepper.look_ahead(rows[1], 2)
     assert first > then > 0
     assert work.num_tokens > 0
-    assert all(torch.equal(p, q) for p, q in zip(trainer.model.parameters(), before, strict=True))
-    for state, kept in zip(trainer.optimizer.optimizer.state.values(), moments, strict=True):
+    assert all(torch.equal(p, q) for p, q in zip(trainer.learner.model.parameters(), before, strict=True))
+    for state, kept in zip(trainer.learner.optimizer.optimizer.state.values(), moments, strict=True):
         assert all(torch.equal(value, kept[kind]) for kind, value in state.items())
 
 
-def test_dynamix_draws_by_the_shares_of_its_values_and_counts_its_look_aheads(
+def test_dynamix_draws_by_its_values_and_counts_look_aheads(
     make_rollout: MakeRollout, long_mixture: Mixture
 ) -> None:
     """With gamma 0 and a steep softmax nearly all rows come from the one that gained most."""
@@ -154,7 +154,7 @@ def test_dynamix_draws_by_the_shares_of_its_values_and_counts_its_look_aheads(
     assert flops[0] > 2 * flops[1]  # 3 look-aheads of a step each, every second step
 
 
-def test_ies_trains_no_row_that_is_mastered_and_charges_its_forward_pass(
+def test_ies_only_measures_mastered_rows_and_charges_for_it(
     make_rollout: MakeRollout, long_mixture: Mixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With so wide a delta, each row is trained three times and then only watched."""
@@ -194,7 +194,7 @@ def _answered_alone(spec: RolloutSpec, index: int, weights: dict[str, torch.Tens
     return right
 
 
-def test_of_an_excluded_sub_dataset_only_rows_that_the_averaged_weights_answer_are_trained(
+def test_rehearsal_trains_rows_that_the_averaged_weights_answer(
     make_rollout: MakeRollout, long_mixture: Mixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     longer = {"epochs": 40.0, "num_rows": 2880, "num_steps": 180, "evaluation_offsets": (180,)}
@@ -240,7 +240,7 @@ def test_of_an_excluded_sub_dataset_only_rows_that_the_averaged_weights_answer_a
     assert flops[0] == flops[1]
 
 
-def test_whether_a_row_is_answered_depends_neither_on_dropout_nor_on_the_other_rows_of_its_forward_pass(
+def test_an_answer_depends_on_neither_dropout_nor_other_rows(
     tiny_base: BaseModelRef, make_rollout: MakeRollout, tmp_path: Path
 ) -> None:
     directory = shutil.copytree(tiny_base.directory, tmp_path / "dropping")
@@ -253,7 +253,7 @@ def test_whether_a_row_is_answered_depends_neither_on_dropout_nor_on_the_other_r
     for _ in range(60):
         stepper.descend(step, range(24), stepper.no_losses(step))
     forwards: list[int] = []
-    trainer.model.register_forward_pre_hook(
+    trainer.learner.model.register_forward_pre_hook(
         lambda model, args, kwargs: forwards.append(len(kwargs["input_ids"])), with_kwargs=True
     )
     results = []
@@ -261,9 +261,9 @@ def test_whether_a_row_is_answered_depends_neither_on_dropout_nor_on_the_other_r
         training = trainer.spec.training.model_copy(update={"micro_batch_size": size})
         stepper.spec = trainer.spec.model_copy(update={"training": training})
         results.append(stepper.answered(step))
-    weights = dict(trainer.model.named_parameters())
+    weights = dict(trainer.learner.model.named_parameters())
     answered = _answered_alone(trainer.spec, 1, {n: p.detach() for n, p in weights.items()})
     assert 0 < len(answered) < 24
     assert results == [[row in answered for row in range(24)]] * 3
     assert forwards == [16, 8, *[1] * 24, 7, 7, 7, 3]
-    assert trainer.model.training
+    assert trainer.learner.model.training

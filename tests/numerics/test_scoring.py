@@ -14,8 +14,9 @@ from tasks.algorithm.answers import number_in
 from tasks.contracts import BaseModelRef, ScoreSplit
 from tasks.data.sources import Example
 from tasks.data.tokenization import Encoder
+from tasks.workers.generation import Goal, generated_tokens
 from tasks.workers.model import shape_of
-from tasks.workers.scoring import Scorer, generated_tokens, is_match
+from tasks.workers.scoring import Scorer
 from tests.conftest import examples_of
 
 MakeSplit = Callable[..., ScoreSplit]
@@ -32,7 +33,7 @@ def half_taught(tiny_base: BaseModelRef, encoder: Encoder) -> Any:
         loss = torch.zeros(())
         for row in rows:
             ids = torch.tensor([row["input_ids"]])
-            labels = torch.where(torch.tensor([row["supervised"]]) == 1, ids, -100)
+            labels = torch.where(torch.tensor([row["loss_mask"]]) == 1, ids, -100)
             loss = loss + model(input_ids=ids, labels=labels).loss / len(rows)
         loss.backward()
         optimizer.step()
@@ -124,7 +125,7 @@ def test_validation_loss_is_the_mean_over_completion_tokens(
         losses = torch.nn.functional.cross_entropy(
             logits, torch.tensor(row["input_ids"][1:]), reduction="none"
         )
-        mask = torch.tensor(row["supervised"][1:]) == 1
+        mask = torch.tensor(row["loss_mask"][1:]) == 1
         total, count = total + float(losses[mask].sum()), count + int(mask.sum())
     score = scorer.score(make_split("loss", "loss", examples))
     assert score.loss == pytest.approx(total / count, rel=1e-5)
@@ -208,5 +209,5 @@ def test_number_in(text: str, number: Decimal | None) -> None:
         ("", "12", True, False),
     ],
 )
-def test_is_match(text: str, answer: str, is_numeric: bool, expected: bool) -> None:
-    assert is_match(text, answer, is_numeric=is_numeric) is expected
+def test_a_generation_meets_its_goal(text: str, answer: str, is_numeric: bool, expected: bool) -> None:
+    assert Goal(answer, is_numeric).is_met_by(text) is expected

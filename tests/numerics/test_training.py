@@ -89,13 +89,13 @@ def test_the_worker_takes_the_steps_of_a_plain_loop(straight: Path) -> None:
     for step, rows in enumerate(plan_steps(spec.mixture, spec.seed, 16)):
         loss_sum, count = torch.zeros(()), 0
         for draw in rows:
-            ids, supervised = (
+            ids, loss_mask = (
                 torch.tensor(column).long() for column in stores[draw.sub_dataset].row(draw.row)
             )
             logits = model(input_ids=ids[None]).logits[0, :-1]
             losses = torch.nn.functional.cross_entropy(logits, ids[1:], reduction="none")
-            loss_sum = loss_sum + losses[supervised[1:] == 1].sum()
-            count += int(supervised[1:].sum())
+            loss_sum = loss_sum + losses[loss_mask[1:] == 1].sum()
+            count += int(loss_mask[1:].sum())
         (loss_sum / count).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.param_groups[0]["lr"] = learning_rate_at(spec, step)
@@ -141,16 +141,16 @@ from pathlib import Path
 from tasks.workers.supervisor import run_worker
 from tasks.workers.train import Trainer, train
 
-take_step = Trainer._train_step
+take_step = Trainer.train_step
 
 def step_and_wait(self, rows):
     take_step(self, rows)
-    if self.step == 6:
+    if self.position.step == 6:
         Path(sys.argv[1]).with_name("waiting").touch()
-    while self.step == 6 and not self.stop.is_set:
+    while self.position.step == 6 and not self.stop.is_set:
         time.sleep(0.01)
 
-Trainer._train_step = step_and_wait
+Trainer.train_step = step_and_wait
 sys.exit(run_worker(train, Path(sys.argv[1])))
 """
 
@@ -230,7 +230,7 @@ def test_lora_trains_and_saves_the_adapters_only(tiny_base: BaseModelRef, make_r
     assert any("lora_B" in name for name in changed)
 
 
-def test_gradient_checkpointing_computes_each_layer_again_and_changes_nothing(
+def test_gradient_checkpointing_recomputes_and_changes_nothing(
     tiny_base: BaseModelRef, make_rollout: MakeRollout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forward, calls = LlamaMLP.forward, [0]
@@ -282,9 +282,7 @@ sys.exit(run_worker(main, Path(sys.argv[1])))
 
 
 @pytest.mark.parametrize("place", LACK_OF_MEMORY)
-def test_a_worker_without_memory_says_what_makes_it_smaller_and_that_the_search_goes_on(
-    tmp_path: Path, place: str
-) -> None:
+def test_an_out_of_memory_worker_names_the_settings_that_help(tmp_path: Path, place: str) -> None:
     command = [
         sys.executable,
         "-c",

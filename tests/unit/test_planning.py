@@ -34,7 +34,7 @@ def split_of(directory: Path, num_rows: int, choices: list[list[int]] | None = N
 
     row = {
         "input_ids": [1] * LENGTH,
-        "supervised": [0, 0, 0, 1, 1],
+        "loss_mask": [0, 0, 0, 1, 1],
         "prompt_length": PROMPT,
         "choice_ids": choices or [],
         "gold": 0 if choices else -1,

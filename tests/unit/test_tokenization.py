@@ -46,15 +46,15 @@ def _text(encoder: Encoder, ids: Sequence[int]) -> str:
     return text
 
 
-def _supervised_text(encoder: Encoder, row: dict[str, Any]) -> str:
-    pairs = zip(row["input_ids"], row["supervised"], strict=True)
+def _learned_text(encoder: Encoder, row: dict[str, Any]) -> str:
+    pairs = zip(row["input_ids"], row["loss_mask"], strict=True)
     return _text(encoder, [token for token, flag in pairs if flag])
 
 
-def test_the_completion_and_end_of_text_are_supervised(encoder: Encoder) -> None:
+def test_the_completion_and_end_of_text_are_learned(encoder: Encoder) -> None:
     row = encoder.encode(Example("max 1 2?", " => 2", "2"))
     assert _text(encoder, row["input_ids"]) == "max 1 2? => 2<eos>"
-    assert _supervised_text(encoder, row) == " => 2<eos>"
+    assert _learned_text(encoder, row) == " => 2<eos>"
     assert (row["prompt_length"], row["num_tokens"]) == (8, 14)
     assert (row["answer"], row["gold"], row["choice_ids"]) == ("2", -1, [])
 
@@ -75,7 +75,7 @@ def _merging_encoder(directory: Path) -> Encoder:
 
 
 @pytest.mark.parametrize(
-    ("prompt", "completion", "ids", "supervised"),
+    ("prompt", "completion", "ids", "loss_mask"),
     [
         ("b", "ab", [1, 2, 3], [0, 1, 1]),  # the joined text's tokens begin with the prompt's
         ("a", "b", [0, 1, 3], [0, 1, 1]),  # joined they would be the one token `ab`
@@ -83,24 +83,24 @@ def _merging_encoder(directory: Path) -> Encoder:
     ],
 )
 def test_no_token_spans_prompt_and_completion(
-    tmp_path: Path, prompt: str, completion: str, ids: list[int], supervised: list[int]
+    tmp_path: Path, prompt: str, completion: str, ids: list[int], loss_mask: list[int]
 ) -> None:
     row = _merging_encoder(tmp_path).encode(Example(prompt, completion, completion))
-    assert (row["input_ids"], row["supervised"]) == (ids, supervised)
+    assert (row["input_ids"], row["loss_mask"]) == (ids, loss_mask)
     assert row["prompt_length"] == len(prompt)
 
 
-def test_of_a_chat_only_the_assistant_s_turns_are_supervised(encoder: Encoder) -> None:
+def test_of_a_chat_only_the_assistant_s_turns_are_learned(encoder: Encoder) -> None:
     row = encoder.encode(Example("unused", "bye", "bye", messages=TURNS))
     rendered = "[system] Be brief.\n[user] hi\n[assistant] yo<eos>\n[user] and\n[assistant] bye<eos>"
     assert _text(encoder, row["input_ids"]) == rendered
-    assert _supervised_text(encoder, row) == "yo<eos>bye<eos>"
+    assert _learned_text(encoder, row) == "yo<eos>bye<eos>"
 
 
 def test_a_chat_is_scored_on_its_last_turn_up_to_end_of_text(encoder: Encoder) -> None:
     row = encoder.encode(Example("unused", "bye", "bye", messages=TURNS))
     assert row["input_ids"][-1] == encoder.tokenizer.eos_token_id
-    assert row["supervised"][-1] == 1
+    assert row["loss_mask"][-1] == 1
     assert _text(encoder, row["input_ids"][row["prompt_length"] :]) == "bye<eos>"
 
 
@@ -134,8 +134,8 @@ def test_the_worker_reads_the_rows_that_were_encoded(encoder: Encoder, tmp_path:
     assert len(store) == 4
     for index, example in enumerate(examples):
         wanted = encoder.encode(example)
-        ids, supervised = store.row(index)
-        assert (ids.tolist(), supervised.tolist()) == (wanted["input_ids"], wanted["supervised"])
+        ids, loss_mask = store.row(index)
+        assert (ids.tolist(), loss_mask.tolist()) == (wanted["input_ids"], wanted["loss_mask"])
         assert store.length(index) == wanted["num_tokens"]
 
 

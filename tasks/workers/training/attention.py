@@ -1,4 +1,4 @@
-"""Attention over packed rows on a GPU: one call for all rows, each by itself, without a mask over every pair."""
+"""Attention within packed rows on a GPU: one kernel call for all rows, without a mask over all pairs of tokens."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tasks.data.model_size import head_width
 
 NAME = "packed_rows"
 _MAX_HEAD_WIDTH = 256  # of FlashAttention's kernels
-# What a model adds to its scores, which the kernels that come with torch do not know.
+# Changes to the scores that the kernels of torch do not support.
 _UNKNOWN_TO_KERNEL = ("attn_logit_softcapping", "attention_dropout")
 
 
@@ -24,15 +24,15 @@ def attend_within_rows(
     attention_mask: torch.Tensor | None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Return causal attention of each packed row to itself, as transformers wants it of an attention function.
+    """Return causal attention of each packed row to itself, with the signature of transformers' attention functions.
 
     Args:
         module: the attention layer.
         query, key, value: (batch, heads, tokens, width); key and value may have fewer heads.
-        attention_mask: none, since rows are packed or not padded.
-        options: `scaling` of the scores (else 1 / √width); `sliding_window`, how many tokens a token sees, itself
-            included (else all before it); `cu_seq_lens_q` and `max_length_q`, where the rows begin and end in the one
-            packed row, and the longest's tokens (else each row of the batch is one).
+        attention_mask: None, since rows are packed or have no padding.
+        options: `scaling` of the scores (default 1 / √width); `sliding_window`, the number of tokens that a token sees,
+            itself included (default all before it); `cu_seq_lens_q` and `max_length_q`, the bounds of the rows in the
+            packed row and the length of the longest (default: each row of the batch is one row).
     """
     from torch.nn.attention.varlen import varlen_attn
 
@@ -42,7 +42,7 @@ def attend_within_rows(
     if bounds is None or longest is None:
         bounds = torch.arange(0, (batch + 1) * tokens, tokens, dtype=torch.int32, device=query.device)
         longest = tokens
-    # Under autocast rotary embeddings leave float32, which the kernels do not take.
+    # Under autocast, rotary embeddings give float32, which the kernels do not accept.
     dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else query.dtype
     key, value = (
         states.repeat_interleave(heads // states.shape[1], dim=1) if states.shape[1] != heads else states
@@ -57,12 +57,10 @@ def attend_within_rows(
 
 
 def use_packed_attention(model: Any, base: BaseModelRef, device: torch.device, precision: str) -> None:
-    """Let the model attend within packed rows where torch's FlashAttention can do its attention; else change nothing.
+    """Let the model attend within packed rows if torch's FlashAttention supports its attention; else change nothing.
 
-    An attention that the configuration names is left as it is too.
-
-    Under a mask over all pairs of tokens, attention was more than half of a packed step's work on an H200
-    (tests/benchmarks/RESULTS.md).
+    An attention that the configuration names stays too. With a mask over all pairs of tokens, attention was more than
+    half of the time of a packed step on an H200 (tests/benchmarks/RESULTS.md).
     """
     config = model.config.get_text_config()
     if (
@@ -80,6 +78,6 @@ def use_packed_attention(model: Any, base: BaseModelRef, device: torch.device, p
 
 
 def attends_within_rows(model: Any) -> bool:
-    """Say whether the model does, and so is to be told where packed rows begin and end."""
+    """Return whether the model attends within packed rows, and so needs their bounds."""
     implementation: str = model.config.get_text_config()._attn_implementation
     return implementation == NAME

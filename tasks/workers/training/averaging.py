@@ -1,4 +1,4 @@
-"""The moving average of the weights, which is scored and exported in their place."""
+"""Moving average of the weights, which is scored and exported in their place."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_
 
 from tasks.workers.model import AVERAGE, WEIGHTS
 
-# From full tensors on every rank into whatever part of them this process holds; frozen weights are not named.
+# Each rank has the full tensors and loads its part of them; frozen weights are missing.
 _FULL = StateDictOptions(full_state_dict=True, strict=False)
 
 
 class WeightAverage:
     """An exponential moving average over the optimizer steps of the accepted path.
 
-    It begins as the weights themselves, and its decay grows as (1 + step) / (10 + step) until it is `decay`, so that
-    the first steps do not drag the untrained weights along.
+    It starts as the weights themselves. Its decay grows as (1 + step) / (10 + step) up to `decay`, so that untrained
+    weights fade within the first steps.
     """
 
     def __init__(self, model: Any, decay: float) -> None:
@@ -31,19 +31,19 @@ class WeightAverage:
         self._average = [parameter.detach().clone() for parameter in self._parameters]
 
     def restore(self, directory: Path) -> None:
-        """Go on from the average that a checkpoint holds."""
+        """Continue from the average of a checkpoint."""
         set_model_state_dict(self._model, dict(load_file(directory / AVERAGE)), options=_FULL)
         self._average = [parameter.detach().clone() for parameter in self._parameters]
         set_model_state_dict(self._model, dict(load_file(directory / WEIGHTS)), options=_FULL)
 
     def update(self, step: int) -> None:
-        """Take in the weights after optimizer step number `step`, from 1."""
+        """Include the weights after optimizer step number `step`, counted from 1."""
         decay = min(self._decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(self._average, [p.detach() for p in self._parameters], 1 - decay)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Put the average into the model, and its weights back at the end."""
+        """Give the model the averaged weights for the block."""
         weights = [parameter.detach().clone() for parameter in self._parameters]
         self._put(self._average)
         try:

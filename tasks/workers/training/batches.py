@@ -1,4 +1,4 @@
-"""Which rows make up each optimizer step: a pure function of (seed, round, sub-dataset, position)."""
+"""The rows of each optimizer step: a pure function of (seed, round, sub-dataset, position)."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from tasks.contracts import Mixture, SplitRef, SubDatasetDraws
+from tasks.contracts import Mixture, RolloutSpec, SplitRef, SubDatasetDraws
 from tasks.data.randomness import random_state
 
 T = TypeVar("T")
@@ -25,17 +25,49 @@ class Draw:
     row: int
 
 
+@dataclass
+class Position:
+    """A point between two optimizer steps of the accepted path.
+
+    Attributes:
+        step: number of steps before it.
+        cursors: how far each sub-dataset's stream of rows has been drawn.
+        batch_hash: chained hash of the rows that this roll-out has drawn.
+    """
+
+    step: int
+    cursors: dict[str, int]
+    batch_hash: str = ""
+
+    @classmethod
+    def at_start(cls, spec: RolloutSpec) -> Position:
+        """Return the start of the roll-out; excluded sub-datasets keep their cursors."""
+        before = spec.start.cursors if spec.start is not None else {}
+        return cls(spec.first_step, {**before, **{part.name: part.cursor for part in spec.mixture.draws}})
+
+    def advance(self, rows: Sequence[Draw], names: Sequence[str]) -> None:
+        """Move past a step on `rows`, whose sub-datasets have these names."""
+        self.step += 1
+        for draw in rows:
+            self.cursors[names[draw.sub_dataset]] += 1
+        self.batch_hash = chain_hash(self.batch_hash, rows)
+
+    def state(self) -> dict[str, Any]:
+        """Return the entries of a checkpoint."""
+        return {"step": self.step, "cursors": self.cursors, "batch_hash": self.batch_hash}
+
+
 class RowStore:
-    """The tokenised rows of one split, memory-mapped."""
+    """The tokenized rows of one split, memory-mapped."""
 
     def __init__(self, split: SplitRef) -> None:
         import datasets
 
         table = datasets.load_from_disk(str(Path(split.directory))).data.table.combine_chunks()
-        ids, flags = table.column("input_ids").chunk(0), table.column("supervised").chunk(0)
+        ids, loss_mask = table.column("input_ids").chunk(0), table.column("loss_mask").chunk(0)
         self._offsets: npt.NDArray[np.int64] = np.asarray(ids.offsets)
         self._ids: npt.NDArray[np.int32] = np.asarray(ids.values)
-        self._supervised: npt.NDArray[np.int8] = np.asarray(flags.values)
+        self._loss_mask: npt.NDArray[np.int8] = np.asarray(loss_mask.values)
 
     def __len__(self) -> int:
         return len(self._offsets) - 1
@@ -45,17 +77,17 @@ class RowStore:
         return int(self._offsets[row + 1] - self._offsets[row])
 
     def row(self, row: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int8]]:
-        """Return the row's token ids and supervised flags, both of shape (tokens,)."""
+        """Return the row's token ids and loss mask, both of shape (tokens,)."""
         span = slice(self._offsets[row], self._offsets[row + 1])
-        return self._ids[span], self._supervised[span]
+        return self._ids[span], self._loss_mask[span]
 
 
 def plan_steps(mixture: Mixture, seed: int, batch_size: int) -> list[list[Draw]]:
     """Return the rows of every optimizer step of a roll-out.
 
     Each epoch draws `rows_per_epoch` rows from each sub-dataset and shuffles them together. A sub-dataset's rows
-    come from an endless stream of permutations, one a pass; the cursor says where on it the roll-out starts, so
-    that on the accepted path every row is seen equally often, whatever was rolled back.
+    come from an endless stream of permutations, one a pass. The roll-out starts at the sub-dataset's cursor on it, so
+    that every row is seen equally often on the accepted path, whatever was rolled back.
     """
     rows: list[Draw] = []
     epoch = 0
@@ -66,8 +98,8 @@ def plan_steps(mixture: Mixture, seed: int, batch_size: int) -> list[list[Draw]]
         ]
         owners = [index for index, part in enumerate(mixture.draws) for _ in range(part.rows_per_epoch)]
         order = random_state(seed, "interleave", mixture.round, epoch).permutation(len(owners))
-        # Only the owners are shuffled: each sub-dataset's rows keep the order of its stream, so that a cursor
-        # inside an epoch says which rows were seen.
+        # Only the owners are shuffled: each sub-dataset's rows keep the order of its stream, so that a cursor inside
+        # an epoch tells which rows were seen.
         rows.extend(next(streams[owners[position]]) for position in order)
         epoch += 1
     rows = rows[: mixture.num_rows]
@@ -90,10 +122,10 @@ def stream(index: int, part: SubDatasetDraws, start: int, count: int, seed: int)
 def micro_batches(
     rows: Sequence[T], lengths: Sequence[int], size: int | None, *, rank: int, world: int, by_length: bool
 ) -> list[list[T]]:
-    """Return this rank's share of one step, cut into micro-batches; as many on every rank, some maybe empty.
+    """Return this rank's share of one step in micro-batches; every rank has as many, some may be empty.
 
-    With `by_length`, rows of like length meet in a micro-batch and are dealt to the ranks in turn, which saves
-    padding and evens the ranks' work; the rows of the step, and so its gradient, stay the same.
+    With `by_length`, rows of similar length share a micro-batch and are dealt to the ranks in turn. That saves padding
+    and evens the work of the ranks; the rows of the step, and so its gradient, stay the same.
     """
     order = sorted(range(len(rows)), key=lambda i: lengths[i]) if by_length else list(range(len(rows)))
     mine = [rows[i] for i in order[rank::world]]

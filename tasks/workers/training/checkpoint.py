@@ -1,10 +1,12 @@
-"""A checkpoint's files: weights, the optimizer's state and the trainer's integers."""
+"""Write and read the checkpoints of a roll-out, the times on record for them, and the roll-out's result."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+import shutil
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,21 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from tasks.algorithm.state import CheckpointKey
+from tasks.contracts import CheckpointRef, IntervalStats, RolloutResult, RolloutSpec
 from tasks.errors import CheckpointDamagedError
-from tasks.record.checkpoints import TRAINER, publish_with_manifest, published_checkpoints, set_aside, verify
+from tasks.record.checkpoints import (
+    TRAINER,
+    checkpoint_directory,
+    publish_with_manifest,
+    published_checkpoints,
+    reference_to,
+    set_aside,
+    verify,
+)
+from tasks.runtime.files import write_file
 
 OPTIMIZER = "optimizer.safetensors"
-# Full and on the CPU, keyed by parameter name: independent of how many processes hold the model, FSDP included.
+# Full tensors on the CPU, keyed by parameter name: the number of processes and FSDP leave no trace in them.
 _FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
@@ -32,13 +44,13 @@ Tensors = dict[str, torch.Tensor]
 def gather_weights(model: Any, names: list[str]) -> Tensors:
     """Return the weights of `names`; every rank takes part, rank 0 has the result."""
     weights = get_model_state_dict(model, options=_FULL)
-    # Clones, since on one CPU process these are the model's own, and may change before they are written.
+    # On one CPU process these are the model's own tensors, which may change before they are written.
     return {name: weights[name].clone().contiguous() for name in names if name in weights}
 
 
 def gather_moments(model: Any, optimizer: torch.optim.Optimizer) -> Tensors:
     """Return the optimizer's moments; every rank takes part, rank 0 has the result."""
-    # Asked of an optimizer that has not stepped, torch takes a step of zeros to fill it, and counts it.
+    # For an optimizer that has not stepped, torch would take a step of zeros and count it.
     full = get_optimizer_state_dict(model, optimizer, options=_FULL) if optimizer.state else {}
     return {
         f"{name}/{kind}": value.contiguous()
@@ -48,13 +60,21 @@ def gather_moments(model: Any, optimizer: torch.optim.Optimizer) -> Tensors:
 
 
 def publish_checkpoint(
-    directory: Path,
+    output: Path,
     key: CheckpointKey,
     tensors: Mapping[str, Mapping[str, torch.Tensor]],
     trainer: Mapping[str, Any],
     published_at_ms: int,
 ) -> None:
-    """Publish a checkpoint, `tensors` by file, by one atomic rename; one of this step is never overwritten."""
+    """Publish a checkpoint of a roll-out by one atomic rename; an existing one of this step is never overwritten.
+
+    Args:
+        output: the roll-out's directory.
+        tensors: tensors by name, for each file.
+        trainer: step, cursors, and all else that the trainer continues from; JSON.
+        published_at_ms: time on record for all points of this checkpoint in MLflow.
+    """
+    directory = checkpoint_directory(output, key.step)
     if directory.exists():
         return
 
@@ -74,9 +94,9 @@ def publish_checkpoint(
 
 
 def newest_whole(output: Path, wanted: Iterable[int]) -> Path | None:
-    """Return the roll-out's newest whole checkpoint before which none of the `wanted` steps is missing.
+    """Return the newest whole checkpoint before which no `wanted` step is missing.
 
-    A damaged one is named in the worker's log, set aside, and trained again from the one before it.
+    A damaged checkpoint is named in the worker's log and set aside; training repeats it from the one before.
     """
     whole = {
         step_of(directory): directory
@@ -91,7 +111,7 @@ def newest_whole(output: Path, wanted: Iterable[int]) -> Path | None:
 
 
 def step_of(directory: Path) -> int:
-    """Return the step of a published checkpoint, from its name."""
+    """Return the step of a checkpoint from the name of its directory."""
     return int(directory.name.removeprefix("step-"))
 
 
@@ -106,13 +126,13 @@ def _is_whole(directory: Path, *, by_size: bool) -> bool:
 
 
 def read_trainer(directory: Path) -> dict[str, Any]:
-    """Return the trainer's integers as `publish_checkpoint` was given them."""
+    """Return `trainer` as `publish_checkpoint` was given it."""
     content: dict[str, Any] = json.loads((directory / TRAINER).read_text())
     return content
 
 
 def load_optimizer(model: Any, optimizer: torch.optim.Optimizer, directory: Path) -> None:
-    """Put a checkpoint's moments into the optimizer; a checkpoint of the base model has none."""
+    """Load a checkpoint's moments into the optimizer; a checkpoint of the base model has none."""
     moments = load_file(directory / OPTIMIZER)
     if not moments:
         return
@@ -124,3 +144,54 @@ def load_optimizer(model: Any, optimizer: torch.optim.Optimizer, directory: Path
     set_optimizer_state_dict(
         model, optimizer, optim_state_dict={"state": state, "param_groups": groups}, options=_FULL
     )
+
+
+class Timestamps:
+    """The first time on record for each checkpoint of a roll-out; rank 0 records it before it publishes.
+
+    A checkpoint that is lost or damaged is trained again to the same bytes except for the time. With another time,
+    MLflow would hold its points twice: it never overwrites a point of another time or value.
+    """
+
+    def __init__(self, output: Path) -> None:
+        self._path = output / "readings.json"
+
+    def keep(self, step: int, seconds: float) -> tuple[int, float]:
+        """Return the Unix time in ms and the interval's duration on record for `step`; record them if none are."""
+        recorded = self._read()
+        if str(step) not in recorded:
+            recorded[str(step)] = {"published_at_ms": time.time_ns() // 1_000_000, "seconds": seconds}
+            write_file(self._path, json.dumps(recorded))
+        at_step = recorded[str(step)]
+        return at_step["published_at_ms"], at_step["seconds"]
+
+    def _read(self) -> dict[str, dict[str, Any]]:
+        try:
+            recorded: dict[str, dict[str, Any]] = json.loads(self._path.read_text())
+        except (
+            FileNotFoundError,
+            ValueError,
+        ):  # unreadable: MLflow may hold points twice, which fails no search
+            return {}
+        return recorded
+
+
+def write_result(spec: RolloutSpec, kept_steps: Iterable[int], intervals: Sequence[IntervalStats]) -> None:
+    """Delete the checkpoints of other steps, saved on SIGTERM, and write the result of the roll-out last.
+
+    A roll-out without this file has not ended.
+    """
+    output = Path(spec.output_directory)
+    checkpoints: list[CheckpointRef] = []
+    for directory in published_checkpoints(output):
+        if step_of(directory) in kept_steps:
+            checkpoints.append(reference_to(directory, output.parents[1]))
+        else:
+            shutil.rmtree(directory)
+    result = RolloutResult(
+        round=spec.mixture.round,
+        start=spec.start.key if spec.start is not None else checkpoints[0].key,
+        checkpoints=tuple(checkpoints),
+        intervals=tuple(intervals),
+    )
+    write_file(output / "rollout_result.json", result.model_dump_json(indent=1))

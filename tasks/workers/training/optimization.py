@@ -1,4 +1,4 @@
-"""The optimizer of a roll-out and its learning rate."""
+"""Optimizer and learning rate of a roll-out."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def learning_rate_at(spec: RolloutSpec, step: int) -> float:
 
 
 def adamw(model: Any, spec: RolloutSpec) -> torch.optim.AdamW:
-    """Return AdamW; norms and biases are not decayed."""
+    """Return AdamW without weight decay on norms and biases."""
     training = spec.training
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
@@ -43,7 +43,7 @@ def adamw(model: Any, spec: RolloutSpec) -> torch.optim.AdamW:
 
 @contextmanager
 def undone(model: Any, optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Take back what happens to the weights and to the optimizer's state; holds a copy of both meanwhile."""
+    """Restore the weights and the optimizer's state after the block; a copy of both is held meanwhile."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     weights = [parameter.detach().clone() for parameter in parameters]
     state = {

@@ -1,4 +1,4 @@
-"""Whether a model keeps packed rows apart, which only the model itself can say."""
+"""Check that a model keeps packed rows apart, which its configuration does not tell."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from tasks.workers.forward import Row, collate, token_logits
 from tasks.workers.training.stepping import Stepper, without_dropout
 
 _NUM_TOKENS = 16
-# Largest difference of a logit, in standard deviations of them all. Measured (SmolLM2-135M, CPU): 7e-6 in fp32 and
-# 3e-3 in bf16 where rows stay apart, 2.6 where attention is not told of them; 0.7 in a Mamba of two layers.
+# Largest difference of a logit, in standard deviations of all logits. Measured (SmolLM2-135M, CPU): 7e-6 in fp32 and
+# 3e-3 in bf16 if rows stay apart, 2.6 if attention does not separate them; 0.7 in a two-layer Mamba.
 _TOLERANCE = {"fp32": 0.01, "bf16": 0.1}
 
 
 def check_packing(stepper: Stepper) -> None:
-    """Compare two short rows end to end with each one alone.
+    """Compare the logits of two short packed rows with those of each row alone.
 
-    Attention keeps them apart by their positions; a recurrent layer (Mamba, and hybrids with it) carries its state
-    from one to the next, and most of transformers' do not say so.
+    Attention separates rows by their positions. A recurrent layer (Mamba, and hybrids with it) carries its state from
+    one row to the next, and few models of transformers declare that.
 
     Raises:
-        ModelError: the rows see each other.
+        ModelError: the rows affect each other.
     """
     stores = (stepper.stores[0], stepper.stores[-1])
     tokens = [stores[0].row(0)[0][:_NUM_TOKENS], stores[1].row(len(stores[1]) - 1)[0][:_NUM_TOKENS]]
@@ -35,8 +35,8 @@ def check_packing(stepper: Stepper) -> None:
     if not difference <= _TOLERANCE[training.precision]:
         raise ModelError(
             stepper.spec.model.directory,
-            got=f"packed rows that see each other: logits differ by {difference:.2g} standard deviations",
-            expected="a model whose rows stay apart with training.batching=packed; a recurrent or hybrid one has none",
+            got=f"packed rows that affect each other: logits differ by {difference:.2g} standard deviations",
+            expected="for training.batching=packed, a model that separates packed rows; recurrent ones do not",
             fix="run the same command again with --set training.batching=grouped --accept-changes",
         )
 

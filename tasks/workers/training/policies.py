@@ -1,4 +1,4 @@
-"""What a method changes inside the worker: which rows a step draws, and which of them are back-propagated."""
+"""Changes of a method inside the worker: the rows that a step draws, and those of them that it trains."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from tasks.contracts import RolloutSpec
 from tasks.data.randomness import random_state
 from tasks.workers.training.batches import Draw, plan_steps, stream
 
-# Takes a step on some rows and takes it back; gives their mean loss a token before and after, in nats.
+# Takes a step on some rows and undoes it; returns their mean loss a token before and after, in nats.
 LookAhead = Callable[[Sequence[Draw]], tuple[float, float]]
-# Says of each of some rows whether the model (its averaged weights, if it has them) gives the row's own answer.
+# Returns for each row whether the model, with averaged weights if it has them, gives the labelled answer.
 Answered = Callable[[Sequence[Draw]], Sequence[bool]]
 
 
 class ByPlan:
-    """Rows as the mixture plans them, and all are trained."""
+    """Draws the rows as the mixture plans them, and trains all of them."""
 
     watches_rows = False
 
@@ -28,31 +28,31 @@ class ByPlan:
         self._steps: list[list[Draw]] | None = None
 
     def rows(self, index: int, cursors: Mapping[str, int]) -> list[Draw]:
-        """Return the rows of the roll-out's optimizer step `index`, from 0."""
+        """Return the rows of optimizer step `index` of the roll-out, counted from 0."""
         if self._steps is None:
             self._steps = plan_steps(self.spec.mixture, self.spec.seed, self.spec.training.batch_size)
         return self._steps[index]
 
     def begin(self, answered: Answered) -> None:
-        """Look at the rows once, with the weights that the roll-out starts from."""
+        """Inspect rows once, with the weights that the roll-out starts from."""
 
     def is_left_out(self, draw: Draw) -> bool:
-        """Say whether the row's loss is measured only."""
+        """Return whether the row's loss is only measured."""
         return False
 
     def after_step(self, rows: Sequence[Draw], losses: Sequence[float], look_ahead: LookAhead) -> None:
-        """Take in each row's mean loss a token; empty unless `watches_rows`."""
+        """Update from the mean loss a token of each row; `losses` is empty unless `watches_rows`."""
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps of it; JSON."""
+        """Return the entries of a checkpoint; JSON."""
         return {}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from what a checkpoint kept."""
+        """Continue from the entries of a checkpoint."""
 
 
 class AdaptiveSampling(ByPlan):
-    """DynamixSFT: each row's sub-dataset is drawn by shares that look-aheads update."""
+    """DynamixSFT: draws the sub-dataset of each row by shares that look-aheads update."""
 
     def __init__(self, spec: RolloutSpec, policy: Dynamix) -> None:
         super().__init__(spec)
@@ -62,7 +62,7 @@ class AdaptiveSampling(ByPlan):
         self._cursors: Mapping[str, int] = {}
 
     def rows(self, index: int, cursors: Mapping[str, int]) -> list[Draw]:
-        """Return as many rows as the plan has, from where each sub-dataset's stream stands."""
+        """Return as many rows as the plan has, each from the cursor of its sub-dataset's stream."""
         mixture, size = self.spec.mixture, self.spec.training.batch_size
         self._cursors = cursors
         prior = {part.name: part.rows_per_epoch / mixture.epoch_rows for part in mixture.draws}
@@ -74,7 +74,7 @@ class AdaptiveSampling(ByPlan):
         return [next(streams[owner]) for owner in owners.tolist()]
 
     def after_step(self, rows: Sequence[Draw], losses: Sequence[float], look_ahead: LookAhead) -> None:
-        """Update the shares every so many steps, by a batch of each sub-dataset that lies ahead in its stream."""
+        """Update the shares at intervals, by a look-ahead on the next batch of each sub-dataset."""
         self._num_steps += 1
         if self._num_steps % self._policy.every_steps:
             return
@@ -91,16 +91,16 @@ class AdaptiveSampling(ByPlan):
         return stream(owner, part, self._cursors[part.name], count, self.spec.seed)
 
     def state(self) -> dict[str, Any]:
-        """Return each sub-dataset's value, and how many steps were taken."""
+        """Return the value of each sub-dataset and the number of steps."""
         return {"values": self._values, "num_steps": self._num_steps}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from these."""
+        """Continue from the entries of a checkpoint."""
         self._values, self._num_steps = dict(state["values"]), state["num_steps"]
 
 
 class InstanceMasking(ByPlan):
-    """IES: rows that are mastered leave back-propagation, and are watched."""
+    """IES: measures the loss of mastered rows without training them."""
 
     watches_rows = True
 
@@ -110,33 +110,33 @@ class InstanceMasking(ByPlan):
         self._losses: dict[str, list[float]] = {}  # by "sub-dataset:row", indices in this mixture
 
     def is_left_out(self, draw: Draw) -> bool:
-        """Say whether the row is mastered."""
+        """Return whether the row is mastered."""
         return self._policy.is_mastered(self._losses.get(f"{draw.sub_dataset}:{draw.row}", []))
 
     def after_step(self, rows: Sequence[Draw], losses: Sequence[float], look_ahead: LookAhead) -> None:
-        """Remember each row's newest losses."""
+        """Keep the newest losses of each row."""
         for draw, loss in zip(rows, losses, strict=True):
             key = f"{draw.sub_dataset}:{draw.row}"
             self._losses[key] = [*self._losses.get(key, []), loss][-self._policy.num_kept :]
 
     def state(self) -> dict[str, Any]:
-        """Return the losses kept."""
+        """Return the kept losses."""
         return {"losses": self._losses}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from these."""
+        """Continue from the entries of a checkpoint."""
         self._losses = dict(state["losses"])
 
 
 class AnsweredRehearsal(ByPlan):
-    """Of excluded sub-datasets, only the rows that the model answers as they are labelled are rehearsed."""
+    """Rehearses those rows of excluded sub-datasets that the model answers correctly."""
 
     def __init__(self, spec: RolloutSpec) -> None:
         super().__init__(spec)
         self._left_out: set[tuple[int, int]] = set()
 
     def begin(self, answered: Answered) -> None:
-        """Find the rows that the checkpoint rolled back to does not answer."""
+        """Find the rows that the starting weights do not answer correctly."""
         draws = [
             Draw(index, row)
             for index, part in enumerate(self.spec.mixture.draws)
@@ -150,20 +150,20 @@ class AnsweredRehearsal(ByPlan):
             }
 
     def is_left_out(self, draw: Draw) -> bool:
-        """Say whether the row is one of them."""
+        """Return whether the starting weights do not answer the row correctly."""
         return (draw.sub_dataset, draw.row) in self._left_out
 
     def state(self) -> dict[str, Any]:
-        """Return these rows."""
+        """Return the rows that are left out."""
         return {"left_out": sorted(self._left_out)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from these."""
+        """Continue from the entries of a checkpoint."""
         self._left_out = {(sub_dataset, row) for sub_dataset, row in state["left_out"]}
 
 
 def worker_policy(spec: RolloutSpec) -> ByPlan:
-    """Return what the roll-out's method does inside the worker."""
+    """Return the policy of the roll-out's method."""
     policy = policy_of(spec.method, spec.options)
     if isinstance(policy, Dynamix):
         return AdaptiveSampling(spec, policy)

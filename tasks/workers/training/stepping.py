@@ -22,7 +22,7 @@ from tasks.workers.training.optimization import learning_rate_at, undone
 
 @contextmanager
 def without_dropout(model: Any) -> Iterator[None]:
-    """Put the model into evaluation mode, and back at the end."""
+    """Put the model into evaluation mode for the block."""
     was_training = model.training
     model.eval()
     try:
@@ -32,9 +32,9 @@ def without_dropout(model: Any) -> Iterator[None]:
 
 
 class Stepper:
-    """Takes steps of a prepared model and optimizer; each process does its share of the rows.
+    """Takes steps of a prepared model and optimizer; each process computes its share of the rows.
 
-    `losses` is a tensor of one sum in nats for each row of the step, in which each process fills in its own rows.
+    `losses` holds one sum in nats for each row of the step; each process fills in its own rows.
     """
 
     def __init__(self, spec: RolloutSpec, accelerator: Any, model: Any, optimizer: Any) -> None:
@@ -49,8 +49,17 @@ class Stepper:
     def measure(self, rows: Sequence[Draw], number: int) -> Step:
         """Return the rows of optimizer step `number`, from 1 on the accepted path, with their sizes."""
         lengths = [self.stores[draw.sub_dataset].length(draw.row) for draw in rows]
-        counts = [int(self.stores[draw.sub_dataset].row(draw.row)[1][1:].sum()) for draw in rows]
-        return Step(number, rows, lengths, counts)
+        loss_masks = [self.stores[draw.sub_dataset].row(draw.row)[1] for draw in rows]
+        return Step(number, rows, lengths, [int(loss_mask[1:].sum()) for loss_mask in loss_masks])
+
+    def take(self, step: Step, trained: Sequence[int], left_out: Sequence[int]) -> torch.Tensor:
+        """Take an optimizer step on the rows at `trained`, after measuring those at `left_out`; return the losses."""
+        losses = self.no_losses(step)
+        if left_out:
+            self.watch(step, left_out, losses)
+        if trained:
+            self.descend(step, trained, losses)
+        return losses
 
     def no_losses(self, step: Step) -> torch.Tensor:
         """Return zeros for `losses`."""
@@ -59,21 +68,21 @@ class Stepper:
     def descend(self, step: Step, positions: Sequence[int], losses: torch.Tensor) -> None:
         """Take an optimizer step on the rows at `positions`.
 
-        The loss is the mean over their supervised tokens.
+        The loss is the mean over their labels.
 
         Raises:
             NonFiniteLossError: the gradient is not finite.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate_at(self.spec, step.number - 1)
-        num_supervised = sum(step.counts[i] for i in positions)
+        num_labels = sum(step.counts[i] for i in positions)
         *others, last = self._parts(step, positions)
         for part in others:
             with self.accelerator.no_sync(self.model):
-                self._backward(step, part, num_supervised, losses)
-        self._backward(step, last, num_supervised, losses)
+                self._backward(step, part, num_labels, losses)
+        self._backward(step, last, num_labels, losses)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.spec.training.max_grad_norm)
-        # Of a sharded model each process may hold its own part of the norm, and all must come to the same verdict.
+        # A process may hold only its part of a sharded model's norm, and all processes must reach the same verdict.
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         if not math.isfinite(float(norm)):
             names = sorted({self.spec.mixture.draws[draw.sub_dataset].name for draw in step.rows})
@@ -82,7 +91,7 @@ class Stepper:
         self.optimizer.zero_grad()
 
     def _parts(self, step: Step, positions: Sequence[int]) -> list[list[int]]:
-        """Return this rank's share of the rows at `positions`, in micro-batches; without a size, of a step at most."""
+        """Return this rank's share of the rows at `positions` in micro-batches; without a size, in one."""
         training = self.spec.training
         return micro_batches(
             positions,
@@ -93,10 +102,10 @@ class Stepper:
             by_length=training.batching != "padded",
         )
 
-    def _backward(self, step: Step, part: Sequence[int], num_supervised: int, losses: torch.Tensor) -> None:
+    def _backward(self, step: Step, part: Sequence[int], num_labels: int, losses: torch.Tensor) -> None:
         total = self._forward(step, part, losses)
         # Processes average their gradients, so each scales its sum by their number.
-        self.accelerator.backward(total * self.accelerator.num_processes / num_supervised)
+        self.accelerator.backward(total * self.accelerator.num_processes / num_labels)
 
     def watch(self, step: Step, positions: Sequence[int], losses: torch.Tensor) -> None:
         """Measure the losses of the rows at `positions`."""
@@ -105,13 +114,13 @@ class Stepper:
                 self._forward(step, part, losses)
 
     def answered(self, step: Step) -> list[bool]:
-        """Say for each row of the step whether the model's likeliest tokens are the row's supervised ones."""
+        """Return for each row of the step whether the model's most likely tokens are the row's labels."""
         wrong = self.no_losses(step)
         with torch.no_grad(), without_dropout(self.model):
             for part in self._parts(step, range(len(step.rows))):
                 batch, logits = self._logits(step, part)
                 if part:
-                    missed = (logits.argmax(dim=-1) != batch.targets) & batch.is_supervised
+                    missed = (logits.argmax(dim=-1) != batch.labels) & batch.has_label
                     position = torch.tensor(part, device=missed.device)[batch.row_of]
                     wrong.index_add_(0, position.flatten(), missed.flatten().double())
         return [count == 0 for count in self.accelerator.reduce(wrong, reduction="sum").tolist()]
@@ -124,7 +133,7 @@ class Stepper:
             return batch, token_logits(self.model, batch, at_positions=self.keeps_logits)
 
     def _forward(self, step: Step, part: Sequence[int], losses: torch.Tensor) -> torch.Tensor:
-        """Return the summed loss of some rows, and add each one's to `losses`."""
+        """Return the summed loss of some rows, and add each row's loss to `losses`."""
         batch, logits = self._logits(step, part)
         each = token_losses(logits, batch)
         if part:
@@ -133,7 +142,7 @@ class Stepper:
         return each.sum()
 
     def look_ahead(self, rows: Sequence[Draw], number: int) -> tuple[float, float, RowCost]:
-        """Take a step on `rows` and take it back; return their mean loss a token before and after, and the work."""
+        """Take a step on `rows` and undo it; return their mean loss a token before and after, and the work."""
         step, everything = self.measure(rows, number), list(range(len(rows)))
         before, after = self.no_losses(step), self.no_losses(step)
         with undone(self.model, self.optimizer.optimizer):
