@@ -1,17 +1,25 @@
-"""Small real parts that the tests build on: a model of two layers, tokenised rows, and roll-outs of them."""
+"""Small real parts that the tests share: a model of two layers, tokenized rows, roll-outs, servers and stores.
+
+Starting a process, a server or a store costs seconds, so each is made once: for the worker of pytest-xdist, or for
+all workers, in `shared_folder`.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 # Its thread takes a variable out of the environment while a request of another thread reads that: KeyError.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 
 from tasks.config.schema import TrainingConfig
 from tasks.config.sub_datasets import SyntheticConfig
@@ -31,6 +39,57 @@ TINY_LLAMA = {
     "tie_word_embeddings": True,
 }
 SKILLS = ("max", "cmp", "roman")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a file on one worker, for its fixtures, and all that look at the finished search together."""
+    for item in items:
+        names = getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("searched" if "searched" in names else str(item.path)))
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of pytest-xdist share."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[str]:
+    """The address of a Prefect server that flows of this process use."""
+    from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+    from prefect.testing.utilities import prefect_test_harness
+
+    with (
+        prefect_test_harness(server_startup_timeout=120),
+        temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
+    ):
+        yield str(PREFECT_API_URL.value())
+
+
+@pytest.fixture(scope="session")
+def prepare_root(shared_folder: Path) -> Callable[[Path], Path]:
+    """Return a function that prepares an output root.
+
+    The root has an empty MLflow store, whose creation takes seconds, and shares its cache of base models and tokens
+    with the roots of all other tests.
+    """
+    store, cache = shared_folder / "mlflow.db", shared_folder / "cache"
+    with FileLock(shared_folder / "mlflow.lock"):
+        if not store.exists():
+            from tasks.registry.client import client_of
+
+            client_of(f"sqlite:///{store}")
+    cache.mkdir(exist_ok=True)
+
+    def prepare(root: Path) -> Path:
+        root.mkdir(parents=True, exist_ok=True)
+        shutil.copy(store, root)
+        (root / "cache").symlink_to(cache)
+        return root
+
+    return prepare
 
 
 @pytest.fixture(scope="session")

@@ -39,41 +39,86 @@ def is_replaced(command: Command, kind: str, killed: psutil.Process) -> bool:
 
 
 @pytest.fixture(scope="module")
-def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where all searches of this module lie; each test goes on with what the last one interrupted."""
-    return tmp_path_factory.mktemp("interrupted") / "prefect"
-
-
-@pytest.fixture
-def training(prefect_home: Path) -> Iterator[Command]:
-    """A search in its first roll-out, which has published two checkpoints since it was started."""
-    output_root = prefect_home.with_name("searches")
-    before = len(published(output_root))
-    command = Command(CONFIG, output_root, prefect_home, LONG)
-    try:
-        wait_until(lambda: len(published(command.output_root)) >= before + 2, command)
-        yield command
-    finally:
+def running(
+    prepare_root: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[list[Command]]:
+    """The searches that tests of this module have started, all in one output root; the last one may run."""
+    root = prepare_root(tmp_path_factory.mktemp("interrupted") / "searches")
+    started = [Command(CONFIG, root, root.with_name("prefect"), LONG)]
+    yield started
+    for command in started:
         command.kill_all()
 
 
+@pytest.fixture
+def training(running: list[Command]) -> Command:
+    """A search in its first roll-out that has published two checkpoints; a new one continues where one ended."""
+    last = running[-1]
+    if last.flow.poll() is not None:
+        last = Command(CONFIG, last.output_root, last.output_root.with_name("prefect"), LONG)
+        running.append(last)
+    before = len(published(last.output_root))
+    wait_until(lambda: len(published(last.output_root)) >= before + 2, last)
+    return last
+
+
+@pytest.mark.parametrize("num_kills", [3, pytest.param(30, marks=pytest.mark.nightly)])
 def test_a_search_killed_at_random_ends_like_an_undisturbed_one(
-    undisturbed: Undisturbed, tmp_path: Path
+    undisturbed: Undisturbed, tmp_path: Path, num_kills: int
 ) -> None:
     """With a tracking server, which is killed as well; the undisturbed search has a file."""
-    campaign = Campaign(CONFIG, tmp_path, random.Random(3), 5, math.inf, undisturbed, has_server=True)
+    rng = random.Random(num_kills)
+    campaign = Campaign(CONFIG, tmp_path, rng, num_kills, math.inf, undisturbed, has_server=True)
     report = campaign.run()
-    assert report["kills"] == 5
+    assert report["kills"] == num_kills
     assert report["problems"] == []
     assert [search["differences"] for search in report["searches"]] == [[]] * len(report["searches"])
 
 
-def test_every_process_ends_by_itself_when_the_flow_is_killed(training: Command) -> None:
-    kinds = {member.kind for member in training.members()}
-    assert kinds >= {"flow", "server", "launcher", "trainer"}
-    training.flow.kill()
-    assert training.wait(ORPHAN_GRACE_S) == -9
+def test_a_busy_search_directory_is_refused_with_the_owners_name(training: Command) -> None:
+    second = Command(CONFIG, training.output_root, training.output_root.with_name("prefect"), LONG)
+    try:
+        assert second.wait(START_S) == 1
+        assert "is in use" in second.text()
+        assert f"owner process {training.flow.pid}" in second.text()
+        assert training.flow.poll() is None
+    finally:
+        second.kill_all()
+
+
+def test_a_killed_launcher_or_server_does_not_end_the_search(training: Command) -> None:
+    for kind in ("launcher", "server"):
+        killed = training.member(kind)
+        assert killed is not None
+        send(killed, "KILL")
+        wait_until(partial(is_replaced, training, kind, killed), training)
+    trainers = [member for member in training.members() if member.kind == "trainer"]
+    assert len(trainers) <= 1
+    before = len(published(training.output_root))
+    wait_until(lambda: len(published(training.output_root)) > before, training)
+
+
+def test_preemptions_of_the_worker_cost_no_retry(training: Command) -> None:
+    """The task may be tried again three times; a fourth preemption would end it if they counted."""
+    told = "was told to end and saved what it had; it is started again"
+    before_all = training.text().count(told)
+    for _ in range(4):
+        wait_until(lambda: training.member("trainer"), training)
+        trainer = training.member("trainer")
+        before = len(published(training.output_root))
+        wait_until(lambda before=before: len(published(training.output_root)) > before, training)
+        assert trainer is not None
+        send(trainer, "TERM")
+        wait_until(partial(is_replaced, training, "trainer", trainer), training)
+    assert training.flow.poll() is None
+    assert training.text().count(told) - before_all == 4
+
+
+def test_ctrl_c_ends_with_130_and_no_process(training: Command) -> None:
+    training.flow.send_signal(2)
+    assert training.wait(END_GRACE_S) == 130
     assert training.survivors(ORPHAN_GRACE_S) == []
+    assert "Traceback" not in training.text()
 
 
 def test_sigterm_saves_what_was_trained_and_ends_every_process(training: Command) -> None:
@@ -93,47 +138,9 @@ def test_sigterm_saves_what_was_trained_and_ends_every_process(training: Command
     assert {run.info.status for run in runs} == {"KILLED"}
 
 
-def test_ctrl_c_ends_with_130_and_no_process(training: Command) -> None:
-    training.flow.send_signal(2)
-    assert training.wait(END_GRACE_S) == 130
+def test_every_process_ends_by_itself_when_the_flow_is_killed(training: Command) -> None:
+    kinds = {member.kind for member in training.members()}
+    assert kinds >= {"flow", "server", "launcher", "trainer"}
+    training.flow.kill()
+    assert training.wait(ORPHAN_GRACE_S) == -9
     assert training.survivors(ORPHAN_GRACE_S) == []
-    assert "Traceback" not in training.text()
-
-
-def test_a_killed_launcher_or_server_does_not_end_the_search(training: Command) -> None:
-    for kind in ("launcher", "server"):
-        killed = training.member(kind)
-        assert killed is not None
-        send(killed, "KILL")
-        wait_until(partial(is_replaced, training, kind, killed), training)
-    trainers = [member for member in training.members() if member.kind == "trainer"]
-    assert len(trainers) <= 1
-    before = len(published(training.output_root))
-    wait_until(lambda: len(published(training.output_root)) > before, training)
-
-
-def test_preemptions_of_the_worker_cost_no_retry(training: Command) -> None:
-    """The task may be tried again three times; a fourth preemption would end it if they counted."""
-    for _ in range(4):
-        wait_until(lambda: training.member("trainer"), training)
-        trainer = training.member("trainer")
-        before = len(published(training.output_root))
-        wait_until(lambda before=before: len(published(training.output_root)) > before, training)
-        assert trainer is not None
-        send(trainer, "TERM")
-        wait_until(partial(is_replaced, training, "trainer", trainer), training)
-    assert training.flow.poll() is None
-    assert training.text().count("was told to end and saved what it had; it is started again") == 4
-
-
-def test_a_busy_search_directory_is_refused_with_the_owners_name(
-    training: Command, prefect_home: Path
-) -> None:
-    second = Command(CONFIG, training.output_root, prefect_home, LONG)
-    try:
-        assert second.wait(START_S) == 1
-        assert "is in use" in second.text()
-        assert f"owner process {training.flow.pid}" in second.text()
-        assert training.flow.poll() is None
-    finally:
-        second.kill_all()

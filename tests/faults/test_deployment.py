@@ -182,7 +182,7 @@ def registered(pool: Pool) -> list[tuple[str, UUID]]:
     return sorted((str(thing.name), thing.id) for thing in objects)
 
 
-def test_deploying_again_adds_nothing_and_leaves_the_schedule_as_the_page_has_it(pool: Pool) -> None:
+def test_deploying_again_changes_neither_objects_nor_schedule(pool: Pool) -> None:
     before = registered(pool)
     assert len(before) == 5
     assert not pool.is_on(NIGHTLY)
@@ -196,7 +196,7 @@ def test_deploying_again_adds_nothing_and_leaves_the_schedule_as_the_page_has_it
     assert "nightly of msft-search-file/search-nightly: interval 0:00:15 (Etc/UTC), on" in said
 
 
-def test_a_night_that_finds_the_last_search_running_is_skipped_and_other_searches_queue(pool: Pool) -> None:
+def test_an_overlapping_night_is_skipped_and_searches_queue(pool: Pool) -> None:
     def second_state(name: str) -> str:
         runs = [pool.create_run(name, CONFIG, ()) for _ in range(2)]
         for run in runs:
@@ -210,9 +210,7 @@ def test_a_night_that_finds_the_last_search_running_is_skipped_and_other_searche
     assert second_state(NAME) == "AwaitingConcurrencySlot"
 
 
-def test_sigterm_saves_and_reschedules_and_another_machine_ends_the_same_run(
-    pool: Pool, new_machine: Callable[[], Machine]
-) -> None:
+def test_a_preempted_run_continues_on_another_machine(pool: Pool, new_machine: Callable[[], Machine]) -> None:
     taken, other = new_machine(), new_machine()
     output_root = pool.storage / "preempted"
     run = pool.create_run(NAME, CONFIG, ("output_root=preempted", *LONG))
@@ -293,7 +291,7 @@ def scheduled_run(pool: Pool, machine: Machine) -> UUID:
     return run
 
 
-def test_a_cancelled_scheduled_search_leaves_no_process_and_a_lost_machines_goes_on_elsewhere(
+def test_a_cancelled_run_ends_and_a_lost_machines_run_moves(
     pool: Pool, new_machine: Callable[[], Machine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for key, value in pool.team.environment().items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -11,69 +10,27 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
-from prefect.settings import PREFECT_API_URL
-from prefect.testing.utilities import prefect_test_harness
 
 from tests.faults.chaos import CONFIG, ORPHAN_GRACE_S, Undisturbed
 from tests.faults.comparison import differences, record_of
+from tests.faults.crash_points import EVERY, IN_CI, CrashPoint
 from tests.faults.processes import Command
 
-FLOW, BUILD, TRAIN, SCORE = "flows/cli.py", "workers/build_base.py", "workers/train.py", "workers/score.py"
-TEST = "test_scores_spec.json"
 # What a command that a signal ends gives back.
 CODES = {"KILL": -9, "TERM": 143}
-# Signal, phase, process, function, which of its calls in one process, and which side of it; in the order of a search.
-# KILL is a machine that is lost, TERM one that gives notice: to the process, and to the search that owns it.
-POINTS = (
-    ("KILL", "start", FLOW, "tasks.data.base_model:_local_directory", 1, "before"),
-    ("KILL", "model build", BUILD, "os:rename", 1, "before"),
-    ("KILL", "tokenisation", FLOW, "tasks.data.tokenization:_publish", 2, "before"),
-    ("TERM", "opening", FLOW, "tasks.registry.points:log_datasets", 1, "after"),
-    ("KILL", "begun in MLflow, not in the journal", FLOW, "tasks.registry.points:log_datasets", 1, "after"),
-    ("KILL", "model load", TRAIN, "tasks.workers.model:load_base", 1, "after"),
-    ("KILL", "training step", TRAIN, "tasks.workers.training.optimization:learning_rate_at", 5, "before"),
-    ("KILL", "in an accumulation", TRAIN, "tasks.workers.forward:token_losses", 21, "after"),
-    ("TERM", "in an accumulation, told", TRAIN, "tasks.workers.forward:token_losses", 9, "after"),
-    ("KILL", "checkpoint write", TRAIN, "tasks.workers.training.checkpoint:save_file", 1, "after"),
-    ("KILL", "hashing of a checkpoint", TRAIN, "tasks.record.checkpoints:_describe", 2, "before"),
-    (
-        "TERM",
-        "between two files of a checkpoint",
-        TRAIN,
-        "tasks.workers.training.checkpoint:save_file",
-        1,
-        "after",
-    ),
-    ("KILL", "publication", TRAIN, "tasks.workers.training.checkpoint:publish_checkpoint", 1, "after"),
-    ("KILL", "evaluation", SCORE, "tasks.workers.scoring:Scorer._gold_passes", 2, "after"),
-    ("TERM", "evaluation, told", SCORE, "tasks.workers.scoring:Scorer._gold_passes", 1, "after"),
-    ("KILL", "generation", SCORE, "tasks.workers.scoring:Scorer._generate", 1, "before"),
-    ("KILL", "registration", FLOW, "tasks.registry.checkpoints:register_checkpoint", 2, "after"),
-    ("KILL", "recording of scores", FLOW, "tasks.registry.checkpoints:log_scores", 2, "after"),
-    ("TERM", "decision, told", FLOW, "tasks.pruning:append_event", 1, "before"),
-    ("KILL", "decision", FLOW, "tasks.pruning:append_event", 1, "before"),
-    ("KILL", "decision on record", FLOW, "tasks.pruning:append_event", 1, "after"),
-    ("KILL", "rollback", FLOW, "tasks.rollback:find_whole", 1, "after"),
-    ("KILL", "removal of old checkpoints", FLOW, "tasks.rollback:_remove_unneeded", 1, "after"),
-    ("KILL", "champion export", TEST, "tasks.workers.scoring:Scorer.score", 1, "before"),
-    ("TERM", "champion export, told", TEST, "tasks.workers.scoring:Scorer.score", 1, "before"),
-    ("KILL", "champion registered, not in the journal", FLOW, "tasks.champion:append_event", 1, "before"),
-    ("KILL", "removal of all but the champion", FLOW, "tasks.champion:keep_the_champion", 1, "before"),
-    ("KILL", "report", FLOW, "tasks.reporting:curves_frame", 1, "after"),
-    ("KILL", "end of the MLflow run", FLOW, "tasks.registry.runs:close_search_run", 1, "before"),
-)
 # Optimizer steps between two evaluations: an epoch of 124 rows in batches of 8.
 INTERVAL = 16
 
 
 @dataclass(frozen=True)
 class Disturbed:
-    """The search that lost its machine in every phase.
+    """A search that lost its machine at every point.
 
     Attributes:
-        codes: exit code of each start; reached: the points in the order they were reached.
-        steps: (round, step) of every optimizer step in the order they were taken, a list for each start.
-        statuses: those of its MLflow runs after each start that was told to end.
+        codes: exit code of each start.
+        reached: phases of the points, in the order in which they were reached.
+        steps: (round, step) of every optimizer step, in the order in which they were taken, for each start.
+        statuses: statuses of its MLflow runs after each start that received SIGTERM.
     """
 
     codes: list[int | None]
@@ -83,26 +40,36 @@ class Disturbed:
     record: dict[str, Any]
 
 
-@pytest.fixture(scope="module")
-def api_url() -> Iterator[str]:
-    """A Prefect server that outlives the searches, so that each start takes seconds."""
-    with prefect_test_harness(server_startup_timeout=120):
-        yield str(PREFECT_API_URL.value())
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(IN_CI, id="in CI"),
+        pytest.param(EVERY, id="every", marks=pytest.mark.nightly),
+    ],
+)
+def points(request: pytest.FixtureRequest) -> tuple[CrashPoint, ...]:
+    chosen: tuple[CrashPoint, ...] = request.param
+    return chosen
 
 
 @pytest.fixture(scope="module")
-def disturbed(api_url: str, tmp_path_factory: pytest.TempPathFactory) -> Disturbed:
+def disturbed(
+    points: tuple[CrashPoint, ...], prefect_server: str, tmp_path_factory: pytest.TempPathFactory
+) -> Disturbed:
+    """Start the search until it ends; each start arms the first point that none has reached.
+
+    The Prefect server outlives the searches, so that each start takes seconds.
+    """
     folder = tmp_path_factory.mktemp("phases")
-    keys = ("signal", "name", "process", "place", "call", "when")
-    (folder / "points.json").write_text(json.dumps([dict(zip(keys, p, strict=True)) for p in POINTS]))
+    (folder / "points.json").write_text(json.dumps([point._asdict() for point in points]))
     codes: list[int | None] = []
     steps: list[list[tuple[int, int]]] = []
     statuses: list[set[str]] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MSFT_POINTS", str(folder))
         patch.setenv("PYTHONPATH", str(Path(__file__).with_name("site")))
-        patch.setenv("PREFECT_API_URL", api_url)
-        while len(codes) <= len(POINTS) and codes[-1:] != [0]:
+        patch.setenv("PREFECT_API_URL", prefect_server)
+        while len(codes) <= len(points) and codes[-1:] != [0]:
             command = Command(CONFIG, folder / "searches", folder / "prefect")
             codes.append(command.wait(300))
             left = command.survivors(ORPHAN_GRACE_S)
@@ -127,12 +94,14 @@ def statuses_in(searches: Path) -> set[str]:
     return {run.info.status for run in client.search_runs([experiment.experiment_id])}
 
 
-def test_every_phase_was_reached_and_ended_the_search(disturbed: Disturbed) -> None:
-    assert disturbed.reached == [name for _, name, *_ in POINTS]
-    assert disturbed.codes == [*(CODES[signal] for signal, *_ in POINTS), 0]
+def test_every_phase_was_reached_and_ended_the_search(
+    disturbed: Disturbed, points: tuple[CrashPoint, ...]
+) -> None:
+    assert disturbed.reached == [point.phase for point in points]
+    assert disturbed.codes == [*(CODES[point.signal] for point in points), 0]
 
 
-def test_a_search_that_loses_its_machine_in_every_phase_ends_like_an_undisturbed_one(
+def test_a_search_lost_in_every_phase_ends_as_undisturbed(
     disturbed: Disturbed, undisturbed: Undisturbed
 ) -> None:
     assert differences(undisturbed.record, disturbed.record) == []

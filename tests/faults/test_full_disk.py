@@ -7,7 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -106,7 +106,7 @@ def test_progress_that_cannot_be_shown_ends_no_training(small_disk: Path) -> Non
     assert (read_progress(small_disk) or {})["step"] == 3
 
 
-def test_a_worker_without_room_to_say_why_it_failed_is_not_tried_again(
+def test_a_worker_without_room_for_its_account_is_not_retried(
     small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "failing_worker.py").write_text(WORKER)
@@ -122,8 +122,10 @@ def test_a_worker_without_room_to_say_why_it_failed_is_not_tried_again(
     assert "got:      0 bytes free" in str(failed.value)
 
 
-def test_a_full_disk_under_mlflow_is_named_at_once(small_disk: Path, tiny_mixture: Mixture) -> None:
-    uri = f"sqlite:///{small_disk / 'mlflow.db'}"
+def test_a_full_disk_under_mlflow_is_named_at_once(
+    small_disk: Path, tiny_mixture: Mixture, prepare_root: Callable[[Path], Path]
+) -> None:
+    uri = f"sqlite:///{prepare_root(small_disk) / 'mlflow.db'}"
     search = tracking.open_search_run(reference(small_disk / "search", uri), "full", {}, is_new=True)
     run_id = tracking.open_round_run(search, 0, [])
     filler = fill(small_disk)
@@ -136,7 +138,7 @@ def test_a_full_disk_under_mlflow_is_named_at_once(small_disk: Path, tiny_mixtur
     run_log.log_mixture(search, run_id, tiny_mixture, 1)
 
 
-def test_sqlite_without_room_is_not_an_outage_and_a_server_without_room_is(
+def test_a_full_disk_is_an_outage_only_of_a_server(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As MLflow passes it on: its store's error as one that may pass, with the database's own as the cause."""

@@ -36,7 +36,7 @@ def next_of(command: Command, kind: str, killed: list[psutil.Process]) -> psutil
     return None
 
 
-def test_a_worker_that_is_killed_again_and_again_ends_the_search_after_three_retries(tmp_path: Path) -> None:
+def test_a_worker_killed_four_times_ends_the_search(tmp_path: Path) -> None:
     long = ("search.compute_budget_epochs=200", "search.max_epochs=400")
     command = Command(CONFIG, tmp_path / "searches", tmp_path / "prefect", long, program=("-c", IMPATIENT))
     killed: list[psutil.Process] = []
@@ -111,7 +111,7 @@ def start_stubborn(tmp_path: Path) -> Callable[[float], subprocess.Popen[bytes]]
     return start
 
 
-def test_a_worker_that_outlasts_the_grace_is_killed_with_its_whole_group(
+def test_a_worker_that_outlasts_the_grace_dies_with_its_group(
     start_stubborn: Callable[[float], subprocess.Popen[bytes]], tmp_path: Path
 ) -> None:
     process = start_stubborn(3600)

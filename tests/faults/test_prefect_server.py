@@ -63,7 +63,7 @@ class Flow:
         return self.num_calls
 
 
-def test_a_server_of_our_own_listens_on_the_loopback_address_only(tmp_path: Path) -> None:
+def test_the_own_server_listens_on_the_loopback_address_only(tmp_path: Path) -> None:
     def listening() -> set[str]:
         children = psutil.Process().children(recursive=True)
         servers = [child for child in children if "prefect.server.api.server:create_app" in child.cmdline()]
@@ -143,7 +143,7 @@ def test_a_flow_that_loses_its_server_is_called_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_api")
-def test_a_server_that_is_lost_before_the_first_request_is_waited_for(tmp_path: Path) -> None:
+def test_a_server_lost_before_the_first_request_is_awaited(tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{free_port()}/api"  # nobody answers there
     clients = [SyncPrefectClient(url), SyncPrefectClient(url)]
 
@@ -164,7 +164,7 @@ def test_a_server_that_dies_again_and_again_is_named(tmp_path: Path) -> None:
         run_flow(flow, str(tmp_path))
 
 
-def test_a_server_that_cannot_start_is_named_with_its_reason_at_once(
+def test_a_server_that_cannot_start_is_named_with_its_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where a package that it needs is missing; it was waited for for three minutes once."""

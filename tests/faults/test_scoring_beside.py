@@ -94,7 +94,7 @@ def trained(
     return Round(config, search, Inputs(model=tiny_base, sub_datasets=tuple(parts)), tiny_mixture)
 
 
-def test_what_was_scored_before_the_training_was_killed_is_not_scored_again(trained: Round) -> None:
+def test_scores_outlive_a_killed_training_worker(trained: Round) -> None:
     last, away = trained.checkpoint(9), trained.checkpoint(9).with_name("not-yet")
     last.rename(away)
 
@@ -111,7 +111,7 @@ def test_what_was_scored_before_the_training_was_killed_is_not_scored_again(trai
     assert trained.scores(9).exists()
 
 
-def test_scores_of_another_or_a_part_of_a_checkpoint_are_made_again(trained: Round) -> None:
+def test_scores_of_another_or_part_of_a_checkpoint_are_redone(trained: Round) -> None:
     whole, part = [
         tuple(
             SubDatasetScore(sub_dataset=name, accuracy=0.5, loss=7.0, num_examples=4, correct="0110")

@@ -100,7 +100,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrackingServer]
 
 
 @pytest.fixture
-def local(tmp_path: Path) -> SearchRef:
+def local(prepare_root: Callable[[Path], Path], tmp_path: Path) -> SearchRef:
+    prepare_root(tmp_path)
     return new_search(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path / "search")
 
 
@@ -137,7 +138,7 @@ def test_a_server_that_is_away_is_waited_for(
     run_log.log_mixture(search, run_id, tiny_mixture, STAMP_MS)
 
 
-def test_a_server_that_is_away_for_a_moment_hears_that_a_search_was_told_to_end(
+def test_a_short_outage_does_not_hide_the_end_of_a_search(
     server: TrackingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     search = tracking.open_search_run(
@@ -152,7 +153,7 @@ def test_a_server_that_is_away_for_a_moment_hears_that_a_search_was_told_to_end(
     assert MlflowClient(server.uri).get_run(search.run_id).info.status == "KILLED"
 
 
-def test_a_server_that_does_not_come_back_is_named_with_what_to_do(tmp_path: Path) -> None:
+def test_an_outage_without_end_is_named_with_a_fix(tmp_path: Path) -> None:
     uri = f"http://reviewer:s3cret@127.0.0.1:{free_port()}"
     search = new_search(uri, tmp_path / "search", outage_s=2.0)
     with pytest.raises(TrackingError) as caught:
@@ -197,7 +198,7 @@ def publish(spec: RolloutSpec, step: int) -> None:
     Path(spec.output_directory, "progress.json").touch()
 
 
-def test_checkpoints_are_shown_while_the_roll_out_runs_and_the_end_changes_nothing(
+def test_live_points_are_those_recorded_at_the_end(
     local: SearchRef, make_rollout: Callable[..., Path]
 ) -> None:
     spec = RolloutSpec.model_validate_json(make_rollout("live").read_text())
@@ -245,7 +246,7 @@ def test_a_deleted_run_is_named_and_goes_on_when_restored(local: SearchRef, tiny
     assert tracking.open_round_run(search, 0, NAMES) == run_id
 
 
-def test_a_store_that_does_not_hold_a_search_that_has_begun_is_refused(local: SearchRef) -> None:
+def test_a_store_without_the_resumed_search_is_refused(local: SearchRef) -> None:
     with pytest.raises(TrackingError, match="holds no run of search 0a1b2c3d"):
         tracking.open_search_run(local, "outages", {}, is_new=False)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,11 @@ from tests.unit.made_events import started
 @pytest.fixture
 def inputs(tiny_base: BaseModelRef) -> Inputs:
     return Inputs(model=tiny_base, sub_datasets=())
+
+
+@pytest.fixture
+def config(prepare_root: Callable[[Path], Path], tmp_path: Path) -> SearchConfig:
+    return config_in(prepare_root(tmp_path))
 
 
 def config_in(folder: Path) -> SearchConfig:
@@ -70,11 +76,10 @@ def test_an_end_while_the_search_is_opened_is_told(
     end: BaseException,
     status: str,
     place: str,
+    config: SearchConfig,
     inputs: Inputs,
-    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    config = config_in(tmp_path)
     with monkeypatch.context() as patch:
         open_until(end, place, config, inputs, patch)
     assert statuses(config) == [status]

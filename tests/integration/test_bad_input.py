@@ -42,10 +42,10 @@ def good(folder: Path) -> Path:
     return write_rows(folder, train=rows_of(16), validation=rows_of(8, 16), test=rows_of(8, 24))
 
 
-def search_on(smoke: dict[str, Any], tmp_path: Path, *paths: Path, **changes: Any) -> SearchConfig:
+def search_on(smoke: dict[str, Any], output_root: Path, *paths: Path, **changes: Any) -> SearchConfig:
     sub_datasets = [{"name": path.name, "path": str(path)} for path in paths]
     short = smoke["search"] | {"max_rounds": 1, "compute_budget_epochs": 1}
-    values = smoke | {"output_root": str(tmp_path / "searches"), "mixture": {"sub_datasets": sub_datasets}}
+    values = smoke | {"output_root": str(output_root), "mixture": {"sub_datasets": sub_datasets}}
     return SearchConfig.model_validate(values | {"search": short} | changes)
 
 
@@ -59,67 +59,73 @@ def refused(config: SearchConfig, kind: type[MsftError]) -> str:
 
 @pytest.mark.usefixtures("prefect_server")
 class TestBadInput:
-    def test_missing_folder(self, smoke: dict[str, Any], tmp_path: Path) -> None:
-        text = refused(search_on(smoke, tmp_path, tmp_path / "nowhere"), DataError)
+    def test_missing_folder(self, smoke: dict[str, Any], output_root: Path, tmp_path: Path) -> None:
+        text = refused(search_on(smoke, output_root, tmp_path / "nowhere"), DataError)
         assert "sub-dataset 'nowhere'" in text
         assert "no such file or folder" in text
 
-    def test_empty_sub_dataset(self, smoke: dict[str, Any], tmp_path: Path) -> None:
+    def test_empty_sub_dataset(self, smoke: dict[str, Any], output_root: Path, tmp_path: Path) -> None:
         folder = write_rows(tmp_path / "empty", train=[], validation=rows_of(4), test=rows_of(4, 4))
-        assert "no rows" in refused(search_on(smoke, tmp_path, folder), DataError)
+        assert "no rows" in refused(search_on(smoke, output_root, folder), DataError)
 
-    def test_all_labels_masked(self, smoke: dict[str, Any], tmp_path: Path) -> None:
+    def test_all_labels_masked(self, smoke: dict[str, Any], output_root: Path, tmp_path: Path) -> None:
         folder = write_rows(
             tmp_path / "masked",
             train=[{"prompt": "a", "completion": " "}],
             validation=rows_of(4),
             test=rows_of(4, 4),
         )
-        text = refused(search_on(smoke, tmp_path, folder), DataError)
+        text = refused(search_on(smoke, output_root, folder), DataError)
         assert "row 0" in text
         assert "every label is masked" in text
 
-    def test_prompt_longer_than_the_context(self, smoke: dict[str, Any], tmp_path: Path) -> None:
+    def test_prompt_longer_than_the_context(
+        self, smoke: dict[str, Any], output_root: Path, tmp_path: Path
+    ) -> None:
         long = {"prompt": "max " + "1 " * 200, "completion": " => 1"}
         folder = write_rows(
             tmp_path / "long", train=[*rows_of(8), long], validation=rows_of(4, 8), test=rows_of(4, 12)
         )
-        text = refused(search_on(smoke, tmp_path, folder), DataError)
+        text = refused(search_on(smoke, output_root, folder), DataError)
         assert "train row 8" in text
         assert "training.max_length = 64" in text
 
-    def test_choices_without_the_answer(self, smoke: dict[str, Any], tmp_path: Path) -> None:
+    def test_choices_without_the_answer(
+        self, smoke: dict[str, Any], output_root: Path, tmp_path: Path
+    ) -> None:
         row = {"prompt": "q", "completion": " C", "answer": "C", "choices": ["A", "B"]}
         folder = write_rows(tmp_path / "choices", train=[row], validation=rows_of(4), test=rows_of(4, 4))
-        text = refused(search_on(smoke, tmp_path, folder), DataError)
+        text = refused(search_on(smoke, output_root, folder), DataError)
         assert "['A', 'B']" in text
         assert "'C'" in text
 
-    def test_one_text_in_two_splits(self, smoke: dict[str, Any], tmp_path: Path) -> None:
+    def test_one_text_in_two_splits(self, smoke: dict[str, Any], output_root: Path, tmp_path: Path) -> None:
         folder = write_rows(
             tmp_path / "leaky", train=rows_of(8), validation=rows_of(4, 8), test=rows_of(4, 4)
         )
-        text = refused(search_on(smoke, tmp_path, folder), SplitOverlapError)
+        text = refused(search_on(smoke, output_root, folder), SplitOverlapError)
         assert "leaky/train row 4 = leaky/test row 0" in text
 
-    def test_wrong_model_path(self, smoke: dict[str, Any], tmp_path: Path) -> None:
-        config = search_on(smoke, tmp_path, good(tmp_path / "good"), model={"source": "./no-model"})
+    def test_wrong_model_path(self, smoke: dict[str, Any], output_root: Path, tmp_path: Path) -> None:
+        config = search_on(smoke, output_root, good(tmp_path / "good"), model={"source": "./no-model"})
         text = refused(config, ModelError)
         assert "./no-model" in text
         assert "no directory" in text
 
-    def test_model_with_pickled_weights_only(self, smoke: dict[str, Any], tmp_path: Path) -> None:
+    def test_model_with_pickled_weights_only(
+        self, smoke: dict[str, Any], output_root: Path, tmp_path: Path
+    ) -> None:
         (tmp_path / "pickled").mkdir()
         (tmp_path / "pickled" / "config.json").write_text("{}")
         (tmp_path / "pickled" / "pytorch_model.bin").write_bytes(b"x")
         config = search_on(
-            smoke, tmp_path, good(tmp_path / "good"), model={"source": str(tmp_path / "pickled")}
+            smoke, output_root, good(tmp_path / "good"), model={"source": str(tmp_path / "pickled")}
         )
         assert "pickled weights (.bin, .pt) are never loaded" in refused(config, ModelError)
 
-    def test_diverged_training(self, smoke: dict[str, Any], tmp_path: Path) -> None:
+    def test_diverged_training(self, smoke: dict[str, Any], output_root: Path, tmp_path: Path) -> None:
         training = smoke["training"] | {"learning_rate": 1e30, "warmup_steps": 0}
-        config = search_on(smoke, tmp_path, good(tmp_path / "good"), training=training)
+        config = search_on(smoke, output_root, good(tmp_path / "good"), training=training)
         text = refused(config, WorkerError)
         assert "training loss at step" in text
         assert "training.learning_rate" in text
@@ -127,18 +133,11 @@ class TestBadInput:
         runs = client.search_runs([client.get_experiment_by_name("msft").experiment_id])
         assert {run.info.status for run in runs} == {"FAILED"}  # the round that was under way, too
 
-    def test_changed_data_is_refused_on_resume(self, smoke: dict[str, Any], tmp_path: Path) -> None:
-        folder = good(tmp_path / "good")
-        config = search_on(smoke, tmp_path, folder)
-        msft_search(config)
-        (folder / "train.jsonl").write_text(json.dumps({"prompt": "new", "completion": " x"}) + "\n")
-        assert "good/train: was '" in refused(config, DriftError)
-
     def test_no_disk_space_keeps_what_was_finished(
-        self, smoke: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, smoke: dict[str, Any], output_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The disk seems full to the worker from the second checkpoint on; with room again the search ends."""
-        config = search_on(smoke, tmp_path, good(tmp_path / "good"))
+        config = search_on(smoke, output_root, good(tmp_path / "good"))
         site = tmp_path / "site"
         site.mkdir()
         (site / "sitecustomize.py").write_text(
@@ -161,9 +160,14 @@ class TestBadInput:
         assert NoDiskSpaceError("x", 1, 0).retryable is False
 
 
-def test_a_search_can_be_moved(prefect_server: None, smoke: dict[str, Any], tmp_path: Path) -> None:
-    config = search_on(smoke, tmp_path, good(tmp_path / "good"))
+def test_a_moved_search_continues_and_refuses_changed_data(
+    prefect_server: str, smoke: dict[str, Any], output_root: Path, tmp_path: Path
+) -> None:
+    folder = good(tmp_path / "good")
+    config = search_on(smoke, output_root, folder)
     first = msft_search(config)
-    shutil.move(config.output_root, tmp_path / "elsewhere")
+    shutil.move(output_root, tmp_path / "elsewhere")
     moved = config.model_copy(update={"output_root": str(tmp_path / "elsewhere")})
     assert msft_search(moved).key == first.key
+    (folder / "train.jsonl").write_text(json.dumps({"prompt": "new", "completion": " x"}) + "\n")
+    assert "good/train: was '" in refused(moved, DriftError)

@@ -8,7 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import StateType
-from prefect.settings import PREFECT_API_URL
 from prefect.states import Running
 
 from tests.integration.conftest import REPOSITORY
@@ -46,10 +45,13 @@ def msft(
 
 
 @pytest.fixture(scope="module")
-def place(searched: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working directory with a finished search in searches/, and a folder of data."""
+def place(
+    searched: Any, prepare_root: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A working directory with a finished search in searches/, a folder of data, and an empty swept/."""
     config, _ = searched
     place = tmp_path_factory.mktemp("place")
+    prepare_root(place / "swept")
     (place / "searches").symlink_to(config.output_root)
     (place / "data").mkdir()
     rows = [{"prompt": f"{n} + 1 =", "completion": f" {n + 1}"} for n in range(20)]
@@ -73,9 +75,11 @@ DONE: dict[str, tuple[tuple[str, ...], set[str]]] = {
 
 
 @pytest.mark.parametrize("command", DONE)
-def test_success_exits_0_with_one_json_value_on_stdout(place: Path, command: str) -> None:
+def test_success_exits_0_with_one_json_value_on_stdout(
+    place: Path, command: str, prefect_server: str
+) -> None:
     arguments, keys = DONE[command]
-    ended = msft(*arguments, "--json", home=place / "prefect", stand_in=place)
+    ended = msft(*arguments, "--json", home=place / "prefect", stand_in=place, PREFECT_API_URL=prefect_server)
     assert ended.returncode == 0, ended.stderr
     assert keys <= json.loads(ended.stdout).keys()
     assert ended.stderr.strip()  # the lines for people
@@ -101,12 +105,12 @@ def test_doctor_exits_1_if_a_check_fails(place: Path, environment: dict[str, str
     assert checks["searches"]["finding"] == "1 found, 0 running, none interrupted"
 
 
-def test_doctors_fix_ends_a_lost_flow_run(place: Path, prefect_server: None) -> None:
+def test_doctors_fix_ends_a_lost_flow_run(place: Path, prefect_server: str) -> None:
     @flow(name="msft-search")
     def lost() -> None:
         """A search whose machine was lost: Prefect shows it as RUNNING for ever."""
 
-    server = {"PREFECT_API_URL": str(PREFECT_API_URL.value())}
+    server = {"PREFECT_API_URL": prefect_server}
     with get_client(sync_client=True) as client:
         run = client.create_flow_run(lost, name="search-lost", state=Running())
         ended = msft("doctor", "--json", home=place / "prefect", stand_in=place, **server)
@@ -120,8 +124,8 @@ def test_doctors_fix_ends_a_lost_flow_run(place: Path, prefect_server: None) -> 
     assert state.type == StateType.CRASHED
 
 
-def test_deploy_reports_each_step(place: Path, prefect_server: None) -> None:
-    server = {"PREFECT_API_URL": str(PREFECT_API_URL.value())}
+def test_deploy_reports_each_step(place: Path, prefect_server: str) -> None:
+    server = {"PREFECT_API_URL": prefect_server}
     ended = msft("deploy", "--json", home=place / "prefect", stand_in=place, **server)
     assert ended.returncode == 0, ended.stderr
     assert "work pool msft-process: created, of type process" in json.loads(ended.stdout)["lines"]

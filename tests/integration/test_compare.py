@@ -36,9 +36,10 @@ def runs_of(config: SearchConfig) -> list[Any]:
     return list(client.search_runs([client.get_experiment_by_name("msft").experiment_id]))
 
 
-def test_a_comparison_reports_what_ended_and_run_again_trains_only_what_failed(
-    prefect_server: None,
+def test_a_repeated_comparison_trains_only_what_failed(
+    prefect_server: str,
     smoke: dict[str, Any],
+    output_root: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -47,7 +48,7 @@ def test_a_comparison_reports_what_ended_and_run_again_trains_only_what_failed(
     search = smoke["search"] | {"max_epochs": 0.5, "compute_budget_epochs": 0.5, "evals_per_epoch": 2}
     sub_datasets = smoke["mixture"]["sub_datasets"][:2]
     config = SearchConfig.model_validate(
-        smoke | {"output_root": str(tmp_path), "search": search, "mixture": {"sub_datasets": sub_datasets}}
+        smoke | {"output_root": str(output_root), "search": search, "mixture": {"sub_datasets": sub_datasets}}
     )
     real = training.run_accelerate
 
@@ -60,11 +61,11 @@ def test_a_comparison_reports_what_ended_and_run_again_trains_only_what_failed(
         patch.setattr(training, "run_accelerate", out_of_memory)
         with pytest.raises(IncompleteComparisonError, match="1 of 2 searches failed"):
             compare_methods(config, ("sft", "msft"), (5,))
-    directory = next((tmp_path / "comparisons").iterdir())
+    directory = next((output_root / "comparisons").iterdir())
     before = pd.read_csv(directory / "runs.csv").set_index("method")
     assert "out of memory" in before.loc["msft", "error"]
     assert before.loc["sft", "train_tokens"] > 0
-    log_sizes = {log: log.stat().st_size for log in tmp_path.glob("smoke-sft-*/**/*.log")}
+    log_sizes = {log: log.stat().st_size for log in output_root.glob("smoke-sft-*/**/*.log")}
 
     capsys.readouterr()
     compare_methods(config, ("sft", "msft"), (5,))
@@ -92,7 +93,9 @@ def test_a_comparison_reports_what_ended_and_run_again_trains_only_what_failed(
     file = tmp_path / "smoke.yaml"
     file.write_text(dump_config(config))
     told = msft(
-        "compare", str(file), "--methods", "sft,msft", "--seeds", "5", "--json", home=tmp_path / "prefect"
+        *("compare", str(file), "--methods", "sft,msft", "--seeds", "5", "--json"),
+        home=tmp_path / "prefect",
+        PREFECT_API_URL=prefect_server,
     )
     assert told.returncode == 0, told.stderr
     values = json.loads(told.stdout)  # and so nothing else
@@ -103,12 +106,12 @@ def test_a_comparison_reports_what_ended_and_run_again_trains_only_what_failed(
     assert {row["error"] for row in values["runs"]} == {None}
 
 
-def test_a_rescheduled_comparison_waits_for_a_search_that_still_saves_and_gives_the_run_its_own_seed(
-    prefect_server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_rescheduled_comparison_waits_for_a_saving_search(
+    prefect_server: str, output_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The attempt before holds the search's directory until this one has found that out."""
     file = str(REPOSITORY / "deployments" / "configs" / "smoke.yaml")
-    shorter = ("search.max_epochs=0.5", "search.compute_budget_epochs=0.5", f"output_root={tmp_path}")
+    shorter = ("search.max_epochs=0.5", "search.compute_budget_epochs=0.5", f"output_root={output_root}")
     monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__ID", RUN_ID)
     (seed,) = fill_in_run_number(["seed={run}"])
     config = load_config(file, [*shorter, seed])

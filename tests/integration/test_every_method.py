@@ -32,12 +32,12 @@ def rounds_in(runs: pd.DataFrame, method: str) -> list[RoundDecided]:
     return rounds_of(read_events(str(directory)))
 
 
-def test_every_method_ends_with_a_tested_champion_within_the_common_budget(
-    prefect_server: None, smoke: dict[str, Any], tmp_path: Path
+def test_every_method_ends_with_a_champion_within_the_budget(
+    prefect_server: str, smoke: dict[str, Any], output_root: Path
 ) -> None:
-    config = tiny(smoke, tmp_path)
+    config = tiny(smoke, output_root)
     compare_methods(config, METHODS, (5,), "forward")
-    (directory,) = (tmp_path / "comparisons").iterdir()
+    (directory,) = (output_root / "comparisons").iterdir()
     runs = pd.read_csv(directory / "runs.csv")
     assert list(runs["method"]) == list(METHODS)
     assert runs["error"].isna().all()
@@ -52,11 +52,11 @@ def test_every_method_ends_with_a_tested_champion_within_the_common_budget(
 
 
 def test_a_sweep_reports_each_point_of_its_axis(
-    prefect_server: None, smoke: dict[str, Any], tmp_path: Path
+    prefect_server: str, smoke: dict[str, Any], output_root: Path
 ) -> None:
-    config = tiny(smoke, tmp_path)
+    config = tiny(smoke, output_root)
     compare_methods(config, ("sft",), (5,), axes=(Axis(path="rows", values=(8, 16)),))
-    (directory,) = (tmp_path / "sweeps").iterdir()
+    (directory,) = (output_root / "sweeps").iterdir()
     summary = pd.read_csv(directory / "summary.csv")
     assert list(summary["rows"]) == [8, 16]
     assert summary["train_tokens"].iloc[1] == pytest.approx(2 * summary["train_tokens"].iloc[0], rel=0.2)

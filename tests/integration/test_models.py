@@ -55,9 +55,7 @@ def export(base: BaseModelRef, spec_path: Path, split: ScoreSplit, directory: Pa
     return directory / "champion"
 
 
-def test_the_code_that_a_model_brings_along_is_not_run_by_default(
-    tiny_base: BaseModelRef, tmp_path: Path
-) -> None:
+def test_a_models_own_code_is_not_run_by_default(tiny_base: BaseModelRef, tmp_path: Path) -> None:
     source = tmp_path / "source"
     shutil.copytree(tiny_base.directory, source)
     (source / "own.py").write_text(OWN_CODE.replace("RAN", str(tmp_path / "ran")))

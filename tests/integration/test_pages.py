@@ -46,7 +46,7 @@ def store(searched: Any) -> Store:
     return Store(searched[0])
 
 
-def test_the_search_tells_what_was_excluded_why_what_it_cost_and_who_won(store: Store, searched: Any) -> None:
+def test_the_description_has_decisions_cost_and_champion(store: Store, searched: Any) -> None:
     told = store.parent.data.tags["mlflow.note.content"]
     assert told.startswith("**Ended** after 3 rounds: ")
     assert f"**Champion:** {searched[1].key}, mean validation loss" in told
@@ -71,7 +71,7 @@ def test_the_curves_of_the_search_are_those_of_its_accepted_path(store: Store) -
     assert {point.step for point in trained} == set(expected) - {0}
 
 
-def test_checkpoints_sort_by_their_mean_and_name_the_rows_they_were_scored_on(store: Store) -> None:
+def test_checkpoints_sort_by_their_mean_and_link_their_rows(store: Store) -> None:
     # Without the tag, MLflow lays the experiment out for agents, and calls checkpoints their versions.
     assert store.experiment.tags["mlflow.experimentKind"] == "custom_model_development"
     logged = {(i.dataset.name, i.dataset.digest) for i in store.parent.inputs.dataset_inputs}
@@ -85,7 +85,7 @@ def test_checkpoints_sort_by_their_mean_and_name_the_rows_they_were_scored_on(st
         assert int(model.params["step"]) == int(model.name[-8:])
 
 
-def test_the_champions_test_scores_name_the_rows_that_the_run_links(store: Store) -> None:
+def test_the_champions_test_scores_link_their_rows(store: Store) -> None:
     logged = {
         i.dataset.name: (i.dataset.digest, [tag.value for tag in i.tags])
         for i in store.parent.inputs.dataset_inputs
@@ -136,7 +136,7 @@ def test_the_champion_carries_its_lineage_and_a_card(store: Store, searched: Any
     assert tested["test/loss/max"] == result.test.scores[0].loss
 
 
-def test_prefect_names_the_rounds_by_what_they_train_on_and_shows_their_decisions(store: Store) -> None:
+def test_prefect_names_the_rounds_and_shows_their_decisions(store: Store) -> None:
     title = store.directory.name
     names = [title, *(f"{title} / round-{number} [max, cmp, roman]" for number in range(3))]
     with get_client(sync_client=True) as client:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def test_the_champion_is_an_ordinary_model_with_its_tokenizer(searched: Any) -> 
     assert output.shape[1] > len("max 3 1?")
 
 
-def test_the_champion_is_registered_under_its_alias_with_its_files(searched: Any, tmp_path: Path) -> None:
+def test_the_champion_is_registered_with_its_files(searched: Any, tmp_path: Path) -> None:
     config, result = searched
     version = client_of(config).get_model_version_by_alias("msft-smoke", "champion")
     assert str(version.version) == result.model_version
@@ -68,7 +69,7 @@ def test_the_champion_is_registered_under_its_alias_with_its_files(searched: Any
     assert all(torch.equal(here[name], there[name]) for name in here)
 
 
-def test_the_champion_has_the_best_mean_of_all_checkpoints_in_mlflow(searched: Any) -> None:
+def test_the_champion_has_the_best_mean_in_mlflow(searched: Any) -> None:
     config, result = searched
     client = client_of(config)
     experiment = client.get_experiment_by_name("msft").experiment_id
@@ -94,7 +95,7 @@ def test_every_round_is_a_child_run_with_its_decision(searched: Any) -> None:
     assert all(f"train/loss/{name}" in children[0].data.metrics for name in ("max", "cmp", "roman"))
 
 
-def test_the_frames_hold_every_point_and_the_ledger_counts_every_row(searched: Any) -> None:
+def test_the_frames_have_every_point_and_the_ledger_every_row(searched: Any) -> None:
     config, _ = searched
     report = directory_of(config) / "report"
     curves, ledger = pd.read_parquet(report / "curves.parquet"), pd.read_csv(report / "ledger.csv")
@@ -117,7 +118,7 @@ def test_the_report_stands_in_the_directory_and_in_mlflow(searched: Any) -> None
         assert f"report/{name}" in artifacts
 
 
-def test_a_finished_search_run_again_trains_nothing_and_gives_the_same(searched: Any) -> None:
+def test_a_finished_search_repeats_its_result_without_training(searched: Any) -> None:
     config, result = searched
     logs = sorted(directory_of(config).rglob("*.log"))
     sizes = [log.stat().st_size for log in logs]
@@ -131,13 +132,13 @@ def test_of_its_checkpoints_a_finished_search_keeps_the_champion(searched: Any) 
     assert kept == [f"step-{result.key.step:08d}"]
 
 
-def test_a_search_interrupted_in_every_stage_ends_like_the_undisturbed_one(
-    searched: Any, smoke: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_search_interrupted_in_every_stage_ends_the_same(
+    searched: Any, smoke: dict[str, Any], output_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stages fail once each, at their end, when their work is done but not handed on."""
     import flows.round as round_module
 
-    config = SearchConfig.model_validate(smoke | {"output_root": str(tmp_path)})
+    config = SearchConfig.model_validate(smoke | {"output_root": str(output_root)})
     stages = ["build_mixture", "train_rollout", "register_checkpoints"]
     stages += ["evaluate_checkpoints", "decide_pruning", "roll_back"]
     for stage in stages:
@@ -193,7 +194,7 @@ def test_a_flipped_bit_is_found_before_a_rollback_builds_on_it(searched: Any, tm
         find_whole(search, checkpoint)
 
 
-def test_a_changed_world_is_refused_until_it_is_accepted_on_record(searched: Any, tmp_path: Path) -> None:
+def test_a_changed_environment_is_refused_until_accepted(searched: Any, tmp_path: Path) -> None:
     """The search seems to have begun on one process less, and on another torch."""
     config = searched[0]
     shutil.copytree(config.output_root, tmp_path / "copy")
@@ -230,7 +231,7 @@ def test_one_directory_has_one_owner(smoke: dict[str, Any], tmp_path: Path) -> N
 
 
 def test_permuting_the_test_labels_changes_no_decision(
-    searched: Any, prefect_server: None, smoke: dict[str, Any], tmp_path: Path
+    searched: Any, smoke: dict[str, Any], prepare_root: Callable[[Path], Path], tmp_path: Path
 ) -> None:
     """The same rows as files, with true and with shuffled test labels: only the test scores may differ."""
     from tasks.config.sub_datasets import SyntheticConfig
@@ -251,7 +252,7 @@ def test_permuting_the_test_labels_changes_no_decision(
                 (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
             sub_datasets.append({"name": name, "path": str(folder)})
         changed = smoke | {
-            "output_root": str(tmp_path / f"searches-{kind}"),
+            "output_root": str(prepare_root(tmp_path / f"searches-{kind}")),
             "mixture": {"sub_datasets": sub_datasets},
             "search": smoke["search"] | {"max_rounds": 1},
         }

@@ -46,11 +46,13 @@ def run_at_a_terminal(arguments: list[str], environment: dict[str, str]) -> tupl
     return process.returncode, drawn.decode(errors="replace")
 
 
-def test_a_search_at_a_terminal_draws_bars_and_ends_with_its_champion(tmp_path: Path) -> None:
-    overrides = [f"output_root={tmp_path}", "search.max_rounds=1", "search.compute_budget_epochs=2"]
+def test_a_search_at_a_terminal_draws_bars_and_ends(
+    output_root: Path, prefect_server: str, tmp_path: Path
+) -> None:
+    overrides = [f"output_root={output_root}", "search.max_rounds=1", "search.compute_budget_epochs=2"]
     arguments = ["flows.cli", "search", str(CONFIG)]
     arguments += [part for override in overrides for part in ("--set", override)]
-    environment = {"PREFECT_HOME": str(tmp_path / "prefect"), "HF_DATASETS_CACHE": str(tmp_path / "datasets")}
+    environment = {"PREFECT_API_URL": prefect_server, "HF_DATASETS_CACHE": str(tmp_path / "datasets")}
     code, drawn = run_at_a_terminal(arguments, environment)
     assert code == 0, drawn
     assert "training \x1b[" in drawn  # the bar, in colour

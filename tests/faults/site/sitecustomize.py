@@ -1,6 +1,6 @@
-"""Ends a process, and the search that started it, at a point of its code; on the path of test_every_phase.py only.
+"""End a process, and the search that started it, at a crash point; only on the path of test_every_phase.py.
 
-Python imports this module at its start. The points are reached one after another: a process arms the first that no
+Python imports this module when it starts. The points are reached one after another: a process arms the first that no
 process has reached yet.
 """
 
@@ -80,9 +80,9 @@ def ends_at(point: dict[str, Any], reached: Path) -> Callable[[Any], Any]:
 
 
 def end(point: dict[str, Any], reached: Path) -> None:
-    """Take the machine away: the process and the search that owns it end without a word, or are told to."""
+    """Send the point's signal to the process and to the search that owns it."""
     descriptor = os.open(reached, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.write(descriptor, f"{point['name']}\n".encode())
+    os.write(descriptor, f"{point['phase']}\n".encode())
     os.fsync(descriptor)
     number = signal.Signals[f"SIG{point['signal']}"]
     owner = os.environ.get("MSFT_OWNER_PID")
