@@ -24,6 +24,7 @@ from tasks.workers.model import load_base, load_weights
 from tasks.workers.score import score
 from tasks.workers.train import train
 from tests.conftest import examples_of
+from tests.integration.conftest import REPOSITORY
 
 # What a model may bring along, and what runs as soon as somebody imports it.
 OWN_CODE = """
@@ -146,3 +147,18 @@ def load_weights_of(rollout: Path, step: int) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
     return load_file(checkpoint_directory(rollout.parent, step) / "model.safetensors")
+
+
+SHIPPED = sorted((REPOSITORY / "deployments" / "accelerate").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=[path.stem for path in SHIPPED])
+def test_the_launcher_takes_the_shipped_accelerate_files(smoke: dict[str, Any], path: Path) -> None:
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+
+    training = smoke["training"] | {"accelerate_config": str(path)}
+    assert SearchConfig.model_validate(smoke | {"training": training}).training.accelerate_config == str(path)
+    arguments = launch_command_parser().parse_args(["--config_file", str(path), "-m", "tasks.workers.train"])
+    launched, _, _ = _validate_launch_command(arguments)
+    assert launched.num_processes == 2
+    assert (launched.use_fsdp, launched.multi_gpu) == (path.stem == "fsdp", path.stem != "fsdp")

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import atexit
+import importlib
 import os
 import shutil
+import sys
 import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 # Set before `datasets` is imported, which reads them once.
@@ -20,3 +25,20 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 settings.register_profile("unit", max_examples=15, deadline=None, derandomize=True)
 settings.register_profile("nightly", max_examples=500, deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "unit"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Hide torch from transformers and datasets where unit tests run alone: they import it where they find it."""
+    if all(item.path.is_relative_to(Path(__file__).parent) for item in items):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(sys.modules, "torch", None)
+            importlib.import_module("transformers.models.auto.tokenization_auto")
+        importlib.import_module("datasets").config.TORCH_AVAILABLE = False
+
+
+@pytest.fixture(autouse=True)
+def _no_torch() -> Iterator[None]:
+    """Fail a unit test that imports torch; in a process that runs other tests too, it may be there before."""
+    before = "torch" in sys.modules
+    yield
+    assert before or "torch" not in sys.modules

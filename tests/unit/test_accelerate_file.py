@@ -9,8 +9,6 @@ import pytest
 from tasks.config.loading import load_config
 from tasks.errors import ConfigError
 
-ROOT = Path(__file__).resolve().parents[2]
-SHIPPED = sorted((ROOT / "deployments" / "accelerate").glob("*.yaml"))
 SEARCH = """
 name: tiny
 model: {source: somewhere}
@@ -68,18 +66,3 @@ def test_a_file_without_a_precision_of_its_own_takes_that_of_the_search(
 def test_a_file_may_repeat_the_precision_of_the_search(tmp_path: Path) -> None:
     text = ONE_MACHINE + "mixed_precision: bf16\nnum_machines: 1\ndeepspeed_config: {}\n"
     assert load(tmp_path, text, "training.precision=bf16") == []
-
-
-@pytest.mark.parametrize("path", SHIPPED, ids=[path.stem for path in SHIPPED])
-def test_the_files_that_are_shipped_are_taken_by_a_search_and_by_the_launcher(
-    tmp_path: Path, path: Path
-) -> None:
-    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
-
-    assert load(tmp_path, path.read_text()) == []
-    arguments = launch_command_parser().parse_args(["--config_file", str(path), "-m", "tasks.workers.train"])
-    launched, _, _ = _validate_launch_command(arguments)
-    assert launched.num_processes == 2
-    assert (launched.use_fsdp, launched.multi_gpu) == (
-        (True, False) if path.stem == "fsdp" else (False, True)
-    )
