@@ -12,6 +12,7 @@ from tasks.errors import EmptyCurveError
 from tasks.evaluation import score_champion
 from tasks.record.events import ChampionCrowned, champion_of
 from tasks.record.journal import append_event, read_events
+from tasks.record.ownership import own_cache
 from tasks.registry.checkpoints import (
     LoggedScores,
     find_checkpoint,
@@ -47,7 +48,9 @@ def _crown(config: SearchConfig, search: SearchRef, inputs: Inputs, state: Searc
     assert state.champion is not None
     key = state.champion.checkpoint
     checkpoint = find_whole(search, find_checkpoint(search, key))
-    test = score_champion(config, search, inputs, checkpoint, open_test_splits(config, inputs))
+    with own_cache(config):
+        splits = open_test_splits(config, inputs)
+    test = score_champion(config, search, inputs, checkpoint, splits)
     directory = Path(search.directory, "champion")
     validation = _held(search, inputs, state)
     card = card_of(config, search, read_events(search.directory), key, (validation, test))

@@ -1,9 +1,12 @@
-"""One owner at a time: of a search's directory, of its name, and of a GPU."""
+"""One owner at a time of a search's directory, of its name, of the cache and of a GPU.
+
+The locks are `flock`s: they end with the process that holds them, and searches that share a GPU hold a shared one,
+which filelock offers only on an SQLite file. The file of a lock contains its owner, for messages."""
 
 from __future__ import annotations
 
 import fcntl
-import math
+import logging
 import os
 import tempfile
 import time
@@ -25,22 +28,27 @@ from tasks.runtime.files import make_folder
 from tasks.runtime.gpu_slots import current_lane
 from tasks.runtime.gpus import DEVICES, gpu_named, gpus_of, installed_gpus
 
+logger = logging.getLogger(__name__)
+
 # Prefect ends a run's process 30 s after its SIGTERM; the rest is for a slow machine.
 HANDOVER_S = 120.0
+# Another search may be downloading a model, or tokenizing a large mixture.
+CACHE_WAIT_S = 4 * 3600.0
 _LOCK = "lock"
 _POLL_S = 0.2
 
 
 def directory_of(config: SearchConfig) -> Path:
-    """Return where a search keeps its files."""
+    """Return the directory of a search."""
     return Path(config.output_root, f"{config.name}-{search_id_of(config)}")
 
 
 @contextmanager
 def own_directory(config: SearchConfig, wait_s: float = 0.0) -> Iterator[str]:
-    """Give the search's directory to this process alone, after at most `wait_s` seconds.
+    """Own the search's directory in the block; yield its path.
 
-    An earlier attempt of the same flow run is waited for as long as it lives.
+    Args:
+        wait_s: how long to wait for another owner. An earlier attempt of the same flow run is waited for without limit.
 
     Raises:
         BusyError: another process owns it.
@@ -61,7 +69,7 @@ def own_cache(config: SearchConfig) -> Iterator[None]:
     """
     cache = Path(config.output_root, "cache")
     make_folder(cache)
-    with _locked(cache / f".{_LOCK}", f"cache {cache}", math.inf):  # a search has its own by the other name
+    with _locked(cache / f".{_LOCK}", f"cache {cache}", CACHE_WAIT_S):
         yield
 
 
@@ -88,7 +96,7 @@ def own_gpus(
 
 
 def _keys_of(names: Sequence[str]) -> dict[str, str]:
-    """Return the names by what a GPU is locked as: one goes by its number here and by its id there."""
+    """Return the names by the key of each GPU's lock: its id, since its name may be its number or its id."""
     gpus = installed_gpus()
     keys = {}
     for name in names:
@@ -99,17 +107,22 @@ def _keys_of(names: Sequence[str]) -> dict[str, str]:
 
 @contextmanager
 def _locked(path: Path, what: str, wait_s: float, kind: int = fcntl.LOCK_EX) -> Iterator[None]:
+    """Hold the lock of `what` in the block; a wait is logged with the name of the owner."""
+    has_told = False
     deadline = time.monotonic() + wait_s
-    # A comparison that starts again gives its searches new runs; the comparison's own stays the same.
+    # A restarted comparison gives its searches new flow runs, and keeps its own.
     run = f", flow run {flow_run.root_flow_run_id or flow_run.id}" if flow_run.id else ""
     with _open_for_all(path) as lock:
         while not _try_lock(lock, kind):
             lock.seek(0)
             owner = lock.read().strip() or "unknown"
-            # A machine that only seemed lost still works for the same run: its result is the run's.
+            # An attempt on a machine that only seemed lost still works for the same run.
             is_own = bool(run) and owner.endswith(run)
             if time.monotonic() >= deadline and not is_own:
                 raise BusyError(what, owner)
+            if not has_told:
+                logger.info(f"{what} is in use by {owner}; waiting")
+                has_told = True
             time.sleep(_POLL_S)
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {os.uname().nodename}{run}\n")
@@ -126,10 +139,10 @@ def _try_lock(lock: IO[str], kind: int = fcntl.LOCK_EX) -> bool:
 
 
 def _open_for_all(path: Path) -> IO[str]:
-    """Open a lock file that another user of the machine can open too.
+    """Open a lock file so that other users of the machine can open it too.
 
     Raises:
-        LockError: another user made it for themselves alone.
+        LockError: another user made it with permissions for themselves alone.
     """
     flags = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW
     try:
@@ -141,31 +154,33 @@ def _open_for_all(path: Path) -> IO[str]:
 
 
 def _created(path: Path, flags: int) -> int:
-    # Not where the file is there: in /tmp Linux refuses O_CREAT for another user's file, whatever its mode.
+    # Only for a missing file: in /tmp, Linux refuses O_CREAT on another user's file, whatever its mode.
     try:
         descriptor = os.open(path, flags | os.O_CREAT, 0o666)
     except PermissionError as error:
         raise LockError(str(path), str(error.strerror)) from error
-    with suppress(PermissionError):  # another user's, made in between
-        os.fchmod(descriptor, 0o666)  # the umask has taken it from the others
+    with suppress(PermissionError):  # another user has created it in between
+        os.fchmod(descriptor, 0o666)  # the umask may have taken it from others
     return descriptor
 
 
 def _refuse_unfinished(config: SearchConfig, own: Path) -> None:
-    """Raise where this name and seed stand for another search that has not ended: a changed file starts anew unseen."""
+    """Raise if an unfinished search has this name and seed, and another configuration.
+
+    Otherwise an edited file would start a new search without notice.
+    """
     for directory in sorted(Path(config.output_root).glob(f"{config.name}-*")):
         before = _config_in(directory) if directory != own else None
         if before is None or (before.get("name"), before.get("seed")) != (config.name, config.seed):
-            continue  # another's, whose journal is none of our business
+            continue  # another search, whose name begins with this one
         if not _is_over_or_owned(directory):
             raise OtherSearchError(str(directory), differences(identity_in(before), identity_of(config)))
 
 
 def _config_in(directory: Path) -> dict[str, Any] | None:
-    """Return the configuration that a search began with; None where it did not come so far.
+    """Return the configuration that a search began with; None if the search has not begun.
 
-    It is written before the search's first event, so one that is empty is of a search that has not begun; that of one
-    that has begun is in the journal too.
+    `config.yaml` is written before the first event, which contains the configuration too.
     """
     try:
         held = read_yaml((directory / "config.yaml").read_text())
@@ -179,13 +194,13 @@ def _config_in(directory: Path) -> dict[str, Any] | None:
 
 
 def owner_of(directory: str) -> str | None:
-    """Return who owns a search's directory; None where no process does."""
+    """Return the owner of a search's directory; None where no process owns it."""
     path = Path(directory, _LOCK)
     if not path.is_file():
         return None
     with path.open() as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # let go at once
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # released at once
         except BlockingIOError:
             return lock.read().strip() or "unknown"
     return None

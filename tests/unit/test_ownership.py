@@ -23,7 +23,7 @@ from tasks.contracts import SearchRef
 from tasks.errors import BusyError, LockError, OtherSearchError
 from tasks.record import ownership
 from tasks.record.journal import append_event
-from tasks.record.ownership import own_directory, own_gpus
+from tasks.record.ownership import own_cache, own_directory, own_gpus
 from tasks.runtime import environment
 from tasks.runtime.environment import device_of, numerical_environment, other_changes
 from tasks.runtime.gpu_slots import Lane, in_lane
@@ -61,13 +61,13 @@ def begin(config: SearchConfig) -> None:
         ({"seed": 1}, False),
     ],
 )
-def test_a_search_is_the_same_wherever_and_on_however_many_processes_it_runs(
+def test_place_and_processes_are_no_part_of_the_identity(
     tmp_path: Path, changes: dict[str, Any], is_same: bool
 ) -> None:
     assert (search_id_of(config_of(tmp_path)) == search_id_of(config_of(tmp_path, **changes))) == is_same
 
 
-def test_another_attempt_of_the_same_flow_run_is_waited_for_and_that_of_another_run_refused(
+def test_only_an_attempt_of_the_same_flow_run_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = config_of(tmp_path)
@@ -90,7 +90,7 @@ def test_another_attempt_of_the_same_flow_run_is_waited_for_and_that_of_another_
     assert has_it.is_set()
 
 
-def test_an_unfinished_search_of_the_same_name_is_not_left_by_accident(tmp_path: Path) -> None:
+def test_an_unfinished_search_of_the_same_name_is_refused(tmp_path: Path) -> None:
     begin(config_of(tmp_path))
     changed = config_of(tmp_path, training={"learning_rate": 2e-5}, search={"max_epochs": 8})
     with pytest.raises(OtherSearchError) as refused, own_directory(changed):
@@ -102,9 +102,7 @@ def test_an_unfinished_search_of_the_same_name_is_not_left_by_accident(tmp_path:
 
 
 @pytest.mark.parametrize("content", ["", "{", "name: tiny\nna", "- tiny", b"\xff"])
-def test_a_configuration_that_cannot_be_read_stops_no_other_search(
-    tmp_path: Path, content: str | bytes
-) -> None:
+def test_an_unreadable_configuration_stops_no_other_search(tmp_path: Path, content: str | bytes) -> None:
     """It is of a search that was killed before it began, or of another whose name begins so, with a broken journal."""
     raw = content if isinstance(content, bytes) else content.encode()
     for name in ("tiny-00000000", "tiny-2-00000000"):
@@ -116,14 +114,30 @@ def test_a_configuration_that_cannot_be_read_stops_no_other_search(
 
 
 @pytest.mark.parametrize("content", ["", "name: tiny\nseed: 0\n"])
-def test_a_search_that_has_begun_is_not_left_even_if_its_configuration_is_lost(
-    tmp_path: Path, content: str
-) -> None:
+def test_a_begun_search_is_known_without_its_configuration_file(tmp_path: Path, content: str) -> None:
     first, second = config_of(tmp_path), config_of(tmp_path, training={"learning_rate": 2e-5})
     with own_directory(first) as directory:
         append_event(directory, started(config=first.model_dump(mode="json")))
         Path(directory, "config.yaml").write_text(content)
     with pytest.raises(OtherSearchError, match=r"training\.learning_rate"), own_directory(second):
+        pass
+
+
+def test_the_wait_for_the_cache_is_told_and_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(ownership, "CACHE_WAIT_S", 0.5)
+    config = config_of(tmp_path)
+    with (
+        caplog.at_level("INFO"),
+        own_cache(config),
+        pytest.raises(BusyError, match=rf"cache \S+ is in use(.|\n)*process {os.getpid()}"),
+        own_cache(config),
+    ):
+        pass
+    told = [record.getMessage() for record in caplog.records]
+    assert [f"is in use by process {os.getpid()}" in line for line in told] == [True]
+    with own_cache(config):
         pass
 
 
@@ -134,7 +148,7 @@ def test_another_seed_or_name_is_another_search(tmp_path: Path) -> None:
             pass
 
 
-def test_a_finished_or_running_search_does_not_stand_in_the_way(tmp_path: Path) -> None:
+def test_a_finished_or_running_search_is_not_in_the_way(tmp_path: Path) -> None:
     first, second = config_of(tmp_path), config_of(tmp_path, training={"learning_rate": 2e-5})
     begin(first)
     with own_directory(first) as directory, own_directory(second):
@@ -216,7 +230,7 @@ def test_the_world_holds_an_accelerate_configs_text(tmp_path: Path) -> None:
     assert differences(before, numerical_environment(config)) == [changed]
 
 
-def test_a_move_to_other_cores_is_a_change_where_they_are_left_to_the_machine(
+def test_other_cores_are_a_change_where_threads_are_automatic(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     auto, fixed = ({"device": "cpu"}, {"device": "cpu", "threads": 2})
@@ -264,7 +278,7 @@ def test_the_device_is_the_model_of_the_gpus_that_are_used(
     assert device_of(config_of(tmp_path).training, tmp_path / "nothing") == "cpu"
 
 
-def test_what_else_differs_is_said_without_what_is_refused_for_it() -> None:
+def test_other_changes_leave_out_what_is_refused() -> None:
     before = {"cpu": "A", "num_cores": 4, "gpus": ["H100"], "versions": {"torch": "2", "pandas": "3"}}
     now = {"cpu": "B", "num_cores": 8, "gpus": [], "versions": {"torch": "3", "pandas": "4"}}
     assert other_changes(before, now, [Change("training.threads", 4, 8)]) == [
@@ -274,7 +288,7 @@ def test_what_else_differs_is_said_without_what_is_refused_for_it() -> None:
     ]
 
 
-def test_a_gpu_has_one_lock_whether_it_goes_by_its_number_or_by_its_id(
+def test_a_gpu_has_one_lock_by_its_number_and_by_its_id(
     tmp_path: Path, gpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = tuple(Gpu(number, f"GPU-{number}d0b3-11f2", "NVIDIA H100") for number in range(4))
@@ -336,7 +350,7 @@ def test_a_name_that_fits_several_gpus_is_none_of_them() -> None:
     assert gpu_named("GPU-1", known) is None
 
 
-def test_a_lock_that_may_not_be_opened_is_an_error_that_says_what_to_do(
+def test_a_lock_that_may_not_be_opened_is_an_error_with_a_fix(
     tmp_path: Path, gpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lock = tmp_path / "msft-gpu-0.lock"
