@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options and arguments that several commands share."""
 
 from __future__ import annotations
 
@@ -6,21 +6,24 @@ from typing import Annotated
 
 import typer
 
-Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override one value: a.b=c.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only, on stderr.")]
-Json = Annotated[
-    bool, typer.Option("--json", help="Print the result as JSON on stdout; all else goes to stderr.")
+Config = Annotated[str, typer.Argument(help="YAML file of the search.")]
+Search = Annotated[
+    str, typer.Argument(help="Directory of a search, or its NAME-ID, or a unique beginning of that.")
 ]
-AcceptChanges = Annotated[
-    bool, typer.Option(help="Go on with other packages or processes than the search began with.")
-]
-Methods = Annotated[str, typer.Option(help="Names, such as sft,msft,msft_paper.")]
-Seeds = Annotated[str, typer.Option(help="Such as 1,2,3; default: the file's.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="Replace one value: a.b=c. Repeatable.")]
+OutputRoot = Annotated[str, typer.Option("--output-root", help="Folder of the searches.")]
+Seeds = Annotated[str, typer.Option(help="Seeds, comma-separated; default: the file's.")]
 Parallel = Annotated[
     int | None,
-    typer.Option(min=1, help="Searches at a time; default: one a GPU, one on a CPU. More share them."),
+    typer.Option(min=1, help="Searches at a time; default: one per GPU, or one on a CPU."),
 ]
-OutputRoot = Annotated[str, typer.Option("--output-root", help="Where the searches lie.")]
-Search = Annotated[
-    str, typer.Argument(help="A search: its directory, its name with its id, or the beginning of that.")
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only, on stderr.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print the result as JSON on stdout, everything else on stderr.")
+]
+AcceptChanges = Annotated[
+    bool,
+    typer.Option(
+        "--accept-changes", help="Resume with other package versions or processes than at the start."
+    ),
 ]

@@ -67,7 +67,7 @@ def compare_file(
         control: the method that the others are measured against; none: SFT if it is compared, otherwise the first.
         overrides: values of the form a.b=c that replace the file's; {run} in them is the number of the run.
     """
-    loaded = load_shown_config(config, fill_in_run_number(overrides))
+    loaded = load_shown_config(config, fill_in_run_number(overrides), is_shared=True)
     _compare(loaded, plan_grid(loaded, methods, seeds, control), wait_s=HANDOVER_S)
 
 

@@ -13,7 +13,7 @@ from pydantic import Field
 from tasks.algorithm.methods import RULES, takes
 from tasks.comparison.categories import split_by_column
 from tasks.config.loading import change_config
-from tasks.config.presets import PRESETS
+from tasks.config.presets import PRESETS, check_methods
 from tasks.config.schema import SearchConfig
 from tasks.config.strict_yaml import read_yaml
 from tasks.contracts import Value
@@ -119,7 +119,7 @@ def plan_grid(
     Raises:
         ConfigError: a method or axis is unknown, does not go with the configuration, or makes two searches the same.
     """
-    _check_names([*methods, *([control] if control else [])])
+    check_methods([*methods, *([control] if control else [])])
     _require_test_split(config)
     chosen = tuple(dict.fromkeys(methods)) or (CONTROL, "msft")
     if control and control not in chosen:
@@ -159,14 +159,6 @@ def configure(config: SearchConfig, method: str, seed: int, name: str) -> Search
         unused["search.options"] = None
     settings = {**unused, "search.method": chosen.method, **chosen.settings, "seed": seed, "name": name}
     return change_config(config, settings, where=f"{method}, seed {seed}")
-
-
-def _check_names(methods: Sequence[str]) -> None:
-    unknown = [method for method in methods if method not in PRESETS]
-    if unknown:
-        raise ConfigError(
-            "--methods", [f"no method {name!r}; there are {', '.join(PRESETS)}" for name in unknown]
-        )
 
 
 def _require_test_split(config: SearchConfig) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from tasks.algorithm.methods import METHODS
+from tasks.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -27,21 +29,24 @@ class Preset:
 
     Attributes:
         title: the name in tables and plots.
+        summary: one line for `msft methods`.
         method: the value of `search.method`.
         settings: further values at dotted paths of the configuration; None restores the default.
     """
 
     title: str
+    summary: str
     method: str
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 PRESETS: Mapping[str, Preset] = {
-    "sft": Preset("SFT", "sft"),
-    "sft_ema": Preset("SFT + EMA", "sft", {"training.ema": _EMA}),
-    "msft": Preset("mSFT", "msft"),
+    "sft": Preset("SFT", "one roll-out of the whole mixture and budget, the control", "sft"),
+    "sft_ema": Preset("SFT + EMA", "sft with a moving average of the weights", "sft", {"training.ema": _EMA}),
+    "msft": Preset("mSFT", "exclude the sub-dataset that overfits first, go back to its peak", "msft"),
     "msft_paper": Preset(
         "mSFT, paper mode",
+        "msft by the paper's literal rule, optimizer reset on rollback",
         "msft",
         {
             "search.rule": "paper",
@@ -52,47 +57,88 @@ PRESETS: Mapping[str, Preset] = {
         },
     ),
     # An epoch covers one sub-dataset only: four evaluations in each cost five times the FLOPs of SFT (measured).
-    "continual_sft": Preset("Continual SFT", "continual_sft", {"search.evals_per_epoch": 1}),
-    "dynamix_sft": Preset("DynamixSFT", "dynamix_sft"),
-    "ies": Preset("IES", "ies"),
-    "sro_sft": Preset("SRO SFT", "sro_sft"),
-    "soft_sro_sft": Preset("Soft SRO SFT", "soft_sro_sft"),
-    "forward": Preset("Forward search", "forward", _OFTEN),
-    "forward_ema": Preset("Forward search + EMA", "forward", {**_OFTEN, "training.ema": _EMA}),
+    "continual_sft": Preset(
+        "Continual SFT",
+        "one sub-dataset after another, each from the last one's best point",
+        "continual_sft",
+        {"search.evals_per_epoch": 1},
+    ),
+    "dynamix_sft": Preset("DynamixSFT", "shares follow look-ahead gains (arXiv 2508.12116)", "dynamix_sft"),
+    "ies": Preset("IES", "mastered rows leave back-propagation (arXiv 2502.07547)", "ies"),
+    "sro_sft": Preset(
+        "SRO SFT", "one roll-out finds each optimum; retrain, leaving each out after it", "sro_sft"
+    ),
+    "soft_sro_sft": Preset(
+        "Soft SRO SFT", "one roll-out finds each optimum; retrain with shares that total it", "soft_sro_sft"
+    ),
+    "forward": Preset(
+        "Forward search", "exclude what overfits and train on, without rollback", "forward", _OFTEN
+    ),
+    "forward_ema": Preset(
+        "Forward search + EMA",
+        "forward with a moving average of the weights",
+        "forward",
+        {**_OFTEN, "training.ema": _EMA},
+    ),
     "forward_random": Preset(
-        "Forward search + EMA, by lot",
+        "Forward search + EMA, random control",
+        "control of forward_ema: as many leave, drawn at random",
         "forward",
         {**_OFTEN, "training.ema": _EMA, "search.options": {"random_seed": 1}},
     ),
     "forward_plus": Preset(
         "Forward+ (answered rehearsal, loss guard, EMA)",
+        "forward_ema with rehearsal of correct rows and a smaller loss guard",
         "forward",
         {**_OFTEN, "training.ema": _EMA, "search.options": _PLUS},
     ),
     "msft_rehearsal": Preset(
-        "mSFT + rehearsal + EMA", "msft", {"training.ema": _EMA, "search.options": {"rehearsal": 0.1}}
+        "mSFT + rehearsal + EMA",
+        "msft with averaged weights; the excluded stay at a tenth of their share",
+        "msft",
+        {"training.ema": _EMA, "search.options": {"rehearsal": 0.1}},
     ),
     "msft_answered": Preset(
         "mSFT + answered rehearsal + EMA",
+        "msft with averaged weights and rehearsal of correct rows",
         "msft",
         {**_OFTEN, "training.ema": _EMA, "search.options": _ANSWERED},
     ),
     "msft_plus": Preset(
         "mSFT+ (answered rehearsal, loss guard, EMA)",
+        "msft_answered with a loss guard",
         "msft",
         {**_OFTEN, "training.ema": _EMA, "search.options": _PLUS},
     ),
     "msft_memory": Preset(
         "mSFT+ with memory",
+        "msft_plus with peaks looked for on the whole path",
         "msft",
         {**_OFTEN, "training.ema": _EMA, "search.options": {**_PLUS, "peak_window": "path"}},
     ),
     "msft_plus_random": Preset(
-        "mSFT+, by lot",
+        "mSFT+, random control",
+        "control of msft_plus: as many leave, drawn at random",
         "msft",
         {**_OFTEN, "training.ema": _EMA, "search.options": {**_PLUS, "random_seed": 1}},
     ),
 }
+
+
+def check_methods(names: Iterable[str]) -> None:
+    """Refuse names of methods that a comparison does not know.
+
+    Raises:
+        ConfigError: names the nearest known method of each.
+    """
+    problems = []
+    for name in names:
+        if name not in PRESETS:
+            near = difflib.get_close_matches(name, PRESETS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(PRESETS)}"
+            problems.append(f"got {name!r}; expected a method or preset; {hint}")
+    if problems:
+        raise ConfigError("--methods", problems)
 
 
 def expand_preset(raw: Any, *, has_settings: bool = True) -> Any:

@@ -89,15 +89,15 @@ def _presets() -> Iterator[str]:
         "method and settings, and values that the file gives itself win, with a warning; `msft compare` replaces the "
         "file's values. A name that is a method too means, as `search.method`, the method alone.",
         "",
-        "| preset | method | settings |",
-        "|---|---|---|",
+        "| preset | method | | settings |",
+        "|---|---|---|---|",
     )
     for name, preset in PRESETS.items():
         settings = "; ".join(
             f"`{path}`: default" if value is None else f"`{path}: {_yaml(value)}`"
             for path, value in preset.settings.items()
         )
-        yield f"| `{name}` ({preset.title}) | `{preset.method}` | {settings} |"
+        yield f"| `{name}` | `{preset.method}` | {preset.summary} | {settings} |"
 
 
 def _row(name: str, kind: str, field: FieldInfo) -> str:

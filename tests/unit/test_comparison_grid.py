@@ -61,9 +61,13 @@ def test_control_is_the_given_one_or_sft_or_the_first() -> None:
         plan_grid(config_of(), ("msft",), control="sft")
 
 
-def test_unknown_method_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="no method 'mstf'; there are sft, sft_ema, msft"):
+def test_unknown_method_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="got 'mstf'; expected a method or preset; did you mean msft"):
         plan_grid(config_of(), ("sft", "mstf"))
+    with pytest.raises(
+        ConfigError, match="got 'zzz'; expected a method or preset; known: sft, sft_ema, msft"
+    ):
+        plan_grid(config_of(), ("sft", "zzz"))
 
 
 def test_none_restores_a_default_and_unknown_paths_are_refused() -> None:

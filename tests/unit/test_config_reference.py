@@ -20,7 +20,7 @@ def test_the_reference_names_every_key() -> None:
             inner = model_in(field.annotation)
             models += [inner] if inner is not None and inner is not Options and inner not in models else []
     for preset in PRESETS:
-        assert f"| `{preset}` (" in page
+        assert f"| `{preset}` |" in page
 
 
 def test_every_key_of_search_is_documented() -> None:

@@ -119,3 +119,11 @@ def test_a_given_value_wins_over_the_preset(caplog: pytest.LogCaptureFixture) ->
 def test_a_preset_leaves_sections_of_a_wrong_type_to_validation() -> None:
     with pytest.raises(ConfigError, match="got 3; expected a section"):
         load_config(QUICKSTART, ["search.method=sft_ema", "training=3"])
+
+
+def test_a_preset_in_a_shared_file_is_its_plain_method() -> None:
+    override = "search.method=msft_memory"
+    shared = load_config(QUICKSTART, [override], is_shared=True)
+    assert search_id_of(shared) == FILES["data/quickstart.yaml"]
+    compared = configure(shared, "sft", 0, "quickstart")
+    assert search_id_of(compared) == COMPARED["sft"]

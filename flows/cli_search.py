@@ -1,0 +1,190 @@
+"""Commands along the life of one search: init, plan, search, resume, status, report, export."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from flows.cli_options import AcceptChanges, Config, Json, OutputRoot, Overrides, Quiet, Search
+
+
+def init(
+    folder: Annotated[str, typer.Argument(help="Folder of JSONL, JSON, CSV or Parquet files.")],
+    out: Annotated[
+        str | None, typer.Option("--out", help="YAML file to write; default: the folder's name, here.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Base model: a hub id or a directory; default: Qwen2.5-0.5B.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a commented configuration for a folder of data files.
+
+    Each file is a sub-dataset, or each group NAME_train, NAME_validation, NAME_test, or each sub-folder.
+    """
+    from tasks.report.console import output
+
+    output.choose(quiet=False, as_json=as_json)
+    from tasks.commands.init import DEFAULT_MODEL, write_draft
+    from tasks.commands.views import draft_values, show_draft
+
+    draft = write_draft(folder, out, model or DEFAULT_MODEL)
+    show_draft(draft)
+    output.give(draft_values(draft))
+
+
+def plan(
+    config: Config,
+    overrides: Overrides = None,
+    flops_per_s: Annotated[
+        float | None,
+        typer.Option(
+            min=1.0, help="FLOPs per second of one device; default: measured on earlier searches here."
+        ),
+    ] = None,
+    price_per_gpu_hour: Annotated[
+        float | None, typer.Option(min=0.0, help="Price of one device per hour, in any currency.")
+    ] = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Estimate the cost of a search: steps, tokens, FLOPs, checkpoints, disk, hours and money.
+
+    Each quantity has a minimum, an expected value with one exclusion per round, and a maximum. The data is read and
+    tokenized, which the search reuses.
+    """
+    from tasks.report.console import output
+
+    output.choose(quiet=quiet, as_json=as_json)
+    from tasks.config.loading import load_config
+    from tasks.planning.plan import make_plan
+    from tasks.planning.pricing import measured_speed, num_devices_of, price_plan, stated_speed
+    from tasks.preparation import prepare_inputs
+    from tasks.report.plan_view import plan_values, show_plan
+
+    loaded = load_config(config, overrides or [])
+    inputs = prepare_inputs.fn(loaded)
+    planned = make_plan(loaded, inputs)
+    known = measured_speed(loaded.output_root, inputs.model.sha256)
+    speed = stated_speed(flops_per_s) if flops_per_s is not None else known
+    prices = price_plan(planned, speed, num_devices_of(loaded), price_per_gpu_hour) if speed else {}
+    show_plan(planned, speed, prices)
+    output.give(plan_values(planned, speed, prices))
+
+
+def search(
+    config: Config,
+    overrides: Overrides = None,
+    print_config: Annotated[
+        bool,
+        typer.Option("--print-config", help="Print all values as YAML, defaults marked, and run nothing."),
+    ] = False,
+    accept_changes: AcceptChanges = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Search for the champion of a mixture; run again after an interruption, the search resumes."""
+    from tasks.config.loading import explain_config, load_config
+    from tasks.report.console import output
+
+    output.choose(quiet=quiet, as_json=as_json)
+    loaded = load_config(config, overrides or [])
+    if print_config:
+        print(explain_config(loaded), end="")
+        return
+    from flows.search import msft_search
+    from tasks.record.ownership import directory_of
+    from tasks.record.status import read_summary
+    from tasks.runtime.prefect_server import run_flow
+
+    run_flow(lambda: msft_search(loaded, accept_changes), loaded.output_root)
+    output.give(read_summary(str(directory_of(loaded))))
+
+
+def resume(
+    search: Search,
+    output_root: OutputRoot = "searches",
+    overrides: Overrides = None,
+    accept_changes: AcceptChanges = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Resume a search from its directory, without its configuration file."""
+    from tasks.report.console import output
+
+    output.choose(quiet=quiet, as_json=as_json)
+    from flows.search import msft_search
+    from tasks.record.status import find_search, read_summary, resumed_config
+    from tasks.runtime.prefect_server import run_flow
+
+    directory = find_search(output_root, search)
+    config = resumed_config(directory, overrides or [])
+    run_flow(lambda: msft_search(config, accept_changes), config.output_root)
+    output.give(read_summary(directory))
+
+
+def status(
+    search: Annotated[str | None, typer.Argument(help="One search; default: all of the folder.")] = None,
+    output_root: OutputRoot = "searches",
+    as_json: Json = False,
+) -> None:
+    """Show the status of searches: running, resumable or finished; round, exclusions, champion, budget."""
+    from tasks.report.console import output
+
+    output.choose(quiet=False, as_json=as_json)
+    from tasks.commands.views import show_search_status, show_statuses
+    from tasks.record.status import find_search, list_searches, status_of
+
+    if search is not None:
+        one = status_of(find_search(output_root, search))
+        show_search_status(one)
+        output.give(one.model_dump())
+        return
+    found = list_searches(output_root)
+    show_statuses(found, output_root)
+    output.give([one.model_dump() for one in found])
+
+
+def report(search: Search, output_root: OutputRoot = "searches", as_json: Json = False) -> None:
+    """Write the report of a search, finished or not, as one HTML page and as Markdown."""
+    from tasks.report.console import output
+
+    output.choose(quiet=False, as_json=as_json)
+    from tasks.record.status import find_search
+    from tasks.report.page import write_page
+    from tasks.report.terminal import say
+
+    pages = [str(page) for page in write_page(find_search(output_root, search))]
+    for page in pages:
+        say(page)
+    output.give({"pages": pages})
+
+
+def export(
+    search: Search,
+    to: Annotated[
+        str, typer.Option("--to", help="A new directory, or hub:NAME for a private repository on the hub.")
+    ],
+    output_root: OutputRoot = "searches",
+    merge_lora: Annotated[
+        bool,
+        typer.Option(
+            "--merge-lora/--no-merge-lora", help="Merge LoRA into the weights, or export the adapters."
+        ),
+    ] = True,
+    as_json: Json = False,
+) -> None:
+    """Export the champion of a finished search as a model directory, or its adapters."""
+    from tasks.report.console import output
+
+    output.choose(quiet=False, as_json=as_json)
+    from tasks.commands.export import export_champion
+    from tasks.record.status import find_search
+    from tasks.report.plan_view import size_text
+    from tasks.report.terminal import say
+
+    done = export_champion(find_search(output_root, search), to, merge_lora=merge_lora)
+    kind = "adapters" if done.has_adapters_only else "model"
+    say(f"{kind} of {done.search}, {done.checkpoint}: {size_text(done.num_bytes)} in {done.to}")
+    output.give(done.model_dump())

@@ -1,0 +1,93 @@
+"""The command line: help, flags and lists, and what it imports for them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from flows.cli import app
+from tasks.config.loading import load_config
+from tasks.config.presets import PRESETS
+from tasks.errors import ConfigError
+
+QUICKSTART = str(Path(__file__).parents[2] / "data" / "quickstart.yaml")
+COMMANDS = [
+    "init", "plan", "search", "resume", "status", "report", "export", "compare", "sweep", "methods", "deploy", "doctor"
+]  # fmt: skip
+LIGHT = """
+import json, sys
+from typer.testing import CliRunner
+from flows.cli import app
+for arguments in json.loads(sys.argv[1]):
+    result = CliRunner().invoke(app, arguments)
+    print(type(result.exception).__name__)
+print(sorted({"prefect", "mlflow", "torch", "transformers", "datasets", "pandas", "matplotlib"} & set(sys.modules)))
+"""
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+@pytest.mark.parametrize("name", ["-h", "--help"])
+def test_help_shows_flags_as_flags(command: str, name: str) -> None:
+    result = CliRunner().invoke(app, [*command.split(), name], terminal_width=200, env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    assert "bool" not in result.output
+    assert "--no-" not in result.output.replace("--no-merge-lora", "")
+
+
+def test_every_command_is_in_the_help() -> None:
+    output = CliRunner().invoke(app, ["-h"]).output
+    assert [command for command in COMMANDS if f"│ {command} " not in output] == []
+
+
+def test_the_version_is_the_packages() -> None:
+    assert CliRunner().invoke(app, ["--version"]).output == f"msft {version('msft-search')}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments", [["methods"], ["compare", "--methods", "help"], ["sweep", "--methods", "help"]]
+)
+def test_every_method_and_preset_has_a_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    lines = CliRunner().invoke(app, arguments).output.splitlines()
+    assert [line.split()[0] for line in lines[: len(PRESETS)]] == list(PRESETS)
+    assert all(len(line) <= 100 for line in lines)
+
+
+def test_methods_are_listed_as_json() -> None:
+    listed = json.loads(CliRunner().invoke(app, ["methods", "--json"]).stdout)
+    assert [one["name"] for one in listed] == list(PRESETS)
+
+
+def test_help_lists_and_refusals_import_nothing_heavy() -> None:
+    calls = {
+        ("--help",): "NoneType",
+        ("methods",): "NoneType",
+        ("search", QUICKSTART, "--print-config"): "NoneType",
+        ("compare", QUICKSTART, "--methods", "sft,msftt"): "ConfigError",
+        ("compare", QUICKSTART, "--control", "stf"): "ConfigError",
+        ("sweep", QUICKSTART, "--over", "seed=1,2", "--methods", "stf"): "ConfigError",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", LIGHT, json.dumps(list(calls))], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == [*calls.values(), "[]"]
+
+
+def test_a_mistyped_method_names_the_nearest() -> None:
+    result = CliRunner().invoke(app, ["compare", QUICKSTART, "--methods", "sft,msft_memry"])
+    assert isinstance(result.exception, ConfigError)
+    assert result.exception.problems == (
+        "got 'msft_memry'; expected a method or preset; did you mean msft_memory?",
+    )
+
+
+def test_the_printed_configuration_is_a_configuration(tmp_path: Path) -> None:
+    printed = CliRunner().invoke(app, ["search", QUICKSTART, "--print-config"]).stdout
+    (tmp_path / "printed.yaml").write_text(printed)
+    assert load_config(str(tmp_path / "printed.yaml")) == load_config(QUICKSTART)
