@@ -50,7 +50,7 @@ class RowSchema:
         columns: the columns that make up a row, in words.
         template: prompt and completion (and choices); None if the rows need no template.
         metric: the metric that `auto` resolves to, or `loss`.
-        remark: a guess to check; empty if there is none.
+        remark: the guess to check; empty if there is none.
     """
 
     columns: str
@@ -167,7 +167,7 @@ def _read_as(file: Path, sample: Sequence[Mapping[str, Any]]) -> tuple[str, dict
     if all(_is_text(row.get("prompt")) and _is_text(row.get("completion")) for row in sample):
         if any(row["prompt"][-1:].isspace() or row["completion"][:1].isspace() for row in sample):
             return "prompt and completion", None, ""
-        remark = "no space between prompt and completion, so the template adds one"
+        remark = "the space that the template adds between prompt and completion"
         template = {"prompt": "{prompt}", "completion": " {completion}"}
         return "prompt and completion", {**template, **_choices_of(sample)}, remark
     return _from_columns(file, sample)
@@ -194,8 +194,8 @@ def _from_columns(file: Path, sample: Sequence[Mapping[str, Any]]) -> tuple[str,
     template = {"prompt": f"{prompt}\nAnswer:", "completion": f" {{{actual[target]}}}", **_choices_of(sample)}
     named = f"columns {', '.join(actual[name] for name in asked)} → {actual[target]}"
     left = [name for name in sample[0] if name.lower() not in (*asked, target, *_CHOICES_COLUMNS)]
-    unsure = "guessed from the order of the columns, check it" if not certain else "check the wording"
-    remark = f"{unsure}; not used: {', '.join(left)}" if left else unsure
+    to_check = "the wording of the template" if certain else "the columns, guessed from their order"
+    remark = f"{to_check}; not used: {', '.join(left)}" if left else to_check
     return named, template, remark
 
 
