@@ -38,7 +38,7 @@ def roll_back(search: SearchRef, state: SearchState) -> CheckpointRef | None:
         return None
     assert state.champion is not None
     checkpoint = find_whole(search, find_checkpoint(search, state.checkpoint))
-    _remove_unneeded(search, state.round, {state.checkpoint, state.champion.checkpoint})
+    remove_unneeded(search, state.round, {state.checkpoint, state.champion.checkpoint})
     return checkpoint
 
 
@@ -58,10 +58,11 @@ def find_whole(search: SearchRef, checkpoint: CheckpointRef) -> CheckpointRef:
 def keep_the_champion(search: SearchRef, state: SearchState) -> None:
     """Remove all checkpoints but the champion's from the disk of a search that is over."""
     assert state.champion is not None
-    _remove_unneeded(search, state.round, {state.champion.checkpoint})
+    remove_unneeded(search, state.round, {state.champion.checkpoint})
 
 
-def _remove_unneeded(search: SearchRef, num_decided: int, kept: set[CheckpointKey]) -> None:
+def remove_unneeded(search: SearchRef, num_decided: int, kept: set[CheckpointKey]) -> None:
+    """Delete all checkpoints of the first `num_decided` rounds from the disk but those that are kept."""
     needed = {checkpoint_directory(search.round_directory(key.round), key.step) for key in kept}
     removed: list[str] = []
     freed = 0

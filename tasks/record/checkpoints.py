@@ -47,7 +47,7 @@ def publish_with_manifest(
 
     def write_all(staging: Path) -> None:
         write(staging)
-        files = {file.name: _describe(file) for file in sorted(staging.iterdir())}
+        files = {file.name: describe_file(file) for file in sorted(staging.iterdir())}
         (staging / MANIFEST).write_text(json.dumps({**meta, "files": files}, indent=1))
 
     publish_folder(directory, write_all, "a checkpoint", num_bytes)
@@ -118,5 +118,6 @@ def intervals_before(directory: Path) -> list[IntervalStats]:
     return [IntervalStats.model_validate(interval) for interval in trainer["intervals"]]
 
 
-def _describe(file: Path) -> dict[str, Any]:
+def describe_file(file: Path) -> dict[str, Any]:
+    """Return the manifest's entry for a file: its size and hash."""
     return {"bytes": file.stat().st_size, "sha256": hash_file(file)}

@@ -1,7 +1,8 @@
-"""What is removed of decided rounds and of a search that is over, and that it is said."""
+"""Deletion of checkpoints that no later step of a search needs, after a rollback and at the end of the search."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,67 +10,79 @@ import pytest
 
 from tasks import rollback
 from tasks.algorithm.state import Champion, CheckpointKey, SearchState
-from tasks.contracts import CheckpointRef, SearchRef
+from tasks.contracts import SearchRef
+from tasks.errors import CheckpointDamagedError, CheckpointNotFoundError
+from tasks.record.checkpoints import checkpoint_directory, publish_with_manifest, reference_to
+from tasks.registry.checkpoints import register_checkpoint
+from tasks.registry.runs import open_round_run, open_search_run
 
-STATE = SearchState(
-    active=("max",), round=2, checkpoint=CheckpointKey(0, 8), champion=Champion(CheckpointKey(0, 4), 0.5)
-)
+START, CHAMPION = CheckpointKey(0, 8), CheckpointKey(0, 4)
+STATE = SearchState(active=("max",), round=2, checkpoint=START, champion=Champion(CHAMPION, 0.5))
+EVERY = {f"{round_index:03}/checkpoints/step-{step:08}" for round_index in (0, 1, 2) for step in (4, 8)}
 
 
 @pytest.fixture
-def search(tmp_path: Path) -> SearchRef:
-    """Two decided rounds and one under way, of two checkpoints each."""
+def search(prepare_root: Callable[[Path], Path], tmp_path: Path) -> SearchRef:
+    """Two decided rounds and the current one, of two checkpoints each, in MLflow and on disk."""
+    root = prepare_root(tmp_path / "searches")
     search = SearchRef(
-        search_id="",
-        name="",
-        directory=str(tmp_path),
-        tracking_uri="",
-        outage_s=0,
-        experiment_id="",
-        run_id="",
-    )
+        search_id="0a1b2c3d", name="kept", directory=str(root / "kept"), tracking_uri=f"sqlite:///{root}/mlflow.db",
+        outage_s=0, experiment_id="", run_id="",
+    )  # fmt: skip
+    Path(search.directory).mkdir()
+    search = open_search_run(search, "retention", {}, is_new=True)
     for round_index in (0, 1, 2):
+        run_id = open_round_run(search, round_index, ("max",))
         for step in (4, 8):
-            directory = tmp_path / reference(CheckpointKey(round_index, step)).directory
-            directory.mkdir(parents=True)
-            (directory / "model.safetensors").write_bytes(bytes(1_500_000))
+            directory = checkpoint_directory(search.round_directory(round_index), step)
+            meta = {"round": round_index, "step": step, "cursors": {}, "published_at_ms": step}
+            publish_with_manifest(directory, write_weights, meta, 1_500_000)
+            register_checkpoint(search, run_id, reference_to(directory, Path(search.directory)))
     return search
 
 
-def reference(key: CheckpointKey) -> CheckpointRef:
-    directory = f"rounds/{key.round:03}/checkpoints/step-{key.step:08}"
-    return CheckpointRef(key=key, directory=directory, sha256="", num_bytes=0, cursors={}, published_at_ms=0)
+def write_weights(staging: Path) -> None:
+    (staging / "model.safetensors").write_bytes(bytes(1_500_000))
 
 
-def lie_in(search: SearchRef) -> set[str]:
+def on_disk(search: SearchRef) -> set[str]:
     root = Path(search.directory, "rounds")
     return {str(path.relative_to(root)) for path in root.glob("*/checkpoints/*")}
 
 
-def test_what_no_one_can_need_again_is_removed_and_named(
-    search: SearchRef, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Kept are the start of the next round (0, 8), the champion (0, 4), and all of the round under way."""
-    monkeypatch.setattr(rollback, "find_checkpoint", lambda search, key: reference(key))
-    monkeypatch.setattr(rollback, "find_whole", lambda search, checkpoint: checkpoint)
-    assert rollback.roll_back.fn(search, STATE) == reference(CheckpointKey(0, 8))
-    assert lie_in(search) == {
-        "000/checkpoints/step-00000004",
-        "000/checkpoints/step-00000008",
-        "002/checkpoints/step-00000004",
-        "002/checkpoints/step-00000008",
-    }
-    said = "removed 2 checkpoints that nothing can need again (3.0 MB): 001/step-00000004, 001/step-00000008"
-    assert said in " ".join(capsys.readouterr().out.split())
-    rollback.roll_back.fn(search, STATE)
-    assert "removed" not in capsys.readouterr().out
-
-
-def test_of_a_search_that_is_over_only_the_champion_stays(
+def test_a_rollback_deletes_and_names_what_is_not_needed(
     search: SearchRef, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It has decided three rounds, so that the last of them is not under way; 0, 8 starts no round any more."""
-    over = replace(STATE, round=3, stop_reason="the budget is spent")
-    rollback.keep_the_champion(search, over)
-    assert lie_in(search) == {"000/checkpoints/step-00000004"}
-    assert "removed 5 checkpoints" in " ".join(capsys.readouterr().out.split())
+    """It keeps the start of the next round (0, 8), the champion (0, 4) and the current round."""
+    checkpoint = rollback.roll_back.fn(search, STATE)
+    assert checkpoint is not None
+    assert checkpoint.key == START
+    assert on_disk(search) == EVERY - {"001/checkpoints/step-00000004", "001/checkpoints/step-00000008"}
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "2 checkpoints" in shown
+    assert "(3.0 MB): 001/step-00000004, 001/step-00000008" in shown
+    rollback.roll_back.fn(search, STATE)
+    assert "001/step-00000004" not in capsys.readouterr().out
+
+
+def test_a_rollback_to_a_damaged_checkpoint_deletes_nothing(search: SearchRef) -> None:
+    weights = checkpoint_directory(search.round_directory(0), 8) / "model.safetensors"
+    weights.write_bytes(bytes(1_499_999) + b"1")
+    with pytest.raises(CheckpointDamagedError, match="content differs"):
+        rollback.roll_back.fn(search, STATE)
+    assert on_disk(search) == EVERY
+
+
+def test_a_rollback_to_an_unregistered_checkpoint_deletes_nothing(search: SearchRef) -> None:
+    with pytest.raises(CheckpointNotFoundError):
+        rollback.roll_back.fn(search, replace(STATE, checkpoint=CheckpointKey(0, 6)))
+    assert on_disk(search) == EVERY
+
+
+def test_the_end_of_a_search_keeps_only_the_champion(
+    search: SearchRef, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three rounds are decided, so none is current; (0, 8) starts no round any more."""
+    rollback.keep_the_champion(search, replace(STATE, round=3, stop_reason="the budget is spent"))
+    assert on_disk(search) == {"000/checkpoints/step-00000004"}
+    assert "5 checkpoints" in " ".join(capsys.readouterr().out.split())
