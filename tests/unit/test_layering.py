@@ -131,6 +131,27 @@ def test_flows_handle_no_paths_and_do_no_arithmetic(module: str) -> None:
             assert "/" not in node.value, f"a path in line {node.lineno}"
 
 
+def test_files_are_written_and_moved_by_one_idiom() -> None:
+    """Outside of runtime/files.py, only a staging file or folder is written to, and nothing is moved into place."""
+    makes_documents = "tasks/config/reference.py"
+    found = [
+        f"{module}:{call.lineno}"
+        for module, tree in MODULES.items()
+        if module not in ("tasks/runtime/files.py", makes_documents)
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call) and _writes_in_place(call.func)
+    ]
+    assert found == []
+
+
+def _writes_in_place(function: ast.expr) -> bool:
+    if _name(function) in ("os.rename", "os.replace", "os.link", "shutil.move"):
+        return True
+    if not isinstance(function, ast.Attribute) or function.attr not in ("write_text", "write_bytes"):
+        return False
+    return "staging" not in {node.id for node in ast.walk(function.value) if isinstance(node, ast.Name)}
+
+
 def test_no_module_bears_the_name_of_a_package_we_use() -> None:
     used = set().union(*(_roots(tree) for tree in MODULES.values())) - {"flows", "tasks"}
     used |= {"evaluate", "torch", "mlflow", "datasets", "transformers", "prefect", "accelerate", "tokenizers"}
