@@ -46,33 +46,39 @@ class StopFlag:
 
     def __init__(self) -> None:
         self.is_set = False
-        signal.signal(signal.SIGTERM, self._on_signal)
-        # Ctrl-C reaches the flow, which sends SIGTERM to the worker; it must not end the worker within a step.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        _on_sigterm(self._set)
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+    def _set(self) -> None:
         self.is_set = True
 
 
 def _preempt_on_sigterm() -> None:
     """Raise `Preempted` on SIGTERM. For workers without a step loop; each of their results is written atomically."""
 
-    def on_signal(number: int, frame: FrameType | None) -> None:
+    def preempt() -> None:
         raise Preempted
 
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as StopFlag
+    _on_sigterm(preempt)
 
 
 def _exit_on_sigterm(spec: Path) -> None:
     """Exit on SIGTERM without an exception, which an import may swallow; there is no state to save yet."""
 
-    def on_signal(number: int, frame: FrameType | None) -> None:
+    def leave() -> None:
         _write_failure(spec, "preempted", "received SIGTERM", retryable=True)
         os._exit(PREEMPTED)
 
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as StopFlag
+    _on_sigterm(leave)
+
+
+def _on_sigterm(action: Callable[[], None]) -> None:
+    """Call `action` on SIGTERM, and ignore SIGINT: Ctrl-C reaches the flow too, which sends SIGTERM to the worker."""
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        action()
+
+    signal.signal(signal.SIGTERM, handler)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def watch_owner() -> None:
