@@ -28,7 +28,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 # One of the events that deployments/automation.yaml expects after a heartbeat.
 END_EVENT = "msft.flow-run.ended"
-_FLOWS = ("msft-search", "msft-search-file", "msft-compare", "msft-compare-file", "msft-sweep")
+# Names of all flows without a parent.
+FLOWS = ("msft-search", "msft-search-file", "msft-compare", "msft-compare-file")
 _RUN_NUMBER = "{run}"
 _NUMBERS = 2**31
 
@@ -82,7 +83,7 @@ def running_flows() -> list[RunningFlow] | None:
         state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING])),
         parent_task_run_id=FlowRunFilterParentTaskRunId(is_null_=True),
     )
-    ours = FlowFilter(name=FlowFilterName(any_=list(_FLOWS)))
+    ours = FlowFilter(name=FlowFilterName(any_=list(FLOWS)))
     with get_client(sync_client=True) as client:
         try:
             runs = client.read_flow_runs(flow_filter=ours, flow_run_filter=running)

@@ -15,16 +15,17 @@ from prefect.automations import Automation
 from prefect.client.schemas.objects import TERMINAL_STATES, FlowRun, State, StateType
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.events import EventTrigger, Posture
-from prefect.flows import load_flow_from_entrypoint
+from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools.validation import validate
 from prefect.utilities.templating import apply_values
 
+from flows import compare, search
 from flows.compare import compare_file
 from flows.search import search_file
 from tasks.commands.deploy import AUTOMATION, DEFAULT, deploy
-from tasks.commands.flow_runs import fill_in_run_number
+from tasks.commands.flow_runs import FLOWS, fill_in_run_number
 from tasks.config.loading import load_config, load_shown_config
 from tasks.errors import ConfigError, DeploymentError
 from tasks.record.ownership import own_directory
@@ -73,6 +74,11 @@ def test_schedules_are_valid_and_off_by_default(entry: dict[str, Any]) -> None:
         CronSchedule(cron=schedule["cron"], timezone=schedule["timezone"])
         assert schedule["active"] is False
         assert schedule["slug"]  # `msft deploy` finds it by its slug
+
+
+def test_doctor_asks_for_the_runs_of_every_flow() -> None:
+    values = [value for module in (search, compare) for value in vars(module).values()]
+    assert {value.name for value in values if isinstance(value, Flow)} - {"search-round"} == set(FLOWS)
 
 
 @each_deployment
