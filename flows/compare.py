@@ -7,7 +7,8 @@ from prefect.runtime import flow_run
 
 from flows.search import msft_search
 from tasks.commands.flow_runs import emits_end_event, fill_in_run_number
-from tasks.comparison.grid import Arm, Axis, Grid, plan_grid
+from tasks.comparison.grid import Axis, Grid, plan_grid
+from tasks.comparison.parallel import Part, gpu_slots, inside_flow_run, run_as_child
 from tasks.comparison.report import report_comparison
 from tasks.comparison.runs import comparison_of, open_comparison, refuse_failures, run_searches
 from tasks.config.loading import load_shown_config
@@ -74,11 +75,27 @@ def compare_file(
 def _compare(config: SearchConfig, grid: Grid, parallel: int | None = None, wait_s: float = 0.0) -> SearchRef:
     with mark_failed_on_error(comparison_of(config, grid), config.tracking.experiment):
         comparison = open_comparison(config, grid)
-
-        def search(arm: Arm) -> None:
-            msft_search(arm.config, parent_run_id=comparison.run_id, wait_s=wait_s)
-
-        outcomes = run_searches(config, comparison, grid, search, parallel)
+        outcomes = run_searches(comparison, grid, gpu_slots(config, parallel), search_part, wait_s)
         report_comparison(config, comparison, grid, outcomes)
         refuse_failures(outcomes)
     return comparison
+
+
+def search_part(part: Part) -> None:
+    """Run one search of a comparison."""
+    msft_search(
+        part.arm.config,
+        parent_run_id=part.parent_run_id,
+        wait_s=part.wait_s,
+        shares_gpus=part.shares_gpus,
+    )
+
+
+def search_part_of_other_process(part: Part) -> None:
+    """Run one search of a comparison whose flow runs in another process."""
+    with inside_flow_run(compare_methods, part.flow_run_id):
+        search_part(part)
+
+
+if __name__ == "__main__":  # as run_in_parallel starts it
+    run_as_child(search_part_of_other_process)

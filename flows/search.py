@@ -20,15 +20,24 @@ from tasks.rollback import roll_back
 
 @flow(name="msft-search", flow_run_name=search_run_name, persist_result=False)
 def msft_search(
-    config: SearchConfig, accept_changes: bool = False, parent_run_id: str = "", wait_s: float = 0.0
+    config: SearchConfig,
+    accept_changes: bool = False,
+    parent_run_id: str = "",
+    wait_s: float = 0.0,
+    shares_gpus: bool = False,
 ) -> ChampionResult:
     """Search for the model that no sub-dataset over-fitted away, and return it.
 
-    Run again after any interruption, it goes on from the last decision on record and the last checkpoint;
-    `accept_changes` lets it do so on other packages or processes than it began with. `parent_run_id` is the MLflow
-    run of the comparison that it is part of, and `wait_s` how long it waits for another process that still saves.
+    Run again after any interruption, it continues from the last decision on record and the last checkpoint.
+
+    Args:
+        config: of the search.
+        accept_changes: continue with other packages or processes than the search began with.
+        parent_run_id: the MLflow run of the comparison that the search is part of.
+        wait_s: how long to wait for another process that still saves.
+        shares_gpus: let other such searches use the same GPUs.
     """
-    return _search(config, accept_changes, wait_s, parent_run_id)
+    return _search(config, accept_changes, wait_s, parent_run_id, shares_gpus)
 
 
 @emits_end_event
@@ -48,9 +57,13 @@ def search_file(config: str, overrides: tuple[str, ...] = (), accept_changes: bo
 
 
 def _search(
-    config: SearchConfig, accept_changes: bool, wait_s: float = 0.0, parent_run_id: str = ""
+    config: SearchConfig,
+    accept_changes: bool,
+    wait_s: float = 0.0,
+    parent_run_id: str = "",
+    shares_gpus: bool = False,
 ) -> ChampionResult:
-    with own_directory(config, wait_s) as directory, own_gpus(config, wait_s):
+    with own_directory(config, wait_s) as directory, own_gpus(config, wait_s, is_shared=shares_gpus):
         with own_cache(config):
             inputs = prepare_inputs(config)
         check_for_drift(config, directory, inputs, accept_changes)

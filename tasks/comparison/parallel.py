@@ -1,45 +1,72 @@
-"""Run the searches of a comparison or sweep, one after another or side by side."""
+"""Run the searches of a comparison or sweep: one after another in this process, or several at once in their own."""
 
 from __future__ import annotations
 
+import json
 import logging
-import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
+from uuid import UUID
 
 import httpx
-from tqdm import tqdm
+from prefect.client.orchestration import get_client
+from prefect.context import hydrated_context
+from prefect.flows import Flow
+from prefect.results import get_result_store
 
 from tasks.comparison.grid import Arm
 from tasks.config.schema import SearchConfig
 from tasks.contracts import Value
 from tasks.errors import MsftError
-from tasks.report.console import printing_to
-from tasks.runtime.gpu_slots import Lane, current_lane, in_lane
-from tasks.runtime.gpus import visible_gpus
+from tasks.report.console import output
+from tasks.report.terminal import log_to_terminal
+from tasks.runtime.files import make_folder
+from tasks.runtime.gpus import DEVICES, visible_gpus
+from tasks.runtime.prefect_server import run_flow, settings_for_children
+from tasks.runtime.processes import Child, end_children, start_child
 
 logger = logging.getLogger(__name__)
 
-# A Prefect server that is away is started again, and the flow with it (tasks/runtime/prefect_server.py).
-_NOT_THE_SEARCHS_FAULT = (httpx.TransportError,)
+_POLL_S = 0.1
+
+
+class Part(Value):
+    """One search of a comparison, as it is given to the search's flow or process.
+
+    Attributes:
+        arm: which search.
+        parent_run_id: MLflow run of the comparison.
+        flow_run_id: Prefect run of the comparison.
+        wait_s: how long the search waits for another process that still saves.
+        shares_gpus: whether other searches run on the same GPUs.
+    """
+
+    arm: Arm
+    parent_run_id: str
+    flow_run_id: str
+    wait_s: float = 0.0
+    shares_gpus: bool = False
 
 
 class Outcome(Value):
-    """What became of an arm; `error` is empty where its search has its champion."""
+    """The end of an arm: `error` is empty if its search has its champion."""
 
     arm: Arm
     error: str = ""
 
 
-def lanes(config: SearchConfig, parallel: int | None, devices: Path = Path("/dev")) -> tuple[str | None, ...]:
+def gpu_slots(config: SearchConfig, parallel: int | None, devices: Path = DEVICES) -> tuple[str | None, ...]:
     """Return CUDA_VISIBLE_DEVICES for each search that may run at the same time; None leaves it as it is.
 
-    Each search has its `training.num_processes` of the GPUs. By default as many run as find their own; of more,
-    several share a GPU, which a small model alone does not fill. Without GPUs they share the CPU, by default one.
+    Each search gets its `training.num_processes` of the GPUs. By default as many searches run as get GPUs of their own;
+    more than that share them, since a small model alone does not fill a GPU. Without GPUs they share the CPU, by
+    default one at a time.
     """
     gpus = () if config.training.device == "cpu" else visible_gpus(devices)
     if not gpus:
@@ -51,59 +78,111 @@ def lanes(config: SearchConfig, parallel: int | None, devices: Path = Path("/dev
     return tuple(groups[i % len(groups)] for i in range(parallel or len(groups)))
 
 
-def run_side_by_side(
-    arms: Sequence[Arm], search: Callable[[Arm], Any], gpus: Sequence[str | None], logs: Path
-) -> tuple[Outcome, ...]:
-    """Call `search` for each arm, as many at a time as `gpus` has entries; return what became of them, in order.
-
-    A search that fails is reported and the others go on. Where several run at once, each prints to a file in `logs`.
-    """
-    is_over = threading.Event()
-    free: SimpleQueue[str | None] = SimpleQueue()
-    for gpu in gpus:
-        free.put(gpu)
-
-    def run(arm: Arm) -> Outcome:
-        gpu = free.get()
-        try:
-            with in_lane(Lane(gpu, is_over, shares_gpus=gpus.count(gpu) > 1)):
-                return _attempt(arm, search, logs if len(gpus) > 1 else None)
-        finally:
-            free.put(gpu)
-
-    if len(gpus) == 1:
-        return tuple(run(arm) for arm in arms)
-    logs.mkdir(parents=True, exist_ok=True)
-    # `datasets` reads files under a lock of tqdm's class, and takes it away again unless it was there before: two
-    # searches that begin together then fail with "'tqdm' has no attribute '_lock'".
-    tqdm.get_lock()
-    with ThreadPoolExecutor(len(gpus)) as pool:
-        futures = [pool.submit(copy_context().run, run, arm) for arm in arms]
-        try:
-            return tuple(future.result() for future in futures)
-        except BaseException:  # a signal, which only the main thread hears
-            is_over.set()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+def run_in_turn(parts: Sequence[Part], search: Callable[[Part], Any]) -> tuple[Outcome, ...]:
+    """Call `search` for each part; one that fails does not stop the others."""
+    return tuple(_run_here(part, search) for part in parts)
 
 
-def _attempt(arm: Arm, search: Callable[[Arm], Any], logs: Path | None) -> Outcome:
-    logger.info(arm.label)
+def _run_here(part: Part, search: Callable[[Part], Any]) -> Outcome:
+    logger.info(part.arm.label)
     try:
-        if logs is None:
-            search(arm)
-        else:
-            with printing_to(logs / f"{arm.config.name}-seed-{arm.seed}.log"):
-                search(arm)
-    except _NOT_THE_SEARCHS_FAULT:
+        search(part)
+    except (
+        httpx.TransportError
+    ):  # the Prefect server is lost: `run_flow` starts it, and the comparison, again
         raise
-    except Exception as error:  # whatever one search fails by, hours of the others must not be lost
-        lane = current_lane()
-        if lane is not None and lane.is_over.is_set():
-            raise  # not its fault: all were told to end, which is said once, for all of them
-        text = str(error) if isinstance(error, MsftError) else f"{type(error).__name__}: {error}"
-        logger.error(f"{arm.label}: {text}")
-        return Outcome(arm=arm, error=text or type(error).__name__)
-    if logs is not None:
+    except Exception as error:  # a search may fail by anything, and the others must go on
+        return failed(part.arm, text_of(error))
+    return Outcome(arm=part.arm)
+
+
+def run_in_parallel(
+    parts: Sequence[Part], slots: Sequence[str | None], logs: Path, module: str = "flows.compare"
+) -> tuple[Outcome, ...]:
+    """Run each part in a process of its own, as many at a time as there are slots, each with a log file in `logs`.
+
+    A search that fails does not stop the others. An exception, such as that of a signal, ends all of them; they save
+    their state first.
+    """
+    make_folder(logs)
+    free, waiting = list(slots), list(parts)
+    running: list[tuple[Part, str | None, Child]] = []
+    outcomes = []
+    try:
+        while waiting or running:
+            while free and waiting:
+                part, slot = waiting.pop(0), free.pop(0)
+                logger.info(part.arm.label)
+                is_shared = slot is not None and list(slots).count(slot) > 1
+                given = _input_of(part.model_copy(update={"shares_gpus": is_shared}))
+                gpus = {} if slot is None else {"CUDA_VISIBLE_DEVICES": slot}
+                environment = settings_for_children() | gpus
+                child = start_child(module, given, _log(part.arm, logs), environment)
+                running.append((part, slot, child))
+            time.sleep(_POLL_S)
+            for part, slot, child in [entry for entry in running if entry[2].code is not None]:
+                running.remove((part, slot, child))
+                free.append(slot)
+                outcomes.append(_outcome_of(part.arm, child, _log(part.arm, logs)))
+    except BaseException:
+        end_children([child for _, _, child in running])
+        raise
+    return tuple(outcomes)
+
+
+def _input_of(part: Part) -> str:
+    given = part.model_dump(mode="json")
+    given["arm"]["config"]["tracking"]["uri"] = part.arm.config.tracking.uri  # a dump hides its password
+    return json.dumps(given)
+
+
+def _outcome_of(arm: Arm, child: Child, log: Path) -> Outcome:
+    if child.code == 0:
         logger.info(f"{arm.label}: done")
-    return Outcome(arm=arm)
+        return Outcome(arm=arm)
+    try:
+        error = str(json.loads(child.answer())["error"])
+    except (ValueError, KeyError, TypeError):  # it was killed
+        error = f"its process ended with code {child.code}; its log is {log}"
+    return failed(arm, error)
+
+
+def _log(arm: Arm, logs: Path) -> Path:
+    return logs / f"{arm.config.name}-seed-{arm.seed}.log"
+
+
+def failed(arm: Arm, error: str) -> Outcome:
+    """Log an error and return it as the arm's outcome."""
+    logger.error(f"{arm.label}: {error}")
+    return Outcome(arm=arm, error=error)
+
+
+def text_of(error: Exception) -> str:
+    """Return an error as it is reported: with its class, unless it is one of ours."""
+    return str(error) if isinstance(error, MsftError) else f"{type(error).__name__}: {error}"
+
+
+def run_as_child(search: Callable[[Part], Any]) -> None:
+    """Run the part given on stdin and exit: 0, or 1 with `{"error": …}` on stdout; all else goes to stderr."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    output.choose(quiet=False, as_json=True)
+    log_to_terminal()
+    part = Part.model_validate_json(sys.stdin.read())
+    try:
+        run_flow(lambda: search(part), part.arm.config.output_root)
+    except Exception as error:  # the process boundary: the comparison is told, and the log has the traceback
+        output.give({"error": text_of(error)})
+        logger.error(text_of(error))
+        if not isinstance(error, MsftError):
+            traceback.print_exc()
+        sys.exit(1)
+
+
+@contextmanager
+def inside_flow_run(flow: Flow[..., Any], flow_run_id: str) -> Iterator[None]:
+    """Make flows that are called in the block subflows of a flow run in another process."""
+    with get_client(sync_client=True) as client:
+        run = client.read_flow_run(UUID(flow_run_id))
+    context = {"flow": flow, "flow_run": run, "parameters": {}, "persist_result": False}
+    with hydrated_context({"flow_run_context": {**context, "result_store": get_result_store()}}):
+        yield

@@ -22,8 +22,7 @@ from tasks.comparison.runs import Cost, Finding, find_all
 from tasks.config.presets import PRESETS
 from tasks.config.schema import SearchConfig
 from tasks.contracts import SearchRef
-from tasks.record.events import RoundDecided, rounds_of
-from tasks.record.journal import read_events
+from tasks.record.events import RoundDecided
 from tasks.registry import points as run_log
 from tasks.registry import runs as tracking
 from tasks.report.comparison_tables import show_comparison
@@ -243,9 +242,8 @@ def _journal_frame(findings: Sequence[Finding], rows_of: RowsOf) -> pd.DataFrame
     """Return the rows that `rows_of` derives from the rounds of each search, with the search's key."""
     rows = []
     for finding in findings:
-        rounds = rounds_of(read_events(finding.directory))
         evals_per_epoch = finding.arm.config.search.evals_per_epoch
-        rows += [_key(finding) | row for row in rows_of(rounds, evals_per_epoch)]
+        rows += [_key(finding) | row for row in rows_of(finding.rounds, evals_per_epoch)]
     return pd.DataFrame(rows)
 
 

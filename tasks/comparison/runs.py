@@ -11,16 +11,17 @@ from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
 
 from tasks.comparison.grid import Arm, Grid
-from tasks.comparison.parallel import Outcome, lanes, run_side_by_side
+from tasks.comparison.parallel import Outcome, Part, failed, run_in_parallel, run_in_turn
 from tasks.config.identity import differences, identity_of
 from tasks.config.loading import dump_config
 from tasks.config.schema import SearchConfig
 from tasks.contracts import SearchRef, SubDatasetScore, Value
-from tasks.errors import DifferentDataError, IncompleteComparisonError
+from tasks.errors import DifferentDataError, IncompleteComparisonError, MsftError
 from tasks.opening import reference_to
-from tasks.record.events import Event, champion_of, rounds_of, start_of
+from tasks.record.events import Event, RoundDecided, champion_of, rounds_of, start_of
 from tasks.record.journal import read_events
 from tasks.record.ownership import directory_of
 from tasks.registry import runs as tracking
@@ -56,6 +57,7 @@ class Finding(Value):
         test: the champion's test scores of the sub-datasets that have an accuracy.
         test_hashes: of each sub-dataset's test rows.
         cost: of the whole search.
+        rounds: as the journal has them.
         crowned_at: when it ended, ISO 8601.
     """
 
@@ -64,6 +66,7 @@ class Finding(Value):
     test: tuple[SubDatasetScore, ...]
     test_hashes: dict[str, str]
     cost: Cost
+    rounds: tuple[RoundDecided, ...]
     crowned_at: str
 
     @property
@@ -111,24 +114,47 @@ def comparison_of(config: SearchConfig, grid: Grid) -> SearchRef:
 
 
 def run_searches(
-    config: SearchConfig,
     comparison: SearchRef,
     grid: Grid,
-    search: Callable[[Arm], Any],
-    parallel: int | None,
+    slots: Sequence[str | None],
+    search: Callable[[Part], Any],
+    wait_s: float = 0.0,
 ) -> tuple[Outcome, ...]:
-    """Run `search` for each arm that has not ended before, and return the outcomes in the order of the arms."""
+    """Run the searches that have not ended before, and return the outcomes in the order of the arms.
 
-    def run(arm: Arm) -> None:
-        directory, experiment = str(directory_of(arm.config)), arm.config.tracking.experiment
+    Args:
+        comparison: with its MLflow run open.
+        grid: the searches.
+        slots: CUDA_VISIBLE_DEVICES of each search that runs at the same time.
+        search: runs a search in this process; used with one slot.
+        wait_s: how long a search waits for another process that still saves.
+    """
+    outcomes = {arm.label: _adopt(arm, comparison.run_id) for arm in grid.arms}
+    parts = [
+        Part(arm=arm, parent_run_id=comparison.run_id, flow_run_id=flow_run.id or "", wait_s=wait_s)
+        for arm in grid.arms
+        if outcomes[arm.label] is None
+    ]
+    if len(slots) == 1:  # a process of its own would cost each search about 7 s of imports
+        ran = run_in_turn(parts, search)
+    else:
+        ran = run_in_parallel(parts, slots, Path(comparison.directory, "logs"))
+    outcomes |= {outcome.arm.label: outcome for outcome in ran}
+    return tuple(outcome for outcome in outcomes.values() if outcome is not None)
+
+
+def _adopt(arm: Arm, parent_run_id: str) -> Outcome | None:
+    """Take a search that has ended before as it is; return None if it must still run."""
+    directory, experiment = str(directory_of(arm.config)), arm.config.tracking.experiment
+    try:
         has_ended = champion_of(read_events(directory)) is not None
         reference = reference_to(arm.config, directory)
-        if has_ended and tracking.adopt_finished_run(reference, experiment, comparison.run_id):
-            logger.info(f"{arm.label}: has ended before, taken as it is")
-        else:
-            search(arm)
-
-    return run_side_by_side(grid.arms, run, lanes(config, parallel), Path(comparison.directory, "logs"))
+        if not has_ended or not tracking.adopt_finished_run(reference, experiment, parent_run_id):
+            return None
+    except MsftError as error:
+        return failed(arm, str(error))
+    logger.info(f"{arm.label}: has ended before, taken as it is")
+    return Outcome(arm=arm)
 
 
 def find_all(outcomes: Sequence[Outcome], *, same_data: bool) -> tuple[Finding, ...]:
@@ -157,7 +183,7 @@ def find_all(outcomes: Sequence[Outcome], *, same_data: bool) -> tuple[Finding, 
 
 
 def _finding(arm: Arm, events: Sequence[Event], content: Mapping[str, str]) -> Finding:
-    crowned = champion_of(events)
+    crowned, rounds = champion_of(events), tuple(rounds_of(events))
     assert crowned is not None
     test = crowned.champion.test
     assert test is not None
@@ -168,13 +194,14 @@ def _finding(arm: Arm, events: Sequence[Event], content: Mapping[str, str]) -> F
         test_hashes={
             key.removesuffix("/test"): value for key, value in content.items() if key.endswith("/test")
         },
-        cost=_cost(events),
+        cost=_cost(rounds),
+        rounds=rounds,
         crowned_at=crowned.at,
     )
 
 
-def _cost(events: Sequence[Event]) -> Cost:
-    lines = [line for decided in rounds_of(events) for line in decided.ledger if line.kind != "restart"]
+def _cost(rounds: Sequence[RoundDecided]) -> Cost:
+    lines = [line for decided in rounds for line in decided.ledger if line.kind != "restart"]
     tokens = {
         kind: sum(line.num_tokens for line in lines if line.kind == kind)
         for kind in {li.kind for li in lines}

@@ -25,7 +25,6 @@ from tasks.errors import BusyError, JournalError, LockError, OtherSearchError
 from tasks.record.events import SearchStarted, champion_of, of_kind
 from tasks.record.journal import read_events
 from tasks.runtime.files import make_folder
-from tasks.runtime.gpu_slots import current_lane
 from tasks.runtime.gpus import DEVICES, gpu_named, gpus_of, installed_gpus
 
 logger = logging.getLogger(__name__)
@@ -63,10 +62,7 @@ def own_directory(config: SearchConfig, wait_s: float = 0.0) -> Iterator[str]:
 
 @contextmanager
 def own_cache(config: SearchConfig) -> Iterator[None]:
-    """Let one search at a time fill the cache of `output_root`: the others then find in it what they would build too.
-
-    Of searches side by side in one process, only one may load transformers' lazy modules.
-    """
+    """Let one search at a time fill the cache of `output_root`; the others then find there what they need."""
     cache = Path(config.output_root, "cache")
     make_folder(cache)
     with _locked(cache / f".{_LOCK}", f"cache {cache}", CACHE_WAIT_S):
@@ -75,19 +71,23 @@ def own_cache(config: SearchConfig) -> Iterator[None]:
 
 @contextmanager
 def own_gpus(
-    config: SearchConfig, wait_s: float = 0.0, devices: Path = DEVICES, locks: Path | None = None
+    config: SearchConfig,
+    wait_s: float = 0.0,
+    devices: Path = DEVICES,
+    locks: Path | None = None,
+    *,
+    is_shared: bool = False,
 ) -> Iterator[tuple[str, ...]]:
     """Give the GPUs that the search trains on to this process alone, among all searches of this machine (or container).
 
-    Searches side by side that were told to share a GPU share it with such searches only. The GPUs are the first
+    With `is_shared`, other processes that pass it too may own them at the same time. The GPUs are the first
     `training.num_processes` that CUDA_VISIBLE_DEVICES names (all, with an Accelerate config).
 
     Raises:
         BusyError: another search owns one of them.
     """
     names = gpus_of(config.training, devices)
-    lane = current_lane()
-    kind = fcntl.LOCK_SH if lane is not None and lane.shares_gpus else fcntl.LOCK_EX
+    kind = fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX
     with ExitStack() as stack:
         for key, name in _keys_of(names).items():
             lock = (locks or Path(tempfile.gettempdir())) / f"msft-gpu-{key}.lock"

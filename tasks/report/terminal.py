@@ -18,7 +18,7 @@ from tasks.algorithm.strategy import Decision, RoundReport
 from tasks.config.schema import SearchConfig
 from tasks.contracts import ChampionResult, CheckpointScores, Mixture, SearchRef, SubDatasetScore
 from tasks.record.names import mlflow_address, mlflow_command
-from tasks.report.console import console, current_console, output, problems
+from tasks.report.console import console, output, problems
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class TerminalHandler(logging.Handler):
     """Print log records: remarks dimmed, warnings and errors with their level; with --quiet the last two on stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one record to the console of the current context."""
+        """Print one record."""
         text = escape(record.getMessage())
         place = problems if console.quiet else console
         if record.levelno >= logging.ERROR:
@@ -104,7 +104,7 @@ def rollout_progress(mixture: Mixture) -> Iterator[Callable[[Progress], None]]:
         yield _line_writer(mixture)
         return
     columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[detail]}"))
-    with Bar(*columns, console=current_console(), transient=True) as bar:
+    with Bar(*columns, console=console, transient=True) as bar:
         task_id = bar.add_task("", total=mixture.num_steps, detail="starting")
         devices: set[str] = set()
 
@@ -123,7 +123,7 @@ def stage_progress(what: str, count: int) -> Iterator[Callable[[], None]]:
         yield lambda: None
         return
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn())
-    with Bar(*columns, console=current_console(), transient=True) as bar:
+    with Bar(*columns, console=console, transient=True) as bar:
         task_id = bar.add_task("", total=count)
         yield lambda: bar.advance(task_id)
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import pynvml
 
 from tasks.config.schema import TrainingConfig
-from tasks.runtime.gpu_slots import current_lane
 
 DEVICES = Path("/dev")
 
@@ -53,8 +52,7 @@ def visible_gpus(devices: Path = DEVICES) -> tuple[str, ...]:
     A container may have the machine's fourth alone, as nvidia3: CUDA counts what is there.
     """
     found = [str(number) for number, _ in enumerate(devices.glob("nvidia[0-9]*"))]
-    lane = current_lane()
-    chosen = lane.gpus if lane is not None and lane.gpus else os.environ.get("CUDA_VISIBLE_DEVICES")
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if not found or chosen is None:
         return tuple(found)
     return tuple(name.strip() for name in chosen.split(",") if name.strip() not in ("", "-1"))

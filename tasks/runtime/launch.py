@@ -13,7 +13,6 @@ from tasks.config.schema import TrainingConfig
 from tasks.contracts import WorkerFailure
 from tasks.errors import WorkerError
 from tasks.runtime.files import no_room
-from tasks.runtime.gpu_slots import current_lane
 from tasks.runtime.gpus import has_accelerator
 from tasks.runtime.processes import (
     SUPERVISED,
@@ -92,7 +91,7 @@ def beside(module: str, spec: Path, *, threads: int | None, on_poll: OnPoll) -> 
     process = spawn([*SUPERVISED, module, str(spec)], log_path_of(spec), worker_environment(threads))
     try:
         yield
-        wait_until(lambda: _has_ended(process.poll() is not None), on_poll)
+        wait_until(lambda: process.poll() is not None, on_poll)
     except BaseException:
         end_group(process)
         raise
@@ -114,13 +113,11 @@ def num_threads(threads: int | None) -> int:
 
 
 def worker_environment(threads: int | None) -> dict[str, str]:
-    """Return the environment of a worker, which computes with `threads` on the GPUs of this search's slot."""
+    """Return the environment of a worker, which computes with `threads`."""
     count = str(num_threads(threads))
-    lane = current_lane()
     return {
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as the driver numbers them, whose ids the locks go by
         **child_environment(),
-        **({"CUDA_VISIBLE_DEVICES": lane.gpus} if lane is not None and lane.gpus is not None else {}),
         "OMP_NUM_THREADS": count,
         "MKL_NUM_THREADS": count,
         # Two spinning threads ran 4-11 times slower than one on a shared machine.
@@ -163,7 +160,7 @@ def _run(
 
 def _pause(seconds: float, on_poll: OnPoll | None) -> None:
     ends_at = time.monotonic() + seconds
-    wait_until(lambda: _has_ended(time.monotonic() >= ends_at), on_poll)
+    wait_until(lambda: time.monotonic() >= ends_at, on_poll)
 
 
 def _is_preempted(
@@ -173,7 +170,7 @@ def _is_preempted(
     failure_path_of(spec).unlink(missing_ok=True)
     process = spawn(command, log_path_of(spec), environment)
     try:
-        wait_until(lambda: _has_ended(process.poll() is not None), on_poll)
+        wait_until(lambda: process.poll() is not None, on_poll)
     except BaseException:  # Prefect's TerminationSignal is a BaseException
         end_group(process)
         raise
@@ -184,14 +181,6 @@ def _is_preempted(
     if failure is None or not failure.preempted:
         raise _error_of(spec, name, process.returncode, failure)
     return True
-
-
-def _has_ended(is_over: bool) -> bool:
-    """Return `is_over`; raise where all searches that run beside this one were told to end."""
-    lane = current_lane()
-    if lane is not None and lane.is_over.is_set():
-        raise KeyboardInterrupt
-    return is_over
 
 
 def _failure_of(spec: Path) -> WorkerFailure | None:

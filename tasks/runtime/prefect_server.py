@@ -46,6 +46,11 @@ _RAISED = re.compile(r"[\w.]*(?:Error|Exception)\b.*")
 Result = TypeVar("Result")
 
 
+def settings_for_children() -> dict[str, str]:
+    """Return the variables that give a child process the settings of this one, such as the address of the API."""
+    return get_current_settings().to_environment_variables(exclude_unset=True)
+
+
 def run_flow(flow: Callable[[], Result], output_root: str) -> Result:
     """Call a flow with an API: that of PREFECT_API_URL, or else of an embedded server; return its result.
 
@@ -104,7 +109,7 @@ def _api(output_root: str) -> Iterator[str]:
 @contextmanager
 def _serve(url: str, output_root: str) -> Iterator[list[int]]:
     """Run the embedded server while the block runs; yield its exit codes so far."""
-    settings = get_current_settings().to_environment_variables(exclude_unset=True)
+    settings = settings_for_children()
     del settings["PREFECT_API_URL"]
     # As Prefect sets them for its own temporary server.
     settings |= {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}

@@ -6,11 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 # A worker finishes its optimizer step and saves a checkpoint after SIGTERM; then the group is killed.
 GRACE_S = 60.0
@@ -19,6 +22,7 @@ SUPERVISOR = "tasks.workers.supervisor"
 # With -P, a `tasks.py` in the folder that the user is in is not taken for ours.
 SUPERVISED = (sys.executable, "-P", "-m", SUPERVISOR)
 _SERVICE_GRACE_S = 5.0
+_CHILD_GRACE_S = 15.0  # for what a search does after its worker's grace
 _POLL_S = 0.1
 _RESTART_S = 1.0
 # Set by a launcher of distributed processes; left over in a shell, they make a worker wait for ranks that never come.
@@ -69,6 +73,50 @@ def spawn(command: Sequence[str], log: Path, environment: Mapping[str, str]) -> 
         )
 
 
+@dataclass(frozen=True)
+class Child:
+    """A running module that got its input on stdin and answers on stdout, both files without a name."""
+
+    process: subprocess.Popen[bytes]
+    output: IO[bytes]
+
+    @property
+    def code(self) -> int | None:
+        """Return its exit code; None while it runs."""
+        return self.process.poll()
+
+    def answer(self) -> str:
+        """Return its output so far."""
+        self.output.seek(0)
+        return self.output.read().decode(errors="replace")
+
+
+def start_child(module: str, given: str, log: Path, environment: Mapping[str, str]) -> Child:
+    """Start `python -m module` in a process group of its own, with `given` on stdin and stderr appended to `log`.
+
+    Args:
+        environment: in addition to `child_environment`.
+    """
+    answer = tempfile.TemporaryFile()  # noqa: SIM115  (read when the child has ended)
+    with tempfile.TemporaryFile() as stdin, log.open("ab") as stderr:
+        stdin.write(given.encode())
+        stdin.seek(0)
+        process = subprocess.Popen(
+            [*SUPERVISED, module],
+            stdin=stdin,
+            stdout=answer,
+            stderr=stderr,
+            start_new_session=True,
+            env={**child_environment(), **environment},
+        )
+    return Child(process, answer)
+
+
+def end_children(children: Sequence[Child]) -> None:
+    """End children that have workers of their own, all at the same time."""
+    end_groups([child.process for child in children], GRACE_S + _CHILD_GRACE_S)
+
+
 def wait_until(is_over: Callable[[], bool], on_poll: Callable[[], None] | None = None) -> None:
     """Wait until a condition holds; call `on_poll` in the meantime, and once at the end."""
     while not is_over():
@@ -81,13 +129,17 @@ def wait_until(is_over: Callable[[], bool], on_poll: Callable[[], None] | None =
 
 def end_group(process: subprocess.Popen[bytes], grace_s: float = GRACE_S) -> None:
     """Send SIGTERM to the whole group of a process, wait for the grace, then send SIGKILL."""
+    end_groups([process], grace_s)
+
+
+def end_groups(processes: Sequence[subprocess.Popen[bytes]], grace_s: float) -> None:
+    """Do as `end_group` with several at the same time."""
     for number, wait_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 10.0)):
-        try:
-            os.killpg(process.pid, number)
-        except ProcessLookupError:
-            return
+        for process in processes:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
         deadline = time.monotonic() + wait_s
-        while _group_lives(process) and time.monotonic() < deadline:
+        while any([_group_lives(process) for process in processes]) and time.monotonic() < deadline:
             time.sleep(_POLL_S)
 
 

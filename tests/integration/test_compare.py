@@ -8,11 +8,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from uuid import UUID
 
 import mlflow
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
 
 from flows.compare import compare_file, compare_methods
 from tasks import training
@@ -36,6 +39,15 @@ def runs_of(config: SearchConfig) -> list[Any]:
     return list(client.search_runs([client.get_experiment_by_name("msft").experiment_id]))
 
 
+def parents_of_searches(config: SearchConfig) -> set[UUID]:
+    """Return the flow runs that Prefect shows as parents of the msft searches of a configuration."""
+    name = FlowRunFilterName(like_=f"{config.name}-msft-")
+    with get_client(sync_client=True) as client:
+        runs = client.read_flow_runs(flow_run_filter=FlowRunFilter(name=name))
+        tasks = [client.read_task_run(run.parent_task_run_id) for run in runs if run.parent_task_run_id]
+    return {task.flow_run_id for task in tasks if task.flow_run_id is not None}
+
+
 def test_a_repeated_comparison_trains_only_what_failed(
     prefect_server: str,
     smoke: dict[str, Any],
@@ -44,7 +56,7 @@ def test_a_repeated_comparison_trains_only_what_failed(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """One search fails at first; the second run makes it, and takes the other as it is."""
+    """One search fails at first; the second run makes it, in a process of its own, and reuses the other."""
     search = smoke["search"] | {"max_epochs": 0.5, "compute_budget_epochs": 0.5, "evals_per_epoch": 2}
     sub_datasets = smoke["mixture"]["sub_datasets"][:2]
     config = SearchConfig.model_validate(
@@ -68,8 +80,11 @@ def test_a_repeated_comparison_trains_only_what_failed(
     log_sizes = {log: log.stat().st_size for log in output_root.glob("smoke-sft-*/**/*.log")}
 
     capsys.readouterr()
-    compare_methods(config, ("sft", "msft"), (5,))
+    state = compare_methods(config, ("sft", "msft"), (5,), parallel=2, return_state=True)
+    assert state.is_completed(), state.message
     shown = capsys.readouterr().out
+    assert parents_of_searches(config) >= {state.state_details.flow_run_id}, "the process's run is a subflow"
+    assert "round 0" in (directory / "logs" / "smoke-msft-seed-5.log").read_text()
     assert "sft, seed 5: has ended before, taken as it is" in shown
     assert "difference to SFT [95 %]" in shown
     assert log_sizes

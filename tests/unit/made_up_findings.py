@@ -53,5 +53,6 @@ def finding_of(
         test=tuple(scores),
         test_hashes={name: f"{name}-{seed}" for name in rates},
         cost=Cost(train_tokens=1000, discarded_tokens=200, evaluation_tokens=300, flops=flops, seconds=60),
+        rounds=(),
         crowned_at="2026-01-01T00:00:00Z",
     )

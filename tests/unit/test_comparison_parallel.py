@@ -1,129 +1,134 @@
-"""Searches of a comparison, one after another and in parallel."""
+"""Searches of a comparison: one after another, and several at once in processes of their own."""
 
 from __future__ import annotations
 
-import logging
+import json
 import os
-import threading
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import httpx
+import psutil
 import pytest
-from tqdm import tqdm
-from tqdm.contrib.concurrent import ensure_lock
 
-from tasks.comparison.grid import Arm
-from tasks.comparison.parallel import lanes, run_side_by_side
-from tasks.runtime import launch
-from tasks.runtime.gpu_slots import current_lane
+from tasks.comparison import parallel
+from tasks.comparison.parallel import Part, gpu_slots, run_in_parallel, run_in_turn
 from tests.unit.made_up_findings import arm_of, config_of
 
-ARMS = [arm_of("msft", seed) for seed in range(4)]
+CHILD = "tests.unit.child_part"
+REPOSITORY = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("gpus", [(None,), (None, None)])
-def test_one_failed_search_does_not_lose_the_others(gpus: tuple[None, ...], tmp_path: Path) -> None:
-    def search(arm: Arm) -> None:
-        if arm.seed == 1:
+def parts_of(*seeds: int) -> list[Part]:
+    return [Part(arm=arm_of("msft", seed), parent_run_id="run", flow_run_id="flow") for seed in seeds]
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+def told_by(log: Path) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads(log.read_text().splitlines()[0])
+    return told
+
+
+def test_a_failed_search_does_not_stop_the_next() -> None:
+    def search(part: Part) -> None:
+        if part.arm.seed == 1:
             raise ValueError("broken")
 
-    outcomes = run_side_by_side(ARMS, search, gpus, tmp_path)
-    assert [outcome.arm.seed for outcome in outcomes] == [0, 1, 2, 3]
-    assert [outcome.error for outcome in outcomes] == ["", "ValueError: broken", "", ""]
+    outcomes = run_in_turn(parts_of(0, 1, 2), search)
+    assert [outcome.arm.seed for outcome in outcomes] == [0, 1, 2]
+    assert [outcome.error for outcome in outcomes] == ["", "ValueError: broken", ""]
 
 
-@pytest.mark.parametrize("gpus", [("0,1", "2,3"), ("2,3", "2,3")], ids=["their own", "shared"])
-def test_searches_side_by_side_have_a_gpu_and_a_log_each(tmp_path: Path, gpus: tuple[str, ...]) -> None:
-    both_run = threading.Barrier(2)
-    seen: dict[int, str] = {}
-    sharing: set[bool] = set()
+def test_a_lost_prefect_server_is_no_failure_of_a_search() -> None:
+    def search(part: Part) -> None:
+        raise httpx.ConnectError("refused")
 
-    def search(arm: Arm) -> None:
-        both_run.wait(30)
-        seen[arm.seed] = launch.worker_environment(1)["CUDA_VISIBLE_DEVICES"]
-        lane = current_lane()
-        assert lane is not None
-        sharing.add(lane.shares_gpus)
-        logging.getLogger("tasks").info(f"search {arm.seed}")
-
-    run_side_by_side(ARMS, search, gpus, tmp_path)
-    assert sorted(seen.values()) == sorted([*gpus, *gpus])
-    assert sharing == {gpus[0] == gpus[1]}
-    assert os.environ.get("CUDA_VISIBLE_DEVICES") != "0,1"
-    for arm in ARMS:
-        assert (tmp_path / f"tiny-msft-seed-{arm.seed}.log").read_text() == f"search {arm.seed}\n"
+    with pytest.raises(httpx.ConnectError):
+        run_in_turn(parts_of(0), search)
 
 
-def test_one_search_does_not_take_the_lock_of_bars_away_from_another(
+def test_a_failed_or_killed_process_does_not_stop_the_others(tmp_path: Path) -> None:
+    outcomes = run_in_parallel(parts_of(0, 1, 2, 3), (None, None), tmp_path, CHILD)
+    errors = {outcome.arm.seed: outcome.error for outcome in outcomes}
+    assert (errors[0], errors[1], errors[3]) == ("", "ValueError: broken", "")
+    assert errors[2] == f"its process ended with code -9; its log is {tmp_path / 'tiny-msft-seed-2.log'}"
+
+
+@pytest.mark.parametrize("slots", [("0,1", "2,3"), ("2,3", "2,3")], ids=["own", "shared"])
+def test_parallel_searches_have_gpus_and_a_log_each(tmp_path: Path, slots: tuple[str, ...]) -> None:
+    run_in_parallel(parts_of(3, 4), slots, tmp_path, CHILD)
+    told = [told_by(tmp_path / f"tiny-msft-seed-{seed}.log") for seed in (3, 4)]
+    assert [child["gpus"] for child in told] == list(slots)
+    assert {child["part"]["shares_gpus"] for child in told} == {slots[0] == slots[1]}
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+
+
+def test_a_process_is_given_the_password_that_dumps_hide(tmp_path: Path) -> None:
+    uri = "postgresql://u:secret@h/db"
+    (part,) = parts_of(5)
+    arm = part.arm.model_copy(update={"config": config_of(seed=5, tracking={"uri": uri})})
+    run_in_parallel([part.model_copy(update={"arm": arm})], (None, None), tmp_path, CHILD)
+    given = told_by(tmp_path / "tiny-seed-5.log")["part"]
+    assert Part.model_validate(given).arm.config.tracking.uri == uri
+    assert "secret" not in arm.model_dump_json()
+
+
+def test_a_signal_ends_all_searches_and_starts_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Bar(tqdm):  # type: ignore[misc]
-        """A class without a lock of its own, as that of `datasets` is at first."""
+    logs = [tmp_path / f"tiny-msft-seed-{seed}.log" for seed in (8, 9, 0)]
 
-    monkeypatch.delattr(tqdm, "_lock", raising=False)
-    first_began, second_began, first_ended = threading.Event(), threading.Event(), threading.Event()
-
-    def search(arm: Arm) -> None:
-        if arm.seed == 0:
-            with ensure_lock(Bar):  # as `datasets` reads files
-                first_began.set()
-                second_began.wait(30)
-            first_ended.set()
-        else:
-            first_began.wait(30)
-            with ensure_lock(Bar):
-                second_began.set()
-                first_ended.wait(30)
-                assert Bar._lock is not None
-
-    outcomes = run_side_by_side(ARMS[:2], search, (None, None), tmp_path)
-    assert [outcome.error for outcome in outcomes] == ["", ""]
-
-
-def test_a_signal_ends_all_workers_and_starts_no_other_search(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The first search is interrupted, as the main thread would be; the second one's worker sleeps.
-
-    That the second one ends early is no failure of its own, and is not told as one.
-    """
-    spec = tmp_path / "sleep_spec.json"
-    started: list[int] = []
-    is_running, has_ended = threading.Event(), threading.Event()
-
-    def search(arm: Arm) -> None:
-        started.append(arm.seed)
-        if arm.seed == 0:
-            is_running.wait(30)
+    def interrupt_when_both_run(seconds: float) -> None:
+        if all(log.is_file() and log.read_text() for log in logs[:2]):
             raise KeyboardInterrupt
-        is_running.set()
-        try:
-            launch._run([os.sys.executable, "-c", "import time; time.sleep(60)"], spec, "w", os.environ, None)  # type: ignore[attr-defined]
-        except KeyboardInterrupt as error:  # as Prefect does where its client is closed by then
-            has_ended.set()
-            raise RuntimeError("Cannot send a request, as the client has been closed.") from error
+        time.sleep(seconds)
 
+    monkeypatch.setattr(parallel, "time", SimpleNamespace(sleep=interrupt_when_both_run))
     with pytest.raises(KeyboardInterrupt):
-        run_side_by_side(ARMS, search, (None, None), tmp_path)
-    assert has_ended.wait(30)
-    time.sleep(0.2)  # in which it would be told
-    assert "seed 1:" not in capsys.readouterr().out
-    assert sorted(started[:2]) == [0, 1]
-    assert len(started) <= 3
+        run_in_parallel(parts_of(8, 9, 0), (None, None), tmp_path, CHILD)
+    assert [log.read_text().splitlines()[-1] for log in logs[:2]] == ["saved", "saved"]
+    assert not logs[2].exists()
 
 
-def test_each_search_gets_its_gpus_and_a_cpu_takes_one_search_unless_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+def test_a_search_ends_when_its_comparison_is_gone(tmp_path: Path) -> None:
+    log = tmp_path / "child.log"
+    start = f"""
+import json, pathlib, time
+from tasks.runtime.processes import start_child
+child = start_child({CHILD!r}, json.dumps({{"arm": {{"seed": 8}}}}), pathlib.Path({str(log)!r}), {{}})
+print(child.process.pid, flush=True)
+time.sleep(60)
+"""
+    owner = subprocess.Popen([sys.executable, "-c", start], stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None
+    child = psutil.Process(int(owner.stdout.readline()))
+    while not (log.is_file() and log.read_text()):  # it is past its imports
+        time.sleep(0.05)
+    os.kill(owner.pid, signal.SIGKILL)
+    owner.wait()
+    psutil.wait_procs([child], timeout=30)
+    assert not child.is_running()
+
+
+def test_slots_give_each_search_its_gpus_and_the_cpu_one_search(tmp_path: Path) -> None:
     for index in range(5):
         (tmp_path / f"nvidia{index}").touch()
     one, two = config_of(training={}), config_of(training={"num_processes": 2})
-    assert lanes(one, None, tmp_path) == ("0", "1", "2", "3", "4")
-    assert lanes(one, 2, tmp_path) == ("0", "1")
-    assert lanes(two, None, tmp_path) == ("0,1", "2,3")
-    assert lanes(two, 3, tmp_path) == ("0,1", "2,3", "0,1")  # told to run more than find their own
-    assert lanes(config_of(training={"accelerate_config": "x"}), None, tmp_path) == ("0,1,2,3,4",)
-    assert lanes(config_of(training={"num_processes": 8}), None, tmp_path) == (None,)
-    assert lanes(config_of(), None, tmp_path) == (None,)
-    assert lanes(config_of(), 3, tmp_path) == (None, None, None)
+    assert gpu_slots(one, None, tmp_path) == ("0", "1", "2", "3", "4")
+    assert gpu_slots(one, 2, tmp_path) == ("0", "1")
+    assert gpu_slots(two, None, tmp_path) == ("0,1", "2,3")
+    assert gpu_slots(two, 3, tmp_path) == ("0,1", "2,3", "0,1")  # more searches than GPUs share them
+    assert gpu_slots(config_of(training={"accelerate_config": "x"}), None, tmp_path) == ("0,1,2,3,4",)
+    assert gpu_slots(config_of(training={"num_processes": 8}), None, tmp_path) == (None,)
+    assert gpu_slots(config_of(), None, tmp_path) == (None,)
+    assert gpu_slots(config_of(), 3, tmp_path) == (None, None, None)

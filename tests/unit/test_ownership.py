@@ -9,7 +9,7 @@ import shutil
 import stat
 import tempfile
 import threading
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ from tasks.record.journal import append_event
 from tasks.record.ownership import own_cache, own_directory, own_gpus
 from tasks.runtime import environment
 from tasks.runtime.environment import device_of, numerical_environment, other_changes
-from tasks.runtime.gpu_slots import Lane, in_lane
 from tasks.runtime.gpus import Gpu, gpu_named, installed_gpus
 from tests.unit.made_events import crowned, started
 
@@ -186,21 +185,16 @@ def test_a_gpu_has_one_owner_and_the_second_is_told_its_name(tmp_path: Path, gpu
         assert owned == ("0", "1")
 
 
-def test_searches_that_share_a_gpu_share_it_with_no_other(tmp_path: Path, gpus: Path) -> None:
-    with (
-        in_lane(Lane("0", threading.Event(), shares_gpus=True)),
-        own_gpus(config_of(tmp_path), 0, gpus, tmp_path),
-        own_gpus(config_of(tmp_path), 0, gpus, tmp_path) as shared,
-    ):
+def test_a_shared_gpu_is_shared_with_sharing_searches_only(tmp_path: Path, gpus: Path) -> None:
+    def own(is_shared: bool) -> AbstractContextManager[tuple[str, ...]]:
+        return own_gpus(config_of(tmp_path), 0, gpus, tmp_path, is_shared=is_shared)
+
+    with own(True), own(True) as shared:
         assert shared == ("0",)
-        with in_lane(Lane("0", threading.Event())), pytest.raises(BusyError, match="GPU 0 is in use"):
-            own_gpus(config_of(tmp_path), 0, gpus, tmp_path).__enter__()
-    with (
-        own_gpus(config_of(tmp_path), 0, gpus, tmp_path),
-        in_lane(Lane("0", threading.Event(), shares_gpus=True)),
-        pytest.raises(BusyError, match="GPU 0 is in use"),
-    ):
-        own_gpus(config_of(tmp_path), 0, gpus, tmp_path).__enter__()
+        with pytest.raises(BusyError, match="GPU 0 is in use"):
+            own(False).__enter__()
+    with own(False), pytest.raises(BusyError, match="GPU 0 is in use"):
+        own(True).__enter__()
 
 
 def test_the_gpus_that_are_owned_are_those_that_the_worker_sees(
