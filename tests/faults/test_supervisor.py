@@ -1,4 +1,4 @@
-"""A worker whose launcher is gone saves and ends; one whose owner is gone ends; two never share a spec."""
+"""A worker saves and ends without its launcher, ends without its owner, and shares its spec with no other worker."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from tasks.runtime import launch, processes
-from tasks.workers import supervisor as lifeline
+from tasks.workers import supervisor
 from tests.faults.prefect_pool import ROOT
 
 # A worker that takes longer to save than the watch takes to look.
@@ -53,7 +53,7 @@ def appears(path: Path, within_s: float = PATIENCE_S) -> bool:
 
 
 def works(process: psutil.Process) -> bool:
-    """Say whether it is there, and not only because nobody has reaped it."""
+    """Return whether the process runs and is no unreaped zombie."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -96,9 +96,9 @@ def test_an_owner_without_access_counts_as_gone(
     def is_denied(process: psutil.Process) -> str:
         raise psutil.AccessDenied(process.pid)
 
-    assert lifeline.is_alive(psutil.Process())
+    assert supervisor.is_alive(psutil.Process())
     monkeypatch.setattr(psutil.Process, "status", is_denied)
-    assert not lifeline.is_alive(psutil.Process())
+    assert not supervisor.is_alive(psutil.Process())
 
 
 # A worker that is still at its imports.
@@ -153,7 +153,7 @@ def test_a_preemption_in_the_midst_of_the_imports_is_told_as_one(spec: Path) -> 
     worker = subprocess.Popen(command, env=environment)
     assert appears(spec.with_name(f"importing-{worker.pid}"))
     worker.terminate()
-    assert worker.wait(PATIENCE_S) == lifeline.PREEMPTED
+    assert worker.wait(PATIENCE_S) == supervisor.PREEMPTED
     assert json.loads(launch.failure_path_of(spec).read_text())["preempted"]
 
 
