@@ -9,7 +9,7 @@ from tasks.champion import crown_champion
 from tasks.commands.flow_runs import emits_end_event, fill_in_run_number
 from tasks.config.loading import load_shown_config
 from tasks.config.schema import SearchConfig
-from tasks.contracts import ChampionResult
+from tasks.contracts import ChampionResult, SearchRun
 from tasks.opening import check_for_drift, mark_failed_on_error, open_search, reference_to
 from tasks.preparation import prepare_inputs
 from tasks.record.ownership import HANDOVER_S, own_cache, own_directory, own_gpus
@@ -66,13 +66,14 @@ def _search(
     with own_directory(config, wait_s) as directory, own_gpus(config, wait_s, is_shared=shares_gpus):
         with own_cache(config):
             inputs = prepare_inputs(config)
-        check_for_drift(config, directory, inputs, accept_changes)
-        with mark_failed_on_error(reference_to(config, directory), config.tracking.experiment):
-            search, state = open_search(config, directory, inputs, parent_run_id)
-            report_round(search, state)
-            checkpoint = None if state.is_finished else roll_back(search, state)
+        search = SearchRun(ref=reference_to(config, directory), config=config, inputs=inputs)
+        check_for_drift(search, accept_changes)
+        with mark_failed_on_error(search.ref, config.tracking.experiment):
+            search, state = open_search(search, parent_run_id)
+            report_round(search.ref, state)
+            start = None if state.is_finished else roll_back(search.ref, state)
             while not state.is_finished:
-                state, checkpoint = search_round(config, search, inputs, state, checkpoint)
-            champion = crown_champion(config, search, inputs, state)
-            write_report(config, search, state, champion)
+                state, start = search_round(search, state, start)
+            champion = crown_champion(search, state)
+            write_report(search, state, champion)
             return champion

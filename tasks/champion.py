@@ -4,23 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasks.algorithm.state import CheckpointKey, SearchState
-from tasks.config.schema import SearchConfig
-from tasks.contracts import ChampionResult, CheckpointScores, Inputs, SearchRef, SubDatasetScore
+from tasks.algorithm.state import SearchState
+from tasks.contracts import ChampionResult, CheckpointScores, RegisteredCheckpoint, SearchRun
 from tasks.data.inputs import open_test_splits
 from tasks.errors import EmptyCurveError
 from tasks.evaluation import score_champion
 from tasks.record.events import ChampionCrowned, champion_of
 from tasks.record.journal import append_event, read_events
 from tasks.record.ownership import own_cache
-from tasks.registry.checkpoints import (
-    LoggedScores,
-    find_checkpoint,
-    log_test_scores,
-    logged_scores,
-    mark_checkpoint,
-    register_champion,
-)
+from tasks.registry.champion import log_test_scores, register_champion
+from tasks.registry.checkpoints import find_checkpoint
 from tasks.registry.points import log_test_datasets
 from tasks.report.model_card import card_of
 from tasks.rollback import find_whole, keep_the_champion
@@ -28,66 +21,53 @@ from tasks.stage import stage
 
 
 @stage("crown champion")
-def crown_champion(
-    config: SearchConfig, search: SearchRef, inputs: Inputs, state: SearchState
-) -> ChampionResult:
+def crown_champion(search: SearchRun, state: SearchState) -> ChampionResult:
     """Export the champion, score it once on test, register it, and return the result.
 
-    A search that has its champion returns it as it is on record: test is never scored again. Of its checkpoints only
-    the champion's stays on the disk.
+    A search that has crowned its champion returns the recorded result: test is never scored again. Of the checkpoints,
+    only the champion's stays on the disk.
     """
-    crowned = champion_of(read_events(search.directory))
+    directory = search.ref.directory
+    crowned = champion_of(read_events(directory))
     if crowned is None:
-        crowned = ChampionCrowned(champion=_crown(config, search, inputs, state))
-        append_event(search.directory, crowned)
-    keep_the_champion(search, state)
+        crowned = append_event(directory, ChampionCrowned(champion=_crown(search, state)))
+    keep_the_champion(search.ref, state)
     return crowned.champion
 
 
-def _crown(config: SearchConfig, search: SearchRef, inputs: Inputs, state: SearchState) -> ChampionResult:
+def _crown(search: SearchRun, state: SearchState) -> ChampionResult:
     assert state.champion is not None
-    key = state.champion.checkpoint
-    checkpoint = find_whole(search, find_checkpoint(search, key))
-    with own_cache(config):
-        splits = open_test_splits(config, inputs)
-    test = score_champion(config, search, inputs, checkpoint, splits)
-    directory = Path(search.directory, "champion")
-    validation = _held(search, inputs, state)
-    card = card_of(config, search, read_events(search.directory), key, (validation, test))
+    ref, parts = search.ref, search.inputs.sub_datasets
+    checkpoint = find_whole(ref, find_checkpoint(ref, state.champion.checkpoint))
+    with own_cache(search.config):
+        splits = open_test_splits(search.config, search.inputs)
+    test = score_champion(search, checkpoint, splits)
+    directory = Path(ref.directory, "champion")
+    validation = _validation_of(checkpoint, search.inputs.names)
+    card = card_of(search.config, ref, read_events(ref.directory), checkpoint.key, (validation, test))
     card.write(directory)
-    result = ChampionResult(
-        key=key,
+    registered = register_champion(ref, directory, checkpoint, card)
+    hashes = {part.name: part.test_sha256 for part in parts if part.test_sha256 is not None}
+    log_test_datasets(ref, test, hashes)
+    digests = {name: sha256[:16] for name, sha256 in hashes.items()}
+    log_test_scores(ref, registered, checkpoint, test, digests)
+    return ChampionResult(
+        key=checkpoint.key,
         directory=str(directory),
-        model_version=register_champion(search, directory, key, card),
+        model_version=registered.version,
         validation=validation,
         test=test if test.scores else None,
     )
-    mark_checkpoint(search, key, {"msft.champion": "true"})
-    hashes = {part.name: part.test_sha256 for part in inputs.sub_datasets if part.test_sha256 is not None}
-    log_test_datasets(search, test, hashes)
-    log_test_scores(search, checkpoint, test, {name: sha256[:16] for name, sha256 in hashes.items()})
-    return result
 
 
-def _held(search: SearchRef, inputs: Inputs, state: SearchState) -> CheckpointScores:
-    """Return the champion's validation scores as MLflow holds them."""
-    assert state.champion is not None
-    key = state.champion.checkpoint
-    held = logged_scores(search, key)
-    scores = tuple(logged_score(held, key, name) for name in inputs.names)
-    return CheckpointScores(key=key, sha256="", scores=scores, cost=held.cost())
-
-
-def logged_score(held: LoggedScores, key: CheckpointKey, name: str) -> SubDatasetScore:
-    """Return a sub-dataset's score as MLflow holds it.
+def _validation_of(checkpoint: RegisteredCheckpoint, names: tuple[str, ...]) -> CheckpointScores:
+    """Return the champion's validation scores as MLflow holds them, in the mixture's order.
 
     Raises:
-        EmptyCurveError: its loss or its number of rows is not there, so that it was not measured.
+        EmptyCurveError: MLflow does not hold the scores of every sub-dataset.
     """
-    loss, count = held.value("loss", name), held.value("num_examples", name)
-    if loss is None or count is None:
-        raise EmptyCurveError(f"{name} at {key}")
-    accuracy = held.value("accuracy", name)
-    return SubDatasetScore(
-        sub_dataset=name, accuracy=accuracy, loss=loss, num_examples=int(count), correct=""
-    )
+    held = {score.sub_dataset: score for score in checkpoint.scores.scores} if checkpoint.scores else {}
+    missing = [name for name in names if name not in held]
+    if checkpoint.scores is None or missing:
+        raise EmptyCurveError(f"{missing[0]} at {checkpoint.key}")
+    return checkpoint.scores.model_copy(update={"scores": tuple(held[name] for name in names)})

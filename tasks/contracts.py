@@ -1,4 +1,4 @@
-"""The values that stages hand on: frozen, small, serialisable; references and numbers, never a model."""
+"""The values that stages hand on: frozen, small, serializable; references and numbers, never a model."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from pydantic import BaseModel, ConfigDict
 
 from tasks.algorithm.curves import Curve
 from tasks.algorithm.state import CheckpointKey
-from tasks.config.schema import LoraConfig, TrainingConfig
+from tasks.config.schema import LoraConfig, SearchConfig, TrainingConfig
 from tasks.redaction import Uri
 
 Metric = Literal["multiple_choice", "exact_match", "numeric", "loss"]
 
 
 class Value(BaseModel):
-    """Base of all contracts: frozen, unknown fields refused."""
+    """Base class of all contracts: frozen, unknown fields forbidden."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class BaseModelRef(Value):
-    """The base model as every worker loads it, in a transformers directory: safetensors and tokenizer (`sha256`)."""
+    """The base model as every worker loads it: a transformers directory with safetensors weights and a tokenizer."""
 
     directory: str
     sha256: str
@@ -36,13 +36,7 @@ class BaseModelRef(Value):
 
 
 class SplitRef(Value):
-    """One tokenised split on disk.
-
-    Attributes:
-        directory: a `datasets` directory with the columns `encode_rows` describes.
-        num_rows, num_tokens: rows; prompt and completion tokens.
-        sha256: hash of the rows' texts, as MLflow and the resume check have it.
-    """
+    """One tokenized split, a `datasets` directory with the columns of `encode_rows`; `sha256` is of the rows' texts."""
 
     directory: str
     num_rows: int
@@ -51,7 +45,7 @@ class SplitRef(Value):
 
 
 class SubDatasetRef(Value):
-    """One sub-dataset, ready for training and selection; its test split is named, not opened."""
+    """One sub-dataset, ready for training and selection; its test split is hashed, not opened."""
 
     name: str
     metric: Metric
@@ -63,7 +57,7 @@ class SubDatasetRef(Value):
 
 
 class SearchRef(Value):
-    """One open search: who it is, where it keeps and records things; MLflow may be away for `outage_s` seconds."""
+    """One search: its id, where it keeps files and records; MLflow may be unavailable for `outage_s` seconds."""
 
     search_id: str
     name: str
@@ -74,12 +68,12 @@ class SearchRef(Value):
     run_id: str
 
     def round_directory(self, round_index: int) -> Path:
-        """Return where a round keeps its files."""
+        """Return the directory of a round."""
         return Path(self.directory, "rounds", f"{round_index:03d}")
 
 
 class Inputs(Value):
-    """What a search trains on: the base model and the sub-datasets, in the mixture's order."""
+    """The inputs of a search: the base model and the sub-datasets, in the mixture's order."""
 
     model: BaseModelRef
     sub_datasets: tuple[SubDatasetRef, ...]
@@ -90,14 +84,20 @@ class Inputs(Value):
         return tuple(sub_dataset.name for sub_dataset in self.sub_datasets)
 
 
+class SearchRun(Value):
+    """One search under way: where it keeps and records things (`ref`), its configuration and its inputs."""
+
+    ref: SearchRef
+    config: SearchConfig
+    inputs: Inputs
+
+
 class SubDatasetDraws(Value):
-    """What one sub-dataset gives to a roll-out.
+    """The part of one sub-dataset in a roll-out.
 
     Attributes:
-        train: its tokenised rows.
-        rows_per_epoch: rows drawn in one epoch of this mixture.
-        cursor: rows drawn from it on the accepted path so far; the next draw's position in its stream.
-        is_rehearsed: it is excluded, and kept in the mixture so that it is not forgotten.
+        cursor: rows drawn from it on the accepted path so far; position of the next draw in its stream.
+        is_rehearsed: excluded, and kept in the mixture so that it is not forgotten.
     """
 
     name: str
@@ -112,9 +112,8 @@ class Mixture(Value):
 
     Attributes:
         epoch_rows, full_epoch_rows: rows in one epoch of this mixture, and of all N (the budget's unit).
-        epochs, num_rows, num_steps: length of the roll-out in epochs of this mixture, rows and optimizer steps.
+        epochs, num_rows, num_steps: length of the roll-out; epochs are of this mixture.
         evaluation_offsets: steps after the roll-out's start at which a checkpoint is published, ascending.
-        example_shares, token_shares: realised share of each sub-dataset.
     """
 
     round: int
@@ -135,8 +134,7 @@ class CheckpointRef(Value):
     Attributes:
         directory: relative to the search directory, so that the search can be moved.
         sha256: hash of its manifest, which holds the size and hash of every file.
-        num_bytes: size of all its files.
-        cursors: rows drawn from each sub-dataset on the accepted path, the data position.
+        cursors: rows drawn from each sub-dataset on the accepted path; the data position.
         published_at_ms: Unix time; the time stamp of all its metrics, so that logging again changes nothing.
     """
 
@@ -148,8 +146,16 @@ class CheckpointRef(Value):
     published_at_ms: int
 
 
+class RegisteredCheckpoint(CheckpointRef):
+    """A published checkpoint in MLflow: its round's run, its logged model, and the validation scores held there."""
+
+    run_id: str
+    model_id: str
+    scores: CheckpointScores | None
+
+
 class RolloutSpec(Value):
-    """All that a training worker needs; `rollout_spec.json`. `options` are those of `method`."""
+    """The input of a training worker, `rollout_spec.json`; `options` are those of `method`."""
 
     search_id: str
     seed: int
@@ -167,11 +173,10 @@ class RolloutSpec(Value):
 
 
 class IntervalStats(Value):
-    """What was trained between two checkpoints, over all processes.
+    """The training between two checkpoints, over all processes and without padding.
 
     Attributes:
-        num_tokens, num_completion_tokens, num_examples: without padding.
-        flops, seconds: by `tasks.algorithm.costs`, a method's look-aheads too; wall time of the training steps.
+        flops: by `tasks.algorithm.costs`, including a method's look-aheads.
         losses: mean training loss a completion token of each sub-dataset, in nats.
         batch_hash: hash over the rows of every batch since the roll-out's start.
     """
@@ -188,10 +193,7 @@ class IntervalStats(Value):
 
 
 class RolloutResult(Value):
-    """What one roll-out published; `rollout_result.json`, written last.
-
-    `checkpoints` begins with the base model in the search's first roll-out; `intervals` are those between them.
-    """
+    """The output of a training worker, `rollout_result.json`; the first one's checkpoints start with the base model."""
 
     round: int
     start: CheckpointKey
@@ -204,8 +206,8 @@ class SubDatasetScore(Value):
 
     Attributes:
         accuracy: share of correct rows in [0, 1]; None for the metric `loss`.
-        loss: mean a completion token, in nats.
-        correct: one 0 or 1 a row, in the split's order; empty for the metric `loss`.
+        loss: mean per completion token, in nats.
+        correct: one 0 or 1 per row, in the split's order; empty for the metric `loss`, and if read from MLflow.
     """
 
     sub_dataset: str
@@ -216,7 +218,7 @@ class SubDatasetScore(Value):
 
 
 class EvaluationCost(Value):
-    """What scoring cost; examples count each row once a checkpoint."""
+    """The cost of scoring; `num_examples` counts each row once per checkpoint."""
 
     num_tokens: int = 0
     num_examples: int = 0
@@ -225,14 +227,14 @@ class EvaluationCost(Value):
 
 
 class RoundCurves(Value):
-    """The curves of all N sub-datasets over one roll-out, in the mixture's order, and what they cost."""
+    """The curves of all N sub-datasets over one roll-out, in the mixture's order, and their cost."""
 
     curves: tuple[Curve, ...]
     cost: EvaluationCost
 
 
 class CheckpointScores(Value):
-    """All sub-datasets at one checkpoint, and what scoring them cost; `sha256` is that of the checkpoint's manifest."""
+    """All sub-datasets at one checkpoint, with the cost of scoring; `sha256` is that of the checkpoint's manifest."""
 
     key: CheckpointKey
     sha256: str
@@ -241,7 +243,7 @@ class CheckpointScores(Value):
 
 
 class ScoreRequest(Value):
-    """One checkpoint and the sub-datasets to score it on; the worker waits for a directory that is not there yet."""
+    """One checkpoint and the sub-datasets to score it on; the worker waits for a directory that does not exist yet."""
 
     key: CheckpointKey
     directory: str
@@ -249,7 +251,7 @@ class ScoreRequest(Value):
 
 
 class ScoreSplit(Value):
-    """One sub-dataset's rows to score."""
+    """The rows of one sub-dataset to score."""
 
     name: str
     metric: Metric
@@ -258,10 +260,9 @@ class ScoreSplit(Value):
 
 
 class ScoreSpec(Value):
-    """All that a scoring worker needs; `score_spec.json`.
+    """The input of a scoring worker, `score_spec.json`.
 
-    `export_directory`, where given, first receives the (one) checkpoint as an ordinary transformers directory,
-    and the scores are then those of the model loaded from there.
+    With `export_directory`, the (one) checkpoint is exported to a transformers directory and scored from there.
     """
 
     search_id: str
@@ -277,7 +278,7 @@ class ScoreSpec(Value):
 
 
 class WorkerFailure(Value):
-    """Why a worker ended; `rollout_failure.json` or `score_failure.json`."""
+    """The cause of a worker's failure, `rollout_failure.json` or `score_failure.json`."""
 
     cause: str
     error: str
@@ -289,7 +290,7 @@ class WorkerFailure(Value):
 
 
 class ChampionResult(Value):
-    """The search's end: the best checkpoint, exported and scored once on test."""
+    """The best checkpoint of a search, exported and scored once on test."""
 
     key: CheckpointKey
     directory: str

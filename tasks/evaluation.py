@@ -1,9 +1,9 @@
-"""Score every checkpoint of a round on every sub-dataset, and score the champion on test."""
+"""Score the checkpoints of a round on every sub-dataset, and the champion on test."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,18 +14,18 @@ from tasks.contracts import (
     CheckpointRef,
     CheckpointScores,
     EvaluationCost,
-    Inputs,
     Mixture,
-    RolloutResult,
+    RegisteredCheckpoint,
     RoundCurves,
     ScoreRequest,
     ScoreSpec,
     ScoreSplit,
-    SearchRef,
+    SearchRun,
+    SubDatasetScore,
 )
 from tasks.errors import EmptyCurveError
 from tasks.record.checkpoints import MANIFEST, checkpoint_directory, score_file_of
-from tasks.registry.checkpoints import LoggedScores, log_scores, logged_scores
+from tasks.registry.checkpoints import log_scores
 from tasks.report import terminal
 from tasks.runtime.files import hash_file, make_folder, write_file
 from tasks.runtime.gpus import has_accelerator
@@ -33,48 +33,110 @@ from tasks.runtime.launch import beside, run_module
 from tasks.stage import stage
 
 
-@stage("evaluate checkpoints", run_name="evaluate round {rollout.round}")
+@stage("evaluate checkpoints", run_name="evaluate round {checkpoints[0].key.round}")
 def evaluate_checkpoints(
-    config: SearchConfig, search: SearchRef, inputs: Inputs, rollout: RolloutResult
+    search: SearchRun,
+    checkpoints: Sequence[RegisteredCheckpoint],
+    start: RegisteredCheckpoint | None,
 ) -> RoundCurves:
-    """Return the validation curves of all N sub-datasets, the excluded ones too, as MLflow holds them.
+    """Return the validation curves of all N sub-datasets, the excluded ones too, and log the scores in MLflow.
 
-    Only what MLflow does not hold yet is scored, with one model load for all checkpoints. The point at the
-    round's start is the checkpoint that the roll-out began from, scored when it was published.
+    Scores are those of the scorer, which loads the model once for all checkpoints. Checkpoints that were scored before
+    an interruption keep the scores that MLflow holds. The first point is `start`, with the scores that the rollback
+    found in MLflow.
+
+    Args:
+        search: the search.
+        checkpoints: all checkpoints of the round.
+        start: the checkpoint that the roll-out started from; None for the base model, which then is one of the round's.
     """
-    directory = search.round_directory(rollout.round) / "scores"
-    checkpoints = {checkpoint.key: checkpoint for checkpoint in rollout.checkpoints}
-    digests = {part.name: part.validation.sha256[:16] for part in inputs.sub_datasets}
+    scores = _scores_of(search, checkpoints)
+    cost = _total([scores[checkpoint.key].cost for checkpoint in checkpoints])
+    if start is not None and start.scores is not None:
+        scores[start.key] = start.scores
+    by_loss = search.config.evaluation.selection == "loss"
+    return RoundCurves(curves=curves_of(scores, search.inputs.names, by_loss=by_loss), cost=cost)
 
-    def record(scores: CheckpointScores) -> None:
-        log_scores(search, checkpoints[scores.key], scores, digests)
+
+def _scores_of(
+    search: SearchRun, checkpoints: Sequence[RegisteredCheckpoint]
+) -> dict[CheckpointKey, CheckpointScores]:
+    """Return the scores of all checkpoints: from MLflow, else from their files, else from the scorer."""
+    names = search.inputs.names
+    directory = search.ref.round_directory(checkpoints[0].key.round) / "scores"
+    digests = {part.name: part.validation.sha256[:16] for part in search.inputs.sub_datasets}
+    by_key = {checkpoint.key: checkpoint for checkpoint in checkpoints}
+    scores = {c.key: c.scores for c in checkpoints if c.scores is not None and _covers(c.scores, names)}
+
+    def record(found: CheckpointScores) -> None:
+        log_scores(search.ref, by_key[found.key], found, digests)
+        scores[found.key] = found
 
     requests = []
-    for request in _missing(search, inputs, rollout.checkpoints):
-        ahead = _scores_in(directory, request.key, checkpoints[request.key].sha256)
-        if ahead is not None:
+    for checkpoint in [c for c in checkpoints if c.key not in scores]:
+        ahead = _scores_in(directory, checkpoint.key, checkpoint.sha256)
+        if ahead is not None and _covers(ahead, names):
             record(ahead)
         else:
-            requests.append(request)
+            path = str(Path(search.ref.directory, checkpoint.directory))
+            requests.append(ScoreRequest(key=checkpoint.key, directory=path, sub_datasets=names))
     if requests:
-        spec = _spec(config, search, inputs, requests, directory)
-        _run_scoring(spec, record, f"evaluation of round {rollout.round}")
-    return _read_curves(config, search, inputs, rollout)
+        spec = _spec(search, requests, directory)
+        _run_scoring(spec, record, f"evaluation of round {checkpoints[0].key.round}")
+    return scores
+
+
+def curves_of(
+    scores: Mapping[CheckpointKey, CheckpointScores], names: Sequence[str], *, by_loss: bool
+) -> tuple[Curve, ...]:
+    """Return one curve a sub-dataset; a score is the accuracy, or the negated loss for selection by loss.
+
+    Raises:
+        EmptyCurveError: a checkpoint was not scored on a sub-dataset, or has no accuracy where one is needed.
+    """
+    by_name = {key: {score.sub_dataset: score for score in scores[key].scores} for key in sorted(scores)}
+    return tuple(
+        Curve(name, tuple(_point(key, held.get(name), name, by_loss) for key, held in by_name.items()))
+        for name in names
+    )
+
+
+def _point(key: CheckpointKey, score: SubDatasetScore | None, name: str, by_loss: bool) -> MetricPoint:
+    if score is None:
+        raise EmptyCurveError(f"{name} at {key}")
+    if by_loss:
+        selected = -score.loss
+    elif score.accuracy is None:
+        raise EmptyCurveError(f"{name} at {key}")
+    else:
+        selected = score.accuracy
+    return MetricPoint(checkpoint=key, score=selected, loss=score.loss, num_examples=score.num_examples)
+
+
+def _covers(scores: CheckpointScores, names: Sequence[str]) -> bool:
+    return {*names} <= {score.sub_dataset for score in scores.scores}
+
+
+def _total(costs: Sequence[EvaluationCost]) -> EvaluationCost:
+    return EvaluationCost(
+        num_tokens=sum(cost.num_tokens for cost in costs),
+        num_examples=sum(cost.num_examples for cost in costs),
+        flops=sum(cost.flops for cost in costs),
+        seconds=sum(cost.seconds for cost in costs),
+    )
 
 
 @contextmanager
-def scoring_beside(
-    config: SearchConfig, search: SearchRef, inputs: Inputs, mixture: Mixture, first_step: int
-) -> Iterator[Callable[[], None]]:
-    """Score the checkpoints of a roll-out while it goes on; gives a function that prints what has been scored.
+def scoring_beside(search: SearchRun, mixture: Mixture, first_step: int) -> Iterator[Callable[[], None]]:
+    """Score the checkpoints of a roll-out while it runs; gives a function that prints what has been scored.
 
-    The scores wait in files until `evaluate_checkpoints` puts them on record. Whatever goes wrong here costs only
-    time: that task scores what it does not find.
+    The scores wait in files until `evaluate_checkpoints` logs them. A failure here costs only time: that stage scores
+    the checkpoints without a file.
     """
-    if not _is_beside(config):
+    if not _is_beside(search.config):
         yield lambda: None
         return
-    directory = search.round_directory(mixture.round)
+    directory = search.ref.round_directory(mixture.round)
     steps = [first_step + offset for offset in mixture.evaluation_offsets]
     if mixture.round == 0 and first_step == 0:
         steps.insert(0, 0)
@@ -82,11 +144,11 @@ def scoring_beside(
         ScoreRequest(
             key=CheckpointKey(mixture.round, step),
             directory=str(checkpoint_directory(directory, step)),
-            sub_datasets=inputs.names,
+            sub_datasets=search.inputs.names,
         )
         for step in steps
     ]
-    spec = _spec(config, search, inputs, requests, directory / "scores")
+    spec = _spec(search, requests, directory / "scores")
     show = _reader(spec, lambda scores: None)
     with beside("tasks.workers.score", _write_spec(spec), threads=spec.threads, on_poll=show):
         yield show
@@ -103,41 +165,25 @@ def _is_beside(config: SearchConfig) -> bool:
 
 
 def score_champion(
-    config: SearchConfig,
-    search: SearchRef,
-    inputs: Inputs,
-    checkpoint: CheckpointRef,
-    test: Sequence[ScoreSplit],
+    search: SearchRun, checkpoint: CheckpointRef, test: Sequence[ScoreSplit]
 ) -> CheckpointScores:
-    """Export the champion as a transformers directory, and return its scores as loaded from there."""
-    export = Path(search.directory, "champion")
+    """Export the champion as a transformers directory, and return the scores of the model loaded from there."""
+    root = search.ref.directory
     names = tuple(split.name for split in test)
     request = ScoreRequest(
-        key=checkpoint.key, directory=str(Path(search.directory, checkpoint.directory)), sub_datasets=names
+        key=checkpoint.key, directory=str(Path(root, checkpoint.directory)), sub_datasets=names
     )
-    spec = _spec(config, search, inputs, [request], Path(search.directory, "test_scores"))
-    spec = spec.model_copy(update={"splits": tuple(test), "export_directory": str(export)})
+    spec = _spec(search, [request], Path(root, "test_scores"))
+    spec = spec.model_copy(update={"splits": tuple(test), "export_directory": str(Path(root, "champion"))})
     results: list[CheckpointScores] = []
     _run_scoring(spec, results.append, "export and test scores of the champion")
     return results[0]
 
 
-def _missing(search: SearchRef, inputs: Inputs, checkpoints: Sequence[CheckpointRef]) -> list[ScoreRequest]:
-    requests = []
-    for checkpoint in checkpoints:
-        held = logged_scores(search, checkpoint.key)
-        names = tuple(name for name in inputs.names if held.value("num_examples", name) is None)
-        if names:
-            directory = str(Path(search.directory, checkpoint.directory))
-            requests.append(ScoreRequest(key=checkpoint.key, directory=directory, sub_datasets=names))
-    return requests
-
-
-def _spec(
-    config: SearchConfig, search: SearchRef, inputs: Inputs, requests: Sequence[ScoreRequest], directory: Path
-) -> ScoreSpec:
+def _spec(search: SearchRun, requests: Sequence[ScoreRequest], directory: Path) -> ScoreSpec:
+    config, inputs = search.config, search.inputs
     return ScoreSpec(
-        search_id=search.search_id,
+        search_id=search.ref.search_id,
         model=inputs.model,
         requests=tuple(requests),
         splits=tuple(
@@ -156,7 +202,7 @@ def _spec(
 
 
 def _scores_in(directory: Path, key: CheckpointKey, sha256: str) -> CheckpointScores | None:
-    """Return the scores that were made of this very checkpoint before, beside its training for one."""
+    """Return the scores in the file of this very checkpoint, made beside its training for one; None without it."""
     try:
         scores = CheckpointScores.model_validate_json((directory / score_file_of(key)).read_text())
     except (FileNotFoundError, ValueError):  # a damaged file costs a scoring, not the search
@@ -173,9 +219,9 @@ def _holds_scores(directory: Path, request: ScoreRequest) -> bool:
 
 
 def _write_spec(spec: ScoreSpec) -> Path:
-    """Leave in the output directory what the requests ask for and is there already; write the spec beside it.
+    """Write the spec beside its output directory, in which only the scores that it requests stay.
 
-    Scores made beside a roll-out are on record only at its end: a worker that is killed late must not cost them.
+    Scores made beside a roll-out are logged only at its end: a worker that is killed late must not cost them.
     """
     directory = Path(spec.output_directory)
     make_folder(directory)
@@ -222,32 +268,3 @@ def _reader(spec: ScoreSpec, record: Callable[[CheckpointScores], None]) -> Call
                 terminal.show_scores(scores, keys)
 
     return poll
-
-
-def _read_curves(
-    config: SearchConfig, search: SearchRef, inputs: Inputs, rollout: RolloutResult
-) -> RoundCurves:
-    own = [checkpoint.key for checkpoint in rollout.checkpoints]
-    keys = sorted({rollout.start, *own})
-    held = {key: logged_scores(search, key) for key in keys}
-    curves = []
-    for name in inputs.names:
-        points = tuple(_point(config, key, held[key], name) for key in keys)
-        curves.append(Curve(name, points))
-    costs = [held[key].cost() for key in own]
-    total = EvaluationCost(
-        num_tokens=sum(cost.num_tokens for cost in costs),
-        num_examples=sum(cost.num_examples for cost in costs),
-        flops=sum(cost.flops for cost in costs),
-        seconds=sum(cost.seconds for cost in costs),
-    )
-    return RoundCurves(curves=tuple(curves), cost=total)
-
-
-def _point(config: SearchConfig, key: CheckpointKey, held: LoggedScores, name: str) -> MetricPoint:
-    loss, count = held.value("loss", name), held.value("num_examples", name)
-    accuracy = held.value("accuracy", name)
-    if loss is None or count is None or (accuracy is None and config.evaluation.selection == "accuracy"):
-        raise EmptyCurveError(f"{name} at {key}")
-    score = -loss if config.evaluation.selection == "loss" or accuracy is None else accuracy
-    return MetricPoint(checkpoint=key, score=score, loss=loss, num_examples=int(count))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tasks.algorithm.proportions import draws_per_epoch
 from tasks.algorithm.state import SearchState
 from tasks.config.schema import SearchConfig
-from tasks.contracts import CheckpointRef, Inputs, Mixture, SubDatasetDraws, SubDatasetRef
+from tasks.contracts import CheckpointRef, Inputs, Mixture, SearchRun, SubDatasetDraws, SubDatasetRef
 from tasks.report import terminal
 from tasks.stage import stage
 
@@ -61,11 +61,9 @@ def _draws(
 
 
 @stage("build mixture", run_name="build mixture of round {state.round}")
-def build_mixture(
-    config: SearchConfig, inputs: Inputs, state: SearchState, start: CheckpointRef | None
-) -> Mixture:
+def build_mixture(search: SearchRun, state: SearchState, start: CheckpointRef | None) -> Mixture:
     """Return and print the round's mixture; see `plan_mixture`."""
-    mixture = plan_mixture(config, inputs, state, start)
+    mixture = plan_mixture(search.config, search.inputs, state, start)
     terminal.show_mixture(mixture)
     return mixture
 

@@ -13,7 +13,7 @@ from tasks.algorithm.state import SearchState
 from tasks.config.identity import changes_between, differences
 from tasks.config.loading import dump_config, search_id_of
 from tasks.config.schema import SearchConfig
-from tasks.contracts import Inputs, SearchRef
+from tasks.contracts import Inputs, SearchRef, SearchRun
 from tasks.errors import DriftError, MsftError, TrackingError
 from tasks.planning.plan import record_plan
 from tasks.record.events import EnvironmentChanged, SearchStarted, of_kind, start_of
@@ -27,44 +27,42 @@ from tasks.stage import stage
 
 logger = logging.getLogger(__name__)
 
-# How long an end waits for an MLflow that is away for a moment; Prefect kills a run 30 s after it told it to end.
+# How long the end of a search waits for MLflow; Prefect kills a run 30 s after its SIGTERM.
 _PARTING_S = 8.0
 
 
 @stage("open search")
-def open_search(
-    config: SearchConfig, directory: str, inputs: Inputs, parent_run_id: str
-) -> tuple[SearchRef, SearchState]:
-    """Return the search and where it stands; a new one is put on record with all it depends on.
+def open_search(search: SearchRun, parent_run_id: str) -> tuple[SearchRun, SearchState]:
+    """Return the search with the ids of its MLflow run, and its state; a new search is recorded with its inputs.
 
     Args:
-        config: the search's configuration.
-        directory: where it keeps its files, owned by this process.
-        inputs: base model and sub-datasets.
+        search: the search, in a directory that this process owns.
         parent_run_id: MLflow run of the comparison that it is part of; empty where it runs alone.
 
     Raises:
         TrackingError: MLflow does not answer.
     """
+    directory = search.ref.directory
     events = read_events(directory)
-    search = open_search_run(
-        reference_to(config, directory),
-        config.tracking.experiment,
-        _params(config, inputs),
+    ref = open_search_run(
+        search.ref,
+        search.config.tracking.experiment,
+        _params(search.config, search.inputs),
         is_new=not events,
         parent_run_id=parent_run_id,
     )
+    search = search.model_copy(update={"ref": ref})
     if not events:
-        _begin(config, search, inputs)
-    log_files(search, [Path(directory, FILE)])
-    prefect_artifacts.show_link(search)
+        _begin(search)
+    log_files(ref, [Path(directory, FILE)])
+    prefect_artifacts.show_link(ref)
     state = read_state(directory)
-    terminal.show_search(search, state, is_resumed=bool(events))
+    terminal.show_search(ref, state, is_resumed=bool(events))
     return search, state
 
 
 def reference_to(config: SearchConfig, directory: str) -> SearchRef:
-    """Return a search as its tasks know it, before MLflow has been asked for its run."""
+    """Return the reference to a search, without the ids of its MLflow run."""
     return SearchRef(
         search_id=search_id_of(config),
         name=config.name,
@@ -76,17 +74,18 @@ def reference_to(config: SearchConfig, directory: str) -> SearchRef:
     )
 
 
-def _begin(config: SearchConfig, search: SearchRef, inputs: Inputs) -> None:
-    """Put a new search on record, its first event last: without that, all of this is done again."""
+def _begin(search: SearchRun) -> None:
+    """Record a new search; its first event comes last, since all of this is repeated until it is there."""
+    config, inputs, directory = search.config, search.inputs, search.ref.directory
     environment = describe_environment()
-    files = [Path(search.directory, file) for file in ("config.yaml", "environment.json")]
+    files = [Path(directory, file) for file in ("config.yaml", "environment.json")]
     write_file(files[0], dump_config(config))  # other searches of this name read it
     write_file(files[1], json.dumps(environment, indent=1) + "\n")
-    files.append(record_plan(config, search.directory, inputs))
-    log_datasets(search, inputs.sub_datasets)
-    log_files(search, files)
+    files.append(record_plan(config, directory, inputs))
+    log_datasets(search.ref, inputs.sub_datasets)
+    log_files(search.ref, files)
     started = SearchStarted(
-        search_id=search.search_id,
+        search_id=search.ref.search_id,
         sub_datasets=inputs.names,
         opening=config.search.strategy().open(inputs.names),
         config=config.model_dump(mode="json"),
@@ -94,20 +93,20 @@ def _begin(config: SearchConfig, search: SearchRef, inputs: Inputs) -> None:
         environment=environment,
         numerical_environment=numerical_environment(config),
     )
-    append_event(search.directory, started)
+    append_event(directory, started)
 
 
 @contextmanager
 def mark_failed_on_error(search: SearchRef, experiment: str) -> Iterator[None]:
-    """Leave a search that ends early as FAILED in MLflow, or as KILLED where it was told to end.
+    """Mark the runs of a search that ends early as FAILED in MLflow, or as KILLED after a signal.
 
-    The block opens its run in this MLflow experiment: told to end in the middle of that, the run is found by the
-    search's id.
+    The block opens the search's run in `experiment`; the runs are found there by the search's id, so that an end
+    while the run is opened is marked too.
     """
     try:
         yield
     except BaseException as error:  # Prefect's TerminationSignal is a BaseException
-        # MLflow itself may be what failed, and must neither hide the cause nor delay.
+        # MLflow itself may have failed; that must neither hide the cause nor delay the end.
         has_waited = isinstance(error, TrackingError)
         hurried = search.model_copy(update={"outage_s": 0.0 if has_waited else _PARTING_S})
         with suppress(MsftError):
@@ -116,7 +115,7 @@ def mark_failed_on_error(search: SearchRef, experiment: str) -> Iterator[None]:
 
 
 def _params(config: SearchConfig, inputs: Inputs) -> dict[str, Any]:
-    """Return the configuration as flat MLflow params, without the sub-datasets' (logged as datasets)."""
+    """Return the configuration as flat MLflow params; the sub-datasets are logged as datasets."""
     flat: dict[str, Any] = {"sub_datasets": ", ".join(inputs.names), "seed": config.seed}
     for section in ("model", "training", "evaluation", "search"):
         for key, value in getattr(config, section).model_dump(mode="json").items():
@@ -125,7 +124,7 @@ def _params(config: SearchConfig, inputs: Inputs) -> dict[str, Any]:
 
 
 def _content(inputs: Inputs) -> dict[str, str]:
-    """Return the hashes of all that the result depends on beside the configuration."""
+    """Return the hashes of the base model and of every split."""
     content = {"base model": inputs.model.sha256}
     for part in inputs.sub_datasets:
         content[f"{part.name}/train"] = part.train.sha256
@@ -134,35 +133,35 @@ def _content(inputs: Inputs) -> dict[str, str]:
     return content
 
 
-def check_for_drift(config: SearchConfig, directory: str, inputs: Inputs, accept_changes: bool) -> None:
-    """Refuse what would change a search's result, unless it is accepted, and name what would not.
+def check_for_drift(search: SearchRun, accept_changes: bool) -> None:
+    """Refuse inputs and a numerical environment other than those that the search began with; log other changes.
 
-    MLflow has not heard of it then: a search that is refused keeps the status it has there.
+    MLflow is not asked: a search that is refused keeps the status that it has there.
 
     Args:
-        config, directory, inputs: as `open_search`.
-        accept_changes: whether it may go on with other packages or processes than it began with.
+        search: the search.
+        accept_changes: go on with another numerical environment, and record it.
 
     Raises:
-        DriftError: the data or the base model is not what the search began with; or how it is computed,
-            unless those changes are accepted.
+        DriftError: the data or the base model has changed; or the numerical environment, unless that is accepted.
     """
+    config, directory = search.config, search.ref.directory
     events = read_events(directory)
     if not events:
         return
     started = start_of(events)
-    changed = differences(started.content, _content(inputs))
+    changed = differences(started.content, _content(search.inputs))
     if changed:
-        raise DriftError(search_id_of(config), changed, can_be_accepted=False)
-    world = numerical_environment(config)
+        raise DriftError(search.ref.search_id, changed, can_be_accepted=False)
+    current = numerical_environment(config)
     accepted = of_kind(events, EnvironmentChanged)
     newest = accepted[-1].numerical_environment if accepted else started.numerical_environment
-    changed = differences(newest, world)
+    changed = differences(newest, current)
     if changed and not accept_changes:
-        raise DriftError(search_id_of(config), changed, can_be_accepted=True)
+        raise DriftError(search.ref.search_id, changed, can_be_accepted=True)
     if changed:
-        append_event(directory, EnvironmentChanged(differences=tuple(changed), numerical_environment=world))
+        append_event(directory, EnvironmentChanged(differences=tuple(changed), numerical_environment=current))
         logger.warning(f"accepted, and on record in the journal: {'; '.join(changed)}")
-    since_start = changes_between(started.numerical_environment, world)  # what was accepted before, too
+    since_start = changes_between(started.numerical_environment, current)  # what was accepted before, too
     for remark in other_changes(started.environment, describe_environment(), since_start):
         logger.info(f"not as at the start: {remark}")

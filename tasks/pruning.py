@@ -6,7 +6,7 @@ from tasks.algorithm.curves import choose_champion, mean_scores
 from tasks.algorithm.state import SearchState
 from tasks.algorithm.strategy import Decision, RoundReport
 from tasks.config.schema import SearchConfig
-from tasks.contracts import Inputs, Mixture, RolloutResult, RoundCurves, SearchRef
+from tasks.contracts import Mixture, RolloutResult, RoundCurves, SearchRun
 from tasks.record.events import CheckpointSize, RoundDecided, rounds_of
 from tasks.record.journal import append_event, read_events, read_state
 from tasks.record.progress import read_restarts
@@ -16,16 +16,12 @@ from tasks.stage import stage
 
 @stage("decide pruning", run_name="decide round {rollout.round}")
 def decide_pruning(
-    config: SearchConfig,
-    search: SearchRef,
-    inputs: Inputs,
-    mixture: Mixture,
-    rollout: RolloutResult,
-    curves: RoundCurves,
+    search: SearchRun, mixture: Mixture, rollout: RolloutResult, curves: RoundCurves
 ) -> SearchState:
     """Return the state after this round's decision, which is on record in the journal from here on."""
-    before = read_state(search.directory)
-    previous = tuple(past.report for past in rounds_of(read_events(search.directory)))
+    config, inputs, directory = search.config, search.inputs, search.ref.directory
+    before = read_state(directory)
+    previous = tuple(past.report for past in rounds_of(read_events(directory)))
     steps_per_epoch = mixture.num_steps / mixture.epochs
     report = RoundReport(before.round, before.active, curves.curves, steps_per_epoch, previous)
     decision = config.search.strategy().observe(report)
@@ -43,15 +39,15 @@ def decide_pruning(
         checkpoints=tuple(CheckpointSize(key=c.key, num_bytes=c.num_bytes) for c in rollout.checkpoints),
         intervals=rollout.intervals,
         evaluation=curves.cost,
-        restarts=read_restarts(search.round_directory(before.round)),
+        restarts=read_restarts(search.ref.round_directory(before.round)),
         decision=decision,
         scores_at_target={c.sub_dataset: c.at(decision.roll_back_to).score for c in curves.curves},
         champion=choose_champion(before.champion, mean_scores(curves.curves)),
         stop_reason=stop_reason_of(config, mixture, before, decision, examples),
         mixture=mixture,
     )
-    append_event(search.directory, decided)
-    after = read_state(search.directory)
+    append_event(directory, decided)
+    after = read_state(directory)
     terminal.show_decision(decision, report, after)
     return after
 

@@ -11,14 +11,13 @@ import pandas as pd
 
 from tasks.algorithm.costs import total_by_kind
 from tasks.algorithm.state import SearchState
-from tasks.config.schema import SearchConfig
-from tasks.contracts import ChampionResult, SearchRef
-from tasks.record.events import Event, RoundDecided, champion_of, rounds_of, start_of
+from tasks.contracts import ChampionResult, SearchRef, SearchRun
+from tasks.record.events import Event, champion_of, rounds_of, start_of
 from tasks.record.journal import FILE, read_events
 from tasks.record.plan import compare_with_plan, read_plan
 from tasks.registry.checkpoints import accept_path
-from tasks.registry.points import describe_run, log_files, log_summary, log_training, tag_search
-from tasks.registry.runs import close_round_run, close_search_run, round_run_of
+from tasks.registry.points import describe_run, log_files, log_summary, tag_search
+from tasks.registry.runs import close_round_run, close_search_run
 from tasks.report import prefect_artifacts, terminal
 from tasks.report.markdown import tell_round, tell_search
 from tasks.report.page import write_page
@@ -42,12 +41,11 @@ def report_round(search: SearchRef, state: SearchState) -> None:
         return
     newest = rounds[-1]
     decision = newest.decision
-    _show_accepted(search, newest)
-    run_id = round_run_of(search, newest.round)
+    run_id = accept_path(search, newest.round, decision.roll_back_to, newest.intervals)
     describe_run(search, run_id, tell_round(newest, by_loss=start_of(events).by_loss))
     close_round_run(
         search,
-        newest.round,
+        run_id,
         {
             "msft.excluded": ", ".join(decision.exclude) or "none",
             "msft.decision": decision.reason,
@@ -61,19 +59,10 @@ def report_round(search: SearchRef, state: SearchState) -> None:
     prefect_artifacts.show_round(search, events)
 
 
-def _show_accepted(search: SearchRef, decided: RoundDecided) -> None:
-    """Continue the curves of the search's run by what this round added to the accepted path."""
-    accepted = accept_path(search, decided.round, decided.decision.roll_back_to)
-    for interval in decided.intervals:
-        if interval.key in accepted:
-            log_training(search, search.run_id, interval, accepted[interval.key])
-
-
 @stage("write report")
-def write_report(
-    config: SearchConfig, search: SearchRef, state: SearchState, champion: ChampionResult
-) -> None:
+def write_report(run: SearchRun, state: SearchState, champion: ChampionResult) -> None:
     """Write the frames as CSV and Parquet and the report's page, log them, print the summary, close the run."""
+    config, search = run.config, run.ref
     events = read_events(search.directory)
     frames = {
         "curves": curves_frame(events),

@@ -1,4 +1,4 @@
-"""Go back to a checkpoint: ask MLflow where it is, check it, and drop what no one can need again."""
+"""Roll back to a checkpoint: query MLflow for it, verify its files, and delete unneeded checkpoints."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from prefect.runtime import task_run
 
 from tasks.algorithm.state import CheckpointKey, SearchState
-from tasks.contracts import CheckpointRef, SearchRef
+from tasks.contracts import RegisteredCheckpoint, SearchRef
 from tasks.errors import CheckpointDamagedError
 from tasks.record.checkpoints import MANIFEST, checkpoint_directory, verify
 from tasks.registry.checkpoints import find_checkpoint
@@ -24,11 +24,11 @@ def _run_name() -> str:
 
 
 @stage("roll back", run_name=_run_name)
-def roll_back(search: SearchRef, state: SearchState) -> CheckpointRef | None:
-    """Return the checkpoint that the next roll-out starts from; None is the base model.
+def roll_back(search: SearchRef, state: SearchState) -> RegisteredCheckpoint | None:
+    """Return the checkpoint that the next roll-out starts from, with its scores; None is the base model.
 
-    Its files are compared with their hashes before anything is built on them. Checkpoints that are neither this
-    one nor the champion are removed from the disk of finished rounds; MLflow keeps their scores.
+    MLflow is asked for both. The files are compared with their hashes before anything is built on them. Of the
+    finished rounds, all checkpoints but this one and the champion are deleted from the disk; MLflow keeps their scores.
 
     Raises:
         CheckpointNotFoundError: MLflow holds no READY checkpoint of this key.
@@ -42,7 +42,7 @@ def roll_back(search: SearchRef, state: SearchState) -> CheckpointRef | None:
     return checkpoint
 
 
-def find_whole(search: SearchRef, checkpoint: CheckpointRef) -> CheckpointRef:
+def find_whole(search: SearchRef, checkpoint: RegisteredCheckpoint) -> RegisteredCheckpoint:
     """Return the checkpoint after comparing its manifest with MLflow's hash and its files with the manifest."""
     directory = Path(search.directory, checkpoint.directory)
     try:
@@ -56,7 +56,7 @@ def find_whole(search: SearchRef, checkpoint: CheckpointRef) -> CheckpointRef:
 
 
 def keep_the_champion(search: SearchRef, state: SearchState) -> None:
-    """Remove all checkpoints but the champion's from the disk of a search that is over."""
+    """Delete all checkpoints but the champion's from the disk of a search that is over."""
     assert state.champion is not None
     remove_unneeded(search, state.round, {state.champion.checkpoint})
 
@@ -64,7 +64,7 @@ def keep_the_champion(search: SearchRef, state: SearchState) -> None:
 def remove_unneeded(search: SearchRef, num_decided: int, kept: set[CheckpointKey]) -> None:
     """Delete all checkpoints of the first `num_decided` rounds from the disk but those that are kept."""
     needed = {checkpoint_directory(search.round_directory(key.round), key.step) for key in kept}
-    removed: list[str] = []
+    deleted: list[str] = []
     freed = 0
     for round_directory in sorted(Path(search.directory, "rounds").iterdir()):
         if int(round_directory.name) >= num_decided:
@@ -73,9 +73,7 @@ def remove_unneeded(search: SearchRef, num_decided: int, kept: set[CheckpointKey
             if directory not in needed:
                 freed += sum(file.stat().st_size for file in directory.iterdir())
                 shutil.rmtree(directory)
-                removed.append(f"{round_directory.name}/{directory.name}")
-    if removed:
+                deleted.append(f"{round_directory.name}/{directory.name}")
+    if deleted:
         size = f"{freed / 1e6:,.1f} MB"
-        logger.info(
-            f"removed {len(removed)} checkpoints that nothing can need again ({size}): {', '.join(removed)}"
-        )
+        logger.info(f"deleted {len(deleted)} unneeded checkpoints ({size}): {', '.join(deleted)}")

@@ -1,4 +1,4 @@
-"""Train one roll-out in a process of its own, and register what it published."""
+"""Train one roll-out in a process of its own, and register its checkpoints."""
 
 from __future__ import annotations
 
@@ -9,14 +9,20 @@ from pathlib import Path
 
 from tasks.algorithm.state import SearchState
 from tasks.config.schema import SearchConfig, TrainingConfig
-from tasks.contracts import CheckpointRef, Inputs, Mixture, RolloutResult, RolloutSpec, SearchRef
+from tasks.contracts import (
+    CheckpointRef,
+    Mixture,
+    RegisteredCheckpoint,
+    RolloutResult,
+    RolloutSpec,
+    SearchRef,
+    SearchRun,
+)
 from tasks.errors import CheckpointDamagedError
 from tasks.evaluation import scoring_beside
 from tasks.record.checkpoints import published_checkpoints, set_aside, verify
 from tasks.record.progress import read_progress
-from tasks.registry.live import live_pages, record_published
-from tasks.registry.points import log_mixture
-from tasks.registry.runs import open_round_run
+from tasks.registry.live import live_pages, record_rollout
 from tasks.report import terminal
 from tasks.runtime.files import write_file
 from tasks.runtime.launch import run_accelerate
@@ -27,49 +33,52 @@ logger = logging.getLogger(__name__)
 
 @stage("train roll-out", run_name="train round {state.round}")
 def train_rollout(
-    config: SearchConfig,
-    search: SearchRef,
-    inputs: Inputs,
-    mixture: Mixture,
-    state: SearchState,
-    start: CheckpointRef | None,
+    search: SearchRun, mixture: Mixture, state: SearchState, start: CheckpointRef | None
 ) -> RolloutResult:
-    """Return what the roll-out published; one that has ended before is not run again.
+    """Return the result of the roll-out; one that has ended before is not run again.
 
-    The worker itself goes on from the newest whole checkpoint it finds in the round's directory.
+    The worker itself goes on from the newest whole checkpoint in the round's directory.
 
     Raises:
         WorkerError: the worker failed.
     """
-    directory = search.round_directory(state.round)
-    spec = RolloutSpec(
-        search_id=search.search_id,
+    directory = search.ref.round_directory(state.round)
+    result_path = directory / "rollout_result.json"
+    if not is_done(search.ref, result_path):
+        directory.mkdir(parents=True, exist_ok=True)
+        spec = _spec(search, mixture, state, start)
+        spec_path = directory / "rollout_spec.json"
+        write_file(spec_path, spec.model_dump_json(indent=1))
+        _run(search, spec, spec_path)
+    return RolloutResult.model_validate_json(result_path.read_text())
+
+
+def _spec(
+    search: SearchRun, mixture: Mixture, state: SearchState, start: CheckpointRef | None
+) -> RolloutSpec:
+    config = search.config
+    return RolloutSpec(
+        search_id=search.ref.search_id,
         seed=config.seed,
         method=config.search.method,
         options=config.search.options.model_dump(),
         mixture=mixture,
-        model=inputs.model,
+        model=search.inputs.model,
         training=_with_local_paths(config),
         start=start,
-        start_directory=str(Path(search.directory, start.directory)) if start is not None else None,
+        start_directory=str(Path(search.ref.directory, start.directory)) if start is not None else None,
         first_step=start.key.step if start is not None else 0,
         optimizer="reset" if state.optimizer == "reset" else "restore",
         decay_steps=round(config.search.max_epochs * mixture.full_epoch_rows / config.training.batch_size),
-        output_directory=str(directory),
+        output_directory=str(search.ref.round_directory(state.round)),
     )
-    result_path = directory / "rollout_result.json"
-    if not is_done(search, result_path):
-        spec_path = directory / "rollout_spec.json"
-        write_file(spec_path, spec.model_dump_json(indent=1))
-        _run(config, search, inputs, spec, spec_path)
-    return RolloutResult.model_validate_json(result_path.read_text())
 
 
-def _run(config: SearchConfig, search: SearchRef, inputs: Inputs, spec: RolloutSpec, spec_path: Path) -> None:
+def _run(search: SearchRun, spec: RolloutSpec, spec_path: Path) -> None:
     with (
-        scoring_beside(config, search, inputs, spec.mixture, spec.first_step) as show_scores,
+        scoring_beside(search, spec.mixture, spec.first_step) as show_scores,
         terminal.rollout_progress(spec.mixture) as show,
-        live_pages(search, spec) as pages,
+        live_pages(search.ref, spec) as pages,
     ):
 
         def show_everywhere(progress: terminal.Progress) -> None:
@@ -94,7 +103,7 @@ def _run(config: SearchConfig, search: SearchRef, inputs: Inputs, spec: RolloutS
 
 
 def is_done(search: SearchRef, result_path: Path) -> bool:
-    """Say whether the roll-out has ended with all its checkpoints; a damaged one is named, and trained again."""
+    """Return whether the roll-out has ended and all its checkpoints are whole; a damaged one is set aside."""
     if not result_path.is_file():
         return False
     result = RolloutResult.model_validate_json(result_path.read_text())
@@ -116,7 +125,7 @@ def _with_local_paths(config: SearchConfig) -> TrainingConfig:
 
 
 def _progress_reader(directory: Path, show: Callable[[terminal.Progress], None]) -> Callable[[], None]:
-    """Return a function that shows the worker's newest progress, if it has changed."""
+    """Return a function that shows the worker's newest progress if it has changed."""
     seen = [read_progress(directory)]  # of a worker before this one
 
     def poll() -> None:
@@ -131,9 +140,9 @@ def _progress_reader(directory: Path, show: Callable[[terminal.Progress], None])
 @stage("register checkpoints", run_name="register checkpoints of round {mixture.round}")
 def register_checkpoints(
     search: SearchRef, mixture: Mixture, rollout: RolloutResult
-) -> tuple[CheckpointRef, ...]:
-    """Register every published checkpoint in MLflow with what was trained before it; idempotent by its key."""
-    record_published(search, mixture, rollout.checkpoints, rollout.intervals)
-    run_id = open_round_run(search, rollout.round, [part.name for part in mixture.draws])
-    log_mixture(search, run_id, mixture, rollout.checkpoints[0].published_at_ms)
-    return rollout.checkpoints
+) -> tuple[RegisteredCheckpoint, ...]:
+    """Register in MLflow the checkpoints that were not registered while the roll-out ran; return all of them.
+
+    Those that a search scored before it was interrupted come with their scores.
+    """
+    return record_rollout(search, mixture, rollout.checkpoints, rollout.intervals)

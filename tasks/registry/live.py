@@ -1,4 +1,4 @@
-"""What MLflow and Prefect show of a roll-out while it runs; all of it that lasts is put on record at its end anyway."""
+"""A roll-out on the pages of MLflow and Prefect while it runs; its end records again whatever is missing."""
 
 from __future__ import annotations
 
@@ -9,39 +9,46 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tasks.contracts import CheckpointRef, IntervalStats, Mixture, RolloutSpec, SearchRef
+from tasks.contracts import (
+    CheckpointRef,
+    IntervalStats,
+    Mixture,
+    RegisteredCheckpoint,
+    RolloutSpec,
+    SearchRef,
+)
 from tasks.errors import MsftError
 from tasks.record.checkpoints import checkpoint_directory, intervals_before, reference_to
-from tasks.registry import checkpoints as registry
-from tasks.registry import points as run_log
-from tasks.registry import runs as tracking
+from tasks.registry.checkpoints import RoundCheckpoints
+from tasks.registry.points import log_mixture, log_system
+from tasks.registry.runs import open_round_run
 from tasks.registry.system_metrics import SystemReadings
 from tasks.report import terminal
 from tasks.report.prefect_artifacts import ProgressBar
 
 logger = logging.getLogger(__name__)
 
-# Between two looks at the roll-out's directory, two readings of the machine, and two that are logged.
+# Seconds between two looks at the roll-out's directory, two readings of the machine, and two that are logged.
 _LOOK_S, _READ_S, _LOG_S = 1.0, 5.0, 60.0
 _PROGRESS_S = 3.0
-# After MLflow did not answer; a request to it may take up to a minute, in which nobody looks after the worker.
+# Seconds without a request after MLflow did not answer: one may take a minute, in which nobody watches the worker.
 _PAUSE_S = 120.0
 
 
-def record_published(
+def record_rollout(
     search: SearchRef,
     mixture: Mixture,
     checkpoints: Sequence[CheckpointRef],
     intervals: Sequence[IntervalStats],
-) -> None:
-    """Register published checkpoints in MLflow with what was trained before each; idempotent by their keys."""
-    run_id = tracking.open_round_run(search, mixture.round, [part.name for part in mixture.draws])
-    for checkpoint in checkpoints:
-        registry.register_checkpoint(search, run_id, checkpoint)
-    published_at_ms = {checkpoint.key: checkpoint.published_at_ms for checkpoint in checkpoints}
-    for interval in intervals:
-        if interval.key in published_at_ms:
-            run_log.log_training(search, run_id, interval, published_at_ms[interval.key])
+) -> tuple[RegisteredCheckpoint, ...]:
+    """Register the checkpoints of a roll-out with the training before each, and log its mixture.
+
+    Checkpoints that were registered while the roll-out ran are left as they are.
+    """
+    run_id = open_round_run(search, mixture.round, [part.name for part in mixture.draws])
+    registered = RoundCheckpoints(search, run_id).register(checkpoints, intervals)
+    log_mixture(search, run_id, mixture, checkpoints[0].published_at_ms)
+    return registered
 
 
 @contextmanager
@@ -53,7 +60,7 @@ def live_pages(search: SearchRef, spec: RolloutSpec) -> Iterator[LivePages]:
 
 
 class LivePages:
-    """Shows a roll-out under way; what fails here is noted once, and left to the end of the roll-out."""
+    """Shows a roll-out that runs; a failure is logged once, and the end of the roll-out records what is missing."""
 
     def __init__(self, search: SearchRef, spec: RolloutSpec) -> None:
         self._search = search.model_copy(update={"outage_s": 0.0})
@@ -64,7 +71,8 @@ class LivePages:
         self._first_step, self._step = spec.first_step, spec.first_step
         self._bar = ProgressBar(search, spec.mixture.round)
         self._readings = SystemReadings()
-        self._run_id: str | None = None
+        self._run_id = ""
+        self._checkpoints: RoundCheckpoints | None = None
         self._registered: set[int] = set()
         self._is_away = False
         now = time.monotonic()
@@ -79,7 +87,7 @@ class LivePages:
             self._bar.show(percent, f"step {progress.step} of {progress.num_steps}, loss {progress.loss:.3f}")
 
     def poll(self) -> None:
-        """Put in MLflow what is new, where it is time to look."""
+        """Record in MLflow what is new, at most once a second."""
         now = time.monotonic()
         if now >= self._read_at:
             self._read_at = now + _READ_S
@@ -89,7 +97,7 @@ class LivePages:
             self._try_to_show(is_end=False)
 
     def close(self) -> None:
-        """Put in MLflow what the end of the roll-out has left."""
+        """Record in MLflow what is new at the end of the roll-out."""
         self._readings.read()
         self._try_to_show(is_end=True)
 
@@ -103,17 +111,18 @@ class LivePages:
             self._is_away = True
 
     def _show(self, is_end: bool) -> None:
-        if self._run_id is None:
+        if self._checkpoints is None:
             names = [part.name for part in self._mixture.draws]
-            self._run_id = tracking.open_round_run(self._search, self._mixture.round, names)
+            self._run_id = open_round_run(self._search, self._mixture.round, names)
+            self._checkpoints = RoundCheckpoints(self._search, self._run_id)
         # Until the worker has reported progress, it may still find a checkpoint damaged and set it aside.
         if (self._output / "progress.json").exists():
-            self._register_new()
+            self._register_new(self._checkpoints)
         if is_end or time.monotonic() >= self._log_at:
             self._log_at = time.monotonic() + _LOG_S
-            run_log.log_system(self._search, self._run_id, self._readings.take(), self._step)
+            log_system(self._search, self._run_id, self._readings.take(), self._step)
 
-    def _register_new(self) -> None:
+    def _register_new(self, checkpoints: RoundCheckpoints) -> None:
         directories = {
             step: checkpoint_directory(self._output, step)
             for step in self._steps
@@ -123,5 +132,5 @@ class LivePages:
         if not found:
             return
         references = [reference_to(path, Path(self._search.directory)) for path in found.values()]
-        record_published(self._search, self._mixture, references, intervals_before(found[max(found)]))
+        checkpoints.register(references, intervals_before(found[max(found)]))
         self._registered |= set(found)

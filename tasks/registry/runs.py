@@ -11,9 +11,9 @@ from mlflow.entities import Param, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
 from tasks.contracts import SearchRef
-from tasks.errors import CheckpointNotFoundError, DeletedRunError, TrackingError
+from tasks.errors import DeletedRunError, TrackingError
 from tasks.record.names import round_title, search_title
-from tasks.registry.client import client_of, is_not_there, patiently, retry_while_unavailable
+from tasks.registry.client import client_of, is_not_there, retry_for, retry_while_unavailable
 
 # A start is refused soon where MLflow is down; a server that is just being restarted may take as long.
 _START_PATIENCE_S = 20.0
@@ -43,7 +43,7 @@ def open_search_run(
             client_of(search.tracking_uri).set_tag(opened.run_id, "mlflow.parentRunId", parent_run_id)
         return opened
 
-    return patiently(search.tracking_uri, _START_PATIENCE_S, open_it)
+    return retry_for(search.tracking_uri, _START_PATIENCE_S, open_it)
 
 
 def open_comparison_run(
@@ -55,7 +55,7 @@ def open_comparison_run(
         TrackingError: MLflow does not answer.
     """
     uri = comparison.tracking_uri
-    return patiently(uri, _START_PATIENCE_S, lambda: _open_run(comparison, experiment, params, kind, True))
+    return retry_for(uri, _START_PATIENCE_S, lambda: _open_run(comparison, experiment, params, kind, True))
 
 
 @retry_while_unavailable
@@ -131,7 +131,7 @@ def run_statuses(tracking_uri: str) -> dict[str, str]:
         runs = client.search_runs(ids, "tags.`msft.kind` = 'search'", max_results=1000)
         return {run.data.tags["msft.search_id"]: run.info.status for run in runs}
 
-    return patiently(tracking_uri, 0.0, ask)
+    return retry_for(tracking_uri, 0.0, ask)
 
 
 @retry_while_unavailable
@@ -155,10 +155,9 @@ def open_round_run(search: SearchRef, round_index: int, active: Sequence[str]) -
 
 
 @retry_while_unavailable
-def close_round_run(search: SearchRef, round_index: int, tags: Mapping[str, str]) -> None:
+def close_round_run(search: SearchRef, run_id: str, tags: Mapping[str, str]) -> None:
     """Close a round's run with the decision in its tags."""
     client = client_of(search.tracking_uri)
-    run_id = round_run_of(search, round_index)
     client.log_batch(run_id, tags=[RunTag(key, value[:5000]) for key, value in tags.items()])
     client.set_terminated(run_id, status="FINISHED")
 
@@ -189,22 +188,3 @@ def _find_run(
     if runs and not active:
         raise DeletedRunError(search.tracking_uri, runs[0].info.run_id)
     return str(active[0].info.run_id) if active else None
-
-
-def round_run_of(search: SearchRef, round_index: int) -> str:
-    """Return the id of a round's run.
-
-    Raises:
-        CheckpointNotFoundError: the round was never registered.
-    """
-    key = (search.tracking_uri, search.search_id, round_index)
-    if key not in _ROUND_RUNS:
-        run_id = _find_run(client_of(search.tracking_uri), search, "round", round_index)
-        if run_id is None:
-            raise CheckpointNotFoundError(search.search_id, round_index, -1, [])
-        _ROUND_RUNS[key] = run_id
-    return _ROUND_RUNS[key]
-
-
-# A run's id never changes, and every score asks for it.
-_ROUND_RUNS: dict[tuple[str, str, int], str] = {}

@@ -54,7 +54,7 @@ EVERY = tuple(
         ("KILL", "evaluation", SCORE, "tasks.workers.scoring:Scorer.gold_passes", 2, "after"),
         ("TERM", "evaluation, told", SCORE, "tasks.workers.scoring:Scorer.gold_passes", 1, "after"),
         ("KILL", "generation", SCORE, "tasks.workers.generation:Generator.generate", 1, "before"),
-        ("KILL", "registration", FLOW, "tasks.registry.checkpoints:register_checkpoint", 2, "after"),
+        ("KILL", "registration", FLOW, "tasks.registry.checkpoints:create_checkpoint", 2, "after"),
         ("KILL", "recording of scores", FLOW, "tasks.registry.checkpoints:log_scores", 2, "after"),
         ("TERM", "decision, told", FLOW, "tasks.pruning:append_event", 1, "before"),
         ("KILL", "decision", FLOW, "tasks.pruning:append_event", 1, "before"),

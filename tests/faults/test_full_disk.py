@@ -161,4 +161,4 @@ def test_a_full_disk_is_an_outage_only_of_a_server(
         tracking_client.retry_while_unavailable(local)(search)
     with pytest.raises(TrackingError):
         tracking_client.retry_while_unavailable(remote)(search.model_copy(update={"outage_s": 1.0}))
-    assert "does not answer; waiting for it" in capsys.readouterr().out
+    assert "does not answer; waiting" in capsys.readouterr().out

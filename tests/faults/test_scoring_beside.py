@@ -19,6 +19,7 @@ from tasks.contracts import (
     Mixture,
     ScoreSplit,
     SearchRef,
+    SearchRun,
     SubDatasetRef,
     SubDatasetScore,
 )
@@ -35,20 +36,18 @@ STEPS = (0, 4, 9)
 class Round:
     """A roll-out of three checkpoints, and what scoring beside it takes."""
 
-    config: SearchConfig
-    search: SearchRef
-    inputs: Inputs
+    search: SearchRun
     mixture: Mixture
 
     def checkpoint(self, step: int) -> Path:
-        return checkpoint_directory(self.search.round_directory(0), step)
+        return checkpoint_directory(self.search.ref.round_directory(0), step)
 
     def scores(self, step: int) -> Path:
-        return self.search.round_directory(0) / "scores" / score_file_of(CheckpointKey(0, step))
+        return self.search.ref.round_directory(0) / "scores" / score_file_of(CheckpointKey(0, step))
 
     def score(self, killed_at: Callable[[], bool] | None = None) -> None:
         """Score what is published; the training fails when `killed_at` says so, where it is given."""
-        with scoring_beside(self.config, self.search, self.inputs, self.mixture, 0):
+        with scoring_beside(self.search, self.mixture, 0):
             while killed_at is not None:
                 if killed_at():
                     raise KilledError
@@ -91,7 +90,8 @@ def trained(
         search_id="test", name="one", directory=str(spec_path.parents[2]), tracking_uri="", outage_s=0,
         experiment_id="", run_id="",
     )  # fmt: skip
-    return Round(config, search, Inputs(model=tiny_base, sub_datasets=tuple(parts)), tiny_mixture)
+    inputs = Inputs(model=tiny_base, sub_datasets=tuple(parts))
+    return Round(SearchRun(ref=search, config=config, inputs=inputs), tiny_mixture)
 
 
 def test_scores_outlive_a_killed_training_worker(trained: Round) -> None:

@@ -9,7 +9,7 @@ import pytest
 from mlflow import MlflowClient
 
 from tasks.config.schema import SearchConfig
-from tasks.contracts import BaseModelRef, Inputs
+from tasks.contracts import BaseModelRef, Inputs, SearchRun
 from tasks.errors import DriftError
 from tasks.opening import check_for_drift, mark_failed_on_error, open_search, reference_to
 from tasks.record.journal import append_event
@@ -60,7 +60,7 @@ def open_until(
         pytest.raises(type(end)),
         mark_failed_on_error(reference_to(config, directory), config.tracking.experiment),
     ):
-        open_search.fn(config, directory, inputs, "")
+        open_search.fn(SearchRun(ref=reference_to(config, directory), config=config, inputs=inputs), "")
 
 
 @pytest.mark.parametrize(
@@ -98,5 +98,7 @@ def test_a_refused_search_keeps_its_status(inputs: Inputs, tmp_path: Path) -> No
     config = config_in(tmp_path)
     append_event(str(tmp_path), started(content={"base model": "another"}))
     with pytest.raises(DriftError):
-        check_for_drift(config, str(tmp_path), inputs, False)
+        check_for_drift(
+            SearchRun(ref=reference_to(config, str(tmp_path)), config=config, inputs=inputs), False
+        )
     assert not (tmp_path / "mlflow.db").exists()

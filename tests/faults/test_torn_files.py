@@ -19,9 +19,8 @@ from tasks.contracts import RolloutResult, RolloutSpec, SearchRef
 from tasks.errors import NoDiskSpaceError
 from tasks.record.checkpoints import checkpoint_directory, verify
 from tasks.record.progress import read_restarts
-from tasks.registry import points as run_log
 from tasks.registry import runs as tracking
-from tasks.registry.live import record_published
+from tasks.registry.live import record_rollout
 from tasks.training import is_done
 from tasks.workers.train import Trainer, train
 from tests.faults.comparison import tracked
@@ -138,9 +137,7 @@ def test_a_retrained_checkpoint_doubles_no_point_in_mlflow(
     def record() -> dict[str, Any]:
         train(spec_path)
         result = RolloutResult.model_validate_json((spec_path.parent / "rollout_result.json").read_text())
-        record_published(search, spec.mixture, result.checkpoints, result.intervals)
-        run_id = tracking.open_round_run(search, 0, [])
-        run_log.log_mixture(search, run_id, spec.mixture, result.checkpoints[0].published_at_ms)
+        record_rollout(search, spec.mixture, result.checkpoints, result.intervals)
         return tracked(client, search.experiment_id, search.search_id)
 
     expected = record()

@@ -31,7 +31,8 @@ from tasks.registry import checkpoints as registry
 from tasks.registry import client as tracking_client
 from tasks.registry import points as run_log
 from tasks.registry import runs as tracking
-from tasks.registry.live import live_pages, record_published
+from tasks.registry.champion import register_champion
+from tasks.registry.live import live_pages, record_rollout
 from tasks.report.model_card import ModelCard
 from tests.faults.comparison import tracked
 from tests.faults.tracking_server import FaultyProxy, TrackingServer, free_port, running
@@ -69,25 +70,25 @@ def record_a_round(search: SearchRef, mixture: Mixture) -> SearchRef:
     search = tracking.open_search_run(search, "outages", {"seed": 1, "training.batch_size": 8}, is_new=True)
     run_id = tracking.open_round_run(search, 0, NAMES)
     run_log.log_mixture(search, run_id, mixture, STAMP_MS)
+    checkpoints = registry.RoundCheckpoints(search, run_id)
     for step in (1, 2):
-        registry.register_checkpoint(search, run_id, checkpoint(0, step))
         interval = IntervalStats(
             key=CheckpointKey(0, step), num_tokens=5, num_completion_tokens=2, num_examples=3, flops=1e5,
             seconds=0.1, learning_rate=1e-3, losses=dict.fromkeys(NAMES, 0.5), batch_hash="ab",
         )  # fmt: skip
-        run_log.log_training(search, run_id, interval, STAMP_MS + step)
-        registry.log_scores(search, checkpoint(0, step), scores_at(step), dict.fromkeys(NAMES, "d1"))
-    assert registry.logged_scores(search, CheckpointKey(0, 2)).value("accuracy", "max") == 0.2
-    assert registry.find_checkpoint(search, CheckpointKey(0, 1)) == checkpoint(0, 1)
+        (registered,) = checkpoints.register([checkpoint(0, step)], [interval])
+        registry.log_scores(search, registered, scores_at(step), dict.fromkeys(NAMES, "d1"))
+    found = registry.find_checkpoint(search, CheckpointKey(0, 2))
+    assert found.scores is not None
+    assert {score.sub_dataset: score.accuracy for score in found.scores.scores} == dict.fromkeys(NAMES, 0.2)
     champion = Path(search.directory, "champion")
     champion.mkdir(exist_ok=True)
     (champion / "config.json").write_text("{}")
     card = ModelCard(front={}, body="", lineage={"msft.search_id": search.search_id})
-    registry.register_champion(search, champion, CheckpointKey(0, 2), card)
-    assert set(registry.accept_path(search, 0, CheckpointKey(0, 1))) == {CheckpointKey(0, 1)}
+    register_champion(search, champion, found, card)
+    assert registry.accept_path(search, 0, CheckpointKey(0, 1), []) == run_id
     run_log.tag_search(search, {"msft.excluded": "none"})
-    registry.mark_checkpoint(search, CheckpointKey(0, 2), {"msft.champion": "true"})
-    tracking.close_round_run(search, 0, {"msft.decision": "advance"})
+    tracking.close_round_run(search, run_id, {"msft.decision": "advance"})
     run_log.log_files(search, [champion / "config.json"])
     tracking.close_search_run(search, "FINISHED")
     return search
@@ -215,8 +216,10 @@ def test_live_points_are_those_recorded_at_the_end(
     assert ["train/loss/max", 4, 0.5] in shown["runs"]["round 0"]["points"]
     directories = [checkpoint_directory(Path(spec.output_directory), step) for step in (0, 4)]
     references = [reference_to(directory, Path(search.directory)) for directory in directories]
-    record_published(search, spec.mixture, references, intervals_before(directories[1]))
-    assert tracked(client, search.experiment_id, search.search_id) == shown
+    record_rollout(search, spec.mixture, references, intervals_before(directories[1]))
+    ended = tracked(client, search.experiment_id, search.search_id)
+    points = [point for point in ended["runs"]["round 0"]["points"] if not point[0].startswith("mixture/")]
+    assert (ended["models"], points) == (shown["models"], shown["runs"]["round 0"]["points"])
 
 
 def test_mlflow_that_is_away_does_not_disturb_a_roll_out(

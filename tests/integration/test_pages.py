@@ -13,12 +13,11 @@ from mlflow.entities import Run
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, FlowRunFilter, FlowRunFilterName
 
-from tasks.champion import logged_score
 from tasks.config.schema import SearchConfig
 from tasks.errors import EmptyCurveError
+from tasks.evaluation import curves_of
 from tasks.record.events import rounds_of, start_of
 from tasks.record.journal import read_events
-from tasks.registry.checkpoints import LoggedScores
 from tasks.report.markdown import spaced
 
 
@@ -103,11 +102,11 @@ def test_the_champions_test_scores_link_their_rows(store: Store) -> None:
 
 
 def test_a_score_that_mlflow_does_not_hold_is_no_zero(store: Store, searched: Any) -> None:
-    model = store.checkpoints()[0]
-    key = searched[1].key
-    assert logged_score(LoggedScores(model), key, "max").loss > 0
+    validation = searched[1].validation
+    scores = {validation.key: validation}
+    assert curves_of(scores, ["max"], by_loss=True)[0].points[0].loss > 0
     with pytest.raises(EmptyCurveError, match="nowhere at round"):
-        logged_score(LoggedScores(model), key, "nowhere")
+        curves_of(scores, ["max", "nowhere"], by_loss=True)
 
 
 def test_each_round_shows_the_machine_it_ran_on(store: Store) -> None:

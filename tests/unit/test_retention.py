@@ -13,7 +13,7 @@ from tasks.algorithm.state import Champion, CheckpointKey, SearchState
 from tasks.contracts import SearchRef
 from tasks.errors import CheckpointDamagedError, CheckpointNotFoundError
 from tasks.record.checkpoints import checkpoint_directory, publish_with_manifest, reference_to
-from tasks.registry.checkpoints import register_checkpoint
+from tasks.registry.checkpoints import RoundCheckpoints
 from tasks.registry.runs import open_round_run, open_search_run
 
 START, CHAMPION = CheckpointKey(0, 8), CheckpointKey(0, 4)
@@ -37,7 +37,8 @@ def search(prepare_root: Callable[[Path], Path], tmp_path: Path) -> SearchRef:
             directory = checkpoint_directory(search.round_directory(round_index), step)
             meta = {"round": round_index, "step": step, "cursors": {}, "published_at_ms": step}
             publish_with_manifest(directory, write_weights, meta, 1_500_000)
-            register_checkpoint(search, run_id, reference_to(directory, Path(search.directory)))
+            reference = reference_to(directory, Path(search.directory))
+            RoundCheckpoints(search, run_id).register([reference], [])
     return search
 
 
@@ -59,7 +60,7 @@ def test_a_rollback_deletes_and_names_what_is_not_needed(
     assert checkpoint.key == START
     assert on_disk(search) == EVERY - {"001/checkpoints/step-00000004", "001/checkpoints/step-00000008"}
     shown = " ".join(capsys.readouterr().out.split())
-    assert "2 checkpoints" in shown
+    assert "deleted 2 unneeded checkpoints" in shown
     assert "(3.0 MB): 001/step-00000004, 001/step-00000008" in shown
     rollback.roll_back.fn(search, STATE)
     assert "001/step-00000004" not in capsys.readouterr().out
@@ -85,4 +86,4 @@ def test_the_end_of_a_search_keeps_only_the_champion(
     """Three rounds are decided, so none is current; (0, 8) starts no round any more."""
     rollback.keep_the_champion(search, replace(STATE, round=3, stop_reason="the budget is spent"))
     assert on_disk(search) == {"000/checkpoints/step-00000004"}
-    assert "5 checkpoints" in " ".join(capsys.readouterr().out.split())
+    assert "deleted 5 unneeded checkpoints" in " ".join(capsys.readouterr().out.split())
