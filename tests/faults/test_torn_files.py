@@ -195,10 +195,10 @@ def test_what_a_worker_trained_in_vain_is_on_record(
             train(spec_path)
     train(spec_path)
     (restart,) = read_restarts(spec_path.parent)
-    assert (restart["reached_step"], restart["resumed_step"]) == (7, 4)
-    assert restart["lost"]["num_examples"] == 3 * 16
+    assert (restart.reached_step, restart.resumed_step) == (7, 4)
+    assert restart.lost.num_examples == 3 * 16
     result = RolloutResult.model_validate_json((spec_path.parent / "rollout_result.json").read_text())
     # Steps 5 to 7 of the interval of steps 5 to 9.
-    assert 0 < restart["lost"]["num_tokens"] < result.intervals[1].num_tokens
-    assert 0 < restart["lost"]["flops"] < result.intervals[1].flops
-    assert restart["lost"]["seconds"] > 0
+    assert 0 < restart.lost.num_tokens < result.intervals[1].num_tokens
+    assert 0 < restart.lost.flops < result.intervals[1].flops
+    assert restart.lost.seconds > 0
