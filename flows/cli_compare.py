@@ -38,9 +38,9 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare methods and seeds at one budget, with tables, CSV files and a plot."""
-    from tasks.report.console import output
+    from tasks.report.terminal import log_to_terminal
 
-    output.choose(quiet=quiet, as_json=as_json)
+    give = log_to_terminal(quiet=quiet, as_json=as_json).give
     chosen, numbers = _methods_of(methods, control), _seeds_of(seeds)
     from tasks.config.loading import load_config
 
@@ -52,7 +52,7 @@ def compare(
     done = run_flow(
         lambda: compare_methods(loaded, chosen, numbers, control, parallel=parallel), loaded.output_root
     )
-    output.give(read_report(done.directory))
+    give(read_report(done.directory))
 
 
 def sweep(
@@ -73,9 +73,9 @@ def sweep(
     as_json: Json = False,
 ) -> None:
     """Search over a grid of settings, with plots of peaks, their shifts after an exclusion, accuracy and FLOPs."""
-    from tasks.report.console import output
+    from tasks.report.terminal import log_to_terminal
 
-    output.choose(quiet=quiet, as_json=as_json)
+    give = log_to_terminal(quiet=quiet, as_json=as_json).give
     chosen, numbers = _methods_of(methods), _seeds_of(seeds)
     from tasks.config.loading import load_config
 
@@ -89,28 +89,25 @@ def sweep(
     done = run_flow(
         lambda: compare_methods(loaded, chosen, numbers, axes=axes, parallel=parallel), loaded.output_root
     )
-    output.give(read_report(done.directory))
+    give(read_report(done.directory))
 
 
 def methods(as_json: Json = False) -> None:
     """List the methods and presets for `search.method` and `msft compare --methods`."""
-    from tasks.report.console import output
+    from tasks.report.terminal import log_to_terminal
 
-    output.choose(quiet=False, as_json=as_json)
-    _show_methods()
+    log_to_terminal(as_json=as_json).give(_show_methods())
 
 
-def _show_methods() -> None:
+def _show_methods() -> list[dict[str, str]]:
+    """Tell each method with its summary; return them as values."""
     from tasks.config.presets import PRESETS
-    from tasks.report.console import output
-    from tasks.report.terminal import say
+    from tasks.report.messages import tell
 
     for name, preset in PRESETS.items():
-        say(f"{name:<18}{preset.summary}")
-    say("Settings of each: tasks/config/README.md")
-    output.give(
-        [{"name": name, "method": one.method, "summary": one.summary} for name, one in PRESETS.items()]
-    )
+        tell(f"{name:<18}{preset.summary}")
+    tell("Settings of each: tasks/config/README.md")
+    return [{"name": name, "method": one.method, "summary": one.summary} for name, one in PRESETS.items()]
 
 
 def _methods_of(text: str, control: str = "") -> tuple[str, ...]:

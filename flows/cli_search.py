@@ -23,15 +23,15 @@ def init(
 
     Each file is a sub-dataset, or each group NAME_train, NAME_validation, NAME_test, or each sub-folder.
     """
-    from tasks.report.console import output
+    from tasks.report.terminal import log_to_terminal
 
-    output.choose(quiet=False, as_json=as_json)
+    give = log_to_terminal(as_json=as_json).give
     from tasks.commands.init import DEFAULT_MODEL, write_draft
     from tasks.commands.views import draft_values, show_draft
 
     draft = write_draft(folder, out, model or DEFAULT_MODEL)
     show_draft(draft)
-    output.give(draft_values(draft))
+    give(draft_values(draft))
 
 
 def plan(
@@ -54,9 +54,9 @@ def plan(
     Each quantity has a minimum, an expected value with one exclusion per round, and a maximum. The data is read and
     tokenized, which the search reuses.
     """
-    from tasks.report.console import output
+    from tasks.report.terminal import log_to_terminal
 
-    output.choose(quiet=quiet, as_json=as_json)
+    give = log_to_terminal(quiet=quiet, as_json=as_json).give
     from tasks.config.loading import load_config
     from tasks.planning.plan import make_plan
     from tasks.planning.pricing import measured_speed, num_devices_of, price_plan, stated_speed
@@ -70,7 +70,7 @@ def plan(
     speed = stated_speed(flops_per_s) if flops_per_s is not None else known
     prices = price_plan(planned, speed, num_devices_of(loaded), price_per_gpu_hour) if speed else {}
     show_plan(planned, speed, prices)
-    output.give(plan_values(planned, speed, prices))
+    give(plan_values(planned, speed, prices))
 
 
 def search(
@@ -86,9 +86,9 @@ def search(
 ) -> None:
     """Search for the champion of a mixture; run again after an interruption, the search resumes."""
     from tasks.config.loading import explain_config, load_config
-    from tasks.report.console import output
+    from tasks.report.terminal import log_to_terminal
 
-    output.choose(quiet=quiet, as_json=as_json)
+    give = log_to_terminal(quiet=quiet, as_json=as_json).give
     loaded = load_config(config, overrides or [])
     if print_config:
         print(explain_config(loaded), end="")
@@ -99,7 +99,7 @@ def search(
     from tasks.runtime.prefect_server import run_flow
 
     run_flow(lambda: msft_search(loaded, accept_changes), loaded.output_root)
-    output.give(read_summary(str(directory_of(loaded))))
+    give(read_summary(str(directory_of(loaded))))
 
 
 def resume(
@@ -111,9 +111,9 @@ def resume(
     as_json: Json = False,
 ) -> None:
     """Resume a search from its directory, without its configuration file."""
-    from tasks.report.console import output
+    from tasks.report.terminal import log_to_terminal
 
-    output.choose(quiet=quiet, as_json=as_json)
+    give = log_to_terminal(quiet=quiet, as_json=as_json).give
     from flows.search import msft_search
     from tasks.record.status import find_search, read_summary, resumed_config
     from tasks.runtime.prefect_server import run_flow
@@ -121,7 +121,7 @@ def resume(
     directory = find_search(output_root, search)
     config = resumed_config(directory, overrides or [])
     run_flow(lambda: msft_search(config, accept_changes), config.output_root)
-    output.give(read_summary(directory))
+    give(read_summary(directory))
 
 
 def status(
@@ -130,35 +130,35 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Show the status of searches: running, resumable or finished; round, exclusions, champion, budget."""
-    from tasks.report.console import output
+    from tasks.report.terminal import log_to_terminal
 
-    output.choose(quiet=False, as_json=as_json)
+    give = log_to_terminal(as_json=as_json).give
     from tasks.commands.views import show_search_status, show_statuses
     from tasks.record.status import find_search, list_searches, status_of
 
     if search is not None:
         one = status_of(find_search(output_root, search))
         show_search_status(one)
-        output.give(one.model_dump())
+        give(one.model_dump())
         return
     found = list_searches(output_root)
     show_statuses(found, output_root)
-    output.give([one.model_dump() for one in found])
+    give([one.model_dump() for one in found])
 
 
 def report(search: Search, output_root: OutputRoot = "searches", as_json: Json = False) -> None:
     """Write the report of a search, finished or not, as one HTML page and as Markdown."""
-    from tasks.report.console import output
+    from tasks.report.terminal import log_to_terminal
 
-    output.choose(quiet=False, as_json=as_json)
+    give = log_to_terminal(as_json=as_json).give
     from tasks.record.status import find_search
+    from tasks.report.messages import tell
     from tasks.report.page import write_page
-    from tasks.report.terminal import say
 
     pages = [str(page) for page in write_page(find_search(output_root, search))]
     for page in pages:
-        say(page)
-    output.give({"pages": pages})
+        tell(page)
+    give({"pages": pages})
 
 
 def export(
@@ -176,15 +176,15 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Export the champion of a finished search as a model directory, or its adapters."""
-    from tasks.report.console import output
+    from tasks.report.terminal import log_to_terminal
 
-    output.choose(quiet=False, as_json=as_json)
+    give = log_to_terminal(as_json=as_json).give
     from tasks.commands.export import export_champion
     from tasks.record.status import find_search
-    from tasks.report.plan_view import size_text
-    from tasks.report.terminal import say
+    from tasks.report import words
+    from tasks.report.messages import tell
 
     done = export_champion(find_search(output_root, search), to, merge_lora=merge_lora)
     kind = "adapters" if done.has_adapters_only else "model"
-    say(f"{kind} of {done.search}, {done.checkpoint}: {size_text(done.num_bytes)} in {done.to}")
-    output.give(done.model_dump())
+    tell(f"{kind} of {done.search}, {done.checkpoint}: {words.size(done.num_bytes)} in {done.to}")
+    give(done.model_dump())

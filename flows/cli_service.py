@@ -33,19 +33,19 @@ def deploy(
     as_json: Json = False,
 ) -> None:
     """Register deployments, and the automation for lost runs, with the server at PREFECT_API_URL."""
-    from tasks.report.console import output
+    from tasks.report.terminal import log_to_terminal
 
-    output.choose(quiet=False, as_json=as_json)
+    give = log_to_terminal(as_json=as_json).give
     from tasks.commands.deploy import LOST_AFTER_S
     from tasks.commands.deploy import deploy as register
-    from tasks.report.terminal import say
+    from tasks.report.messages import tell
 
     placeholders = {"MSFT_HOME": os.path.abspath(directory or "."), "MSFT_IMAGE": image}
     lines = []
     for line in register(names or [], file, placeholders, lost_after_s or LOST_AFTER_S, schedule):
-        say(line)
+        tell(line)
         lines.append(line)
-    output.give({"lines": lines})
+    give({"lines": lines})
 
 
 def doctor(
@@ -63,9 +63,9 @@ def doctor(
 
     Exits with 1 if a check fails; warnings do not count.
     """
-    from tasks.report.console import output
+    from tasks.report.terminal import log_to_terminal
 
-    output.choose(quiet=False, as_json=as_json)
+    give = log_to_terminal(as_json=as_json).give
     from tasks.commands.doctor import diagnose
     from tasks.commands.views import show_checks
     from tasks.config.loading import load_config
@@ -73,6 +73,6 @@ def doctor(
     loaded = load_config(config, overrides or []) if config is not None else None
     checks = diagnose(loaded, output_root, tracking_uri)
     show_checks(checks)
-    output.give([check.model_dump() for check in checks])
+    give([check.model_dump() for check in checks])
     if any(check.verdict == "fail" for check in checks):
         raise typer.Exit(1)

@@ -13,7 +13,7 @@ from tasks.contracts import ChampionResult, SearchRun
 from tasks.opening import check_for_drift, mark_failed_on_error, open_search, reference_to
 from tasks.preparation import prepare_inputs
 from tasks.record.ownership import HANDOVER_S, own_cache, own_directory, own_gpus
-from tasks.report.prefect_artifacts import search_run_name
+from tasks.report.prefect_artifacts import log_to_run_page, search_run_name
 from tasks.reporting import report_round, write_report
 from tasks.rollback import roll_back
 
@@ -53,6 +53,7 @@ def search_file(config: str, overrides: tuple[str, ...] = (), accept_changes: bo
             Prefect shows them, so that none may hold a password.
         accept_changes: go on with other packages or processes than the search began with.
     """
+    log_to_run_page()
     return _search(load_shown_config(config, fill_in_run_number(overrides)), accept_changes, HANDOVER_S)
 
 

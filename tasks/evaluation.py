@@ -26,7 +26,7 @@ from tasks.contracts import (
 from tasks.errors import EmptyCurveError
 from tasks.record.checkpoints import MANIFEST, checkpoint_directory, score_file_of
 from tasks.registry.checkpoints import log_scores
-from tasks.report import terminal
+from tasks.report import messages
 from tasks.runtime.files import hash_file, make_folder, write_file
 from tasks.runtime.gpus import has_accelerator
 from tasks.runtime.launch import beside, run_module
@@ -237,7 +237,7 @@ def _write_spec(spec: ScoreSpec) -> Path:
 def _run_scoring(spec: ScoreSpec, record: Callable[[CheckpointScores], None], name: str) -> None:
     """Run the scoring worker and hand each checkpoint's scores to `record` as soon as they appear."""
     spec_path = _write_spec(spec)
-    with terminal.stage_progress("scoring", len(spec.requests)) as advance:
+    with messages.stage_progress("scoring", len(spec.requests)) as advance:
 
         def count(scores: CheckpointScores) -> None:
             record(scores)
@@ -265,6 +265,6 @@ def _reader(spec: ScoreSpec, record: Callable[[CheckpointScores], None]) -> Call
                 seen.add(path)
                 scores = CheckpointScores.model_validate_json(path.read_text())
                 record(scores)
-                terminal.show_scores(scores, keys)
+                messages.show_scores(scores, keys)
 
     return poll

@@ -6,7 +6,7 @@ from tasks.algorithm.proportions import draws_per_epoch
 from tasks.algorithm.state import SearchState
 from tasks.config.schema import SearchConfig
 from tasks.contracts import CheckpointRef, Inputs, Mixture, SearchRun, SubDatasetDraws, SubDatasetRef
-from tasks.report import terminal
+from tasks.report import messages
 from tasks.stage import stage
 
 
@@ -64,7 +64,7 @@ def _draws(
 def build_mixture(search: SearchRun, state: SearchState, start: CheckpointRef | None) -> Mixture:
     """Return and print the round's mixture; see `plan_mixture`."""
     mixture = plan_mixture(search.config, search.inputs, state, start)
-    terminal.show_mixture(mixture)
+    messages.show_mixture(mixture)
     return mixture
 
 

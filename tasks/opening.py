@@ -20,7 +20,7 @@ from tasks.record.events import EnvironmentChanged, SearchStarted, of_kind, star
 from tasks.record.journal import FILE, append_event, read_events, read_state
 from tasks.registry.points import log_datasets, log_files
 from tasks.registry.runs import end_runs, open_search_run
-from tasks.report import prefect_artifacts, terminal
+from tasks.report import messages, prefect_artifacts
 from tasks.runtime.environment import describe_environment, numerical_environment, other_changes
 from tasks.runtime.files import write_file
 from tasks.stage import stage
@@ -57,7 +57,7 @@ def open_search(search: SearchRun, parent_run_id: str) -> tuple[SearchRun, Searc
     log_files(ref, [Path(directory, FILE)])
     prefect_artifacts.show_link(ref)
     state = read_state(directory)
-    terminal.show_search(ref, state, is_resumed=bool(events))
+    messages.show_search(ref, state, is_resumed=bool(events))
     return search, state
 
 

@@ -10,7 +10,7 @@ from tasks.contracts import Mixture, RolloutResult, RoundCurves, SearchRun
 from tasks.record.events import CheckpointSize, RoundDecided, rounds_of
 from tasks.record.journal import append_event, read_events, read_state
 from tasks.record.progress import read_restarts
-from tasks.report import terminal
+from tasks.report import messages
 from tasks.stage import stage
 
 
@@ -48,7 +48,7 @@ def decide_pruning(
     )
     append_event(directory, decided)
     after = read_state(directory)
-    terminal.show_decision(decision, report, after)
+    messages.show_decision(decision, before.round, after, by_loss=config.evaluation.selection == "loss")
     return after
 
 

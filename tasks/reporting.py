@@ -18,10 +18,11 @@ from tasks.record.plan import compare_with_plan, read_plan
 from tasks.registry.checkpoints import accept_path
 from tasks.registry.points import describe_run, log_files, log_summary, tag_search
 from tasks.registry.runs import close_round_run, close_search_run
-from tasks.report import prefect_artifacts, terminal
+from tasks.report import messages, prefect_artifacts
 from tasks.report.markdown import tell_round, tell_search
+from tasks.report.messages import tell_table
 from tasks.report.page import write_page
-from tasks.report.plan_view import show_plan_and_actual
+from tasks.report.plan_view import plan_table
 from tasks.runtime.files import publish_file
 from tasks.stage import stage
 
@@ -95,9 +96,9 @@ def write_report(run: SearchRun, state: SearchState, champion: ChampionResult) -
     prefect_artifacts.show_end(search, events)
     close_search_run(search, "FINISHED")
     reasons = [decided.decision.reason for decided in rounds_of(events)]
-    terminal.show_summary(config, search, state, champion, totals, reasons)
-    terminal.show_pages(search, champion, prefect_artifacts.page_of_this_run())
-    show_plan_and_actual(comparisons)
+    messages.show_summary(config, search, state, champion, totals, reasons)
+    messages.show_pages(search, champion, prefect_artifacts.page_of_this_run())
+    tell_table(plan_table(comparisons))
 
 
 def curves_frame(events: Events) -> pd.DataFrame:

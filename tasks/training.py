@@ -23,7 +23,7 @@ from tasks.evaluation import scoring_beside
 from tasks.record.checkpoints import published_checkpoints, set_aside, verify
 from tasks.record.progress import read_progress
 from tasks.registry.live import live_pages, record_rollout
-from tasks.report import terminal
+from tasks.report import messages
 from tasks.runtime.files import write_file
 from tasks.runtime.launch import run_accelerate
 from tasks.stage import stage
@@ -77,11 +77,11 @@ def _spec(
 def _run(search: SearchRun, spec: RolloutSpec, spec_path: Path) -> None:
     with (
         scoring_beside(search, spec.mixture, spec.first_step) as show_scores,
-        terminal.rollout_progress(spec.mixture) as show,
+        messages.rollout_progress(spec.mixture) as show,
         live_pages(search.ref, spec) as pages,
     ):
 
-        def show_everywhere(progress: terminal.Progress) -> None:
+        def show_everywhere(progress: messages.Progress) -> None:
             show(progress)
             pages.show_progress(progress)
 
@@ -124,7 +124,7 @@ def _with_local_paths(config: SearchConfig) -> TrainingConfig:
     return training.model_copy(update={"accelerate_config": str(config.resolve(training.accelerate_config))})
 
 
-def _progress_reader(directory: Path, show: Callable[[terminal.Progress], None]) -> Callable[[], None]:
+def _progress_reader(directory: Path, show: Callable[[messages.Progress], None]) -> Callable[[], None]:
     """Return a function that shows the worker's newest progress if it has changed."""
     seen = [read_progress(directory)]  # of a worker before this one
 
@@ -132,7 +132,7 @@ def _progress_reader(directory: Path, show: Callable[[terminal.Progress], None])
         line = read_progress(directory)
         if line is not None and line != seen[0]:
             seen[0] = line
-            show(terminal.Progress(**{field.name: line[field.name] for field in fields(terminal.Progress)}))
+            show(messages.Progress(**{field.name: line[field.name] for field in fields(messages.Progress)}))
 
     return poll
 

@@ -6,37 +6,40 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from rich.markup import escape
-from rich.table import Table
-
 from tasks.commands.doctor import Check
 from tasks.commands.init import Draft, DraftPart
 from tasks.record.status import SearchStatus, command_for
-from tasks.report.console import console, print_table
+from tasks.report.messages import tell, tell_table
+from tasks.report.table import Table, names, numbers, texts
 
 logger = logging.getLogger(__name__)
 _COLORS = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
 
 def show_draft(draft: Draft) -> None:
-    """Print the sub-datasets of a new configuration, the guesses to check, and the next command."""
-    console.print(f"wrote {escape(draft.path)}: {len(draft.parts)} sub-datasets")
-    table = Table(box=None, pad_edge=False)
-    for heading in ("sub-dataset", "rows", "validation", "test", "scored by", "read as"):
-        table.add_column(heading)
-    for part in draft.parts:
-        table.add_row(
-            escape(part.data.name),
+    """Tell the sub-datasets of a new configuration, the guesses to check, and the next command."""
+    tell(f"wrote {draft.path}: {len(draft.parts)} sub-datasets")
+    rows = [
+        (
+            part.data.name,
             f"{part.schema.num_rows:,}",
             _split_text(part, "validation"),
             _split_text(part, "test"),
             part.schema.metric,
-            escape(part.schema.columns),
+            part.schema.columns,
         )
-    print_table(table)
+        for part in draft.parts
+    ]
+    columns = (
+        *names("sub-dataset"),
+        *numbers("rows"),
+        *names("validation", "test", "scored by"),
+        *texts("read as"),
+    )
+    tell_table(Table(columns, rows))
     for remark in draft.remarks:
-        console.print(f"[yellow]check[/yellow] {escape(remark)}")
-    console.print(f"next: msft plan {escape(draft.path)}")
+        tell(("check", "yellow"), f" {remark}")
+    tell(f"next: msft plan {draft.path}")
 
 
 def draft_values(draft: Draft) -> dict[str, Any]:
@@ -65,17 +68,13 @@ def _split_text(part: DraftPart, split: str) -> str:
 
 
 def show_statuses(statuses: Sequence[SearchStatus], output_root: str) -> None:
-    """Print one line for each search, and the commands that resume the interrupted ones."""
+    """Tell one line for each search, and the commands that resume the interrupted ones."""
     if not statuses:
-        console.print(f"no search in {escape(output_root)}; start one with: msft search CONFIG")
+        tell(f"no search in {output_root}; start one with: msft search CONFIG")
         return
-    table = Table(box=None, pad_edge=False)
-    table.add_column("search", min_width=max(len(one.search) for one in statuses))  # never cut: it is copied
-    for heading in ("status", "round", "active", "excluded", "champion so far", "epochs", "last event"):
-        table.add_column(heading)
-    for one in statuses:
-        table.add_row(
-            escape(one.search),
+    rows = [
+        (
+            one.search,
             one.condition,
             _round_text(one),
             str(len(one.active)),
@@ -84,14 +83,16 @@ def show_statuses(statuses: Sequence[SearchStatus], output_root: str) -> None:
             _budget_text(one),
             one.last_event_at or "none",
         )
-    print_table(table)
+        for one in statuses
+    ]
+    headings = ("status", "round", "active", "excluded", "champion so far", "epochs", "last event")
+    tell_table(Table((*names("search"), *texts(*headings)), rows))
     for one in statuses:
         _show_next(one)
 
 
 def show_search_status(one: SearchStatus) -> None:
-    """Print the status of one search, a line for each value."""
-    table = Table(box=None, pad_edge=False, show_header=False)
+    """Tell the status of one search, a line for each value."""
     lines = {
         "search": one.search,
         "directory": one.directory,
@@ -103,9 +104,8 @@ def show_search_status(one: SearchStatus) -> None:
         "epochs spent": _budget_text(one),
         "last event": f"{one.last_event} at {one.last_event_at}" if one.last_event else "none",
     }
-    for label, text in {**lines, **({"ended": one.stop_reason} if one.stop_reason else {})}.items():
-        table.add_row(label, escape(text))
-    print_table(table)
+    ended = {"ended": one.stop_reason} if one.stop_reason else {}
+    tell_table(Table((*names(""), *texts("")), list({**lines, **ended}.items())))
     _show_next(one)
 
 
@@ -113,7 +113,7 @@ def _show_next(one: SearchStatus) -> None:
     if one.condition == "unreadable":
         logger.warning(one.problem)
     if one.condition == "resumable":
-        console.print(f"resume with: {escape(command_for(one))}")
+        tell(f"resume with: {command_for(one)}")
 
 
 def _round_text(one: SearchStatus) -> str:
@@ -131,9 +131,8 @@ def _budget_text(one: SearchStatus) -> str:
 
 
 def show_checks(checks: Sequence[Check]) -> None:
-    """Print each check, and the fix beneath a failed one."""
+    """Tell each check, and the fix beneath a failed one."""
     for check in checks:
-        color = _COLORS[check.verdict]
-        console.print(f"[{color}]{check.verdict:4}[/{color}]  {check.name:9} {escape(check.finding)}")
+        tell((f"{check.verdict:4}", _COLORS[check.verdict]), f"  {check.name:9} {check.finding}")
         if check.fix:
-            console.print(f"                fix: {escape(check.fix)}")
+            tell(f"                fix: {check.fix}")

@@ -24,7 +24,6 @@ from tasks.comparison.grid import Arm
 from tasks.config.schema import SearchConfig
 from tasks.contracts import Value
 from tasks.errors import MsftError
-from tasks.report.console import output
 from tasks.report.terminal import log_to_terminal
 from tasks.runtime.files import make_folder
 from tasks.runtime.gpus import DEVICES, visible_gpus
@@ -165,13 +164,12 @@ def text_of(error: Exception) -> str:
 def run_as_child(search: Callable[[Part], Any]) -> None:
     """Run the part given on stdin and exit: 0, or 1 with `{"error": …}` on stdout; all else goes to stderr."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    output.choose(quiet=False, as_json=True)
-    log_to_terminal()
+    give = log_to_terminal(as_json=True).give
     part = Part.model_validate_json(sys.stdin.read())
     try:
         run_flow(lambda: search(part), part.arm.config.output_root)
     except Exception as error:  # the process boundary: the comparison is told, and the log has the traceback
-        output.give({"error": text_of(error)})
+        give({"error": text_of(error)})
         logger.error(text_of(error))
         if not isinstance(error, MsftError):
             traceback.print_exc()

@@ -23,7 +23,7 @@ from tasks.registry.checkpoints import RoundCheckpoints
 from tasks.registry.points import log_mixture, log_system
 from tasks.registry.runs import open_round_run
 from tasks.registry.system_metrics import SystemReadings
-from tasks.report import terminal
+from tasks.report import messages
 from tasks.report.prefect_artifacts import ProgressBar
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class LivePages:
         now = time.monotonic()
         self._look_at, self._read_at, self._log_at, self._progress_at = now, now, now + _LOG_S, now
 
-    def show_progress(self, progress: terminal.Progress) -> None:
+    def show_progress(self, progress: messages.Progress) -> None:
         """Move the bar on Prefect's page, at most every few seconds."""
         self._step = self._first_step + progress.step
         if time.monotonic() >= self._progress_at or progress.step == progress.num_steps:

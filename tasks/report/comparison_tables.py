@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
-from rich.markup import escape
-from rich.table import Table
 
-from tasks.report.console import console, print_table
+from tasks.report.messages import tell_heading, tell_table
+from tasks.report.table import Table, names, numbers, styled
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +17,7 @@ logger = logging.getLogger(__name__)
 def show_comparison(
     heading: str, frames: Mapping[str, pd.DataFrame], axes: Sequence[str], control: str
 ) -> None:
-    """Print scores, costs and, where the frames have them, sub-datasets; differences clear of zero are bold.
+    """Tell scores, costs and, where the frames have them, sub-datasets; differences clear of zero are bold.
 
     Args:
         heading: printed above the tables.
@@ -26,9 +25,9 @@ def show_comparison(
         axes: the columns of `summary` that a sweep varies.
         control: title of the method that the others are measured against.
     """
-    console.rule(heading, align="left")
+    tell_heading(heading)
     summary = frames["summary"]
-    print_table(_scores_table(summary, axes, control))
+    tell_table(_scores_table(summary, axes, control))
     over = (
         "test rows alone, as seeds cannot be resampled with one"
         if summary["num_seeds"].min() == 1
@@ -38,52 +37,45 @@ def show_comparison(
         "test accuracy: mean over sub-datasets ± standard deviation over seeds; "
         f"intervals: paired bootstrap over {over}"
     )
-    print_table(_costs_table(summary, axes))
+    tell_table(_costs_table(summary, axes))
     logger.info(
         "tokens, FLOPs and seconds of one search, mean over seeds; training, discarded work and evaluation"
     )
     if "sub_datasets" in frames:
         titles = dict(zip(summary["method"], summary["title"], strict=True))
-        print_table(_sub_datasets_table(frames["sub_datasets"], titles))
+        tell_table(_sub_datasets_table(frames["sub_datasets"], titles))
 
 
 def _scores_table(summary: pd.DataFrame, axes: Sequence[str], control: str) -> Table:
-    table = _new_table([*axes, "method"], ["seeds", "test accuracy", f"difference to {control} [95 %]"])
+    rows = []
     for row in summary.to_dict("records"):
         is_clear = pd.notna(row["low"]) and (row["low"] > 0 or row["high"] < 0)
-        cells = (str(row["num_seeds"]), _accuracy(row), _interval(row))
-        table.add_row(*_point(row, axes), row["title"], *cells, style="bold" if is_clear else "")
-    return table
+        cells = (*_point(row, axes), row["title"], str(row["num_seeds"]), _accuracy(row), _interval(row))
+        rows.append(styled(cells, "clear" if is_clear else ""))
+    headings = numbers("seeds", "test accuracy", f"difference to {control} [95 %]")
+    return Table((*names(*axes, "method"), *headings), rows)
 
 
 def _costs_table(summary: pd.DataFrame, axes: Sequence[str]) -> Table:
-    table = _new_table([*axes, "method"], ["train tokens", "discarded", "evaluation", "FLOPs", "seconds"])
+    rows = []
     for row in summary.to_dict("records"):
         tokens = (f"{row[name]:,.0f}" for name in ("train_tokens", "discarded_tokens", "evaluation_tokens"))
         costs = (*tokens, f"{row['flops']:.3g}", f"{row['seconds']:,.0f}")
-        table.add_row(*_point(row, axes), row["title"], *costs)
-    return table
+        rows.append((*_point(row, axes), row["title"], *costs))
+    headings = numbers("train tokens", "discarded", "evaluation", "FLOPs", "seconds")
+    return Table((*names(*axes, "method"), *headings), rows)
 
 
 def _sub_datasets_table(frame: pd.DataFrame, titles: Mapping[str, str]) -> Table:
-    table = _new_table(["sub-dataset"], list(titles.values()))
-    for name, rows in frame.groupby("sub_dataset", sort=False):
-        cells = {row["method"]: _accuracy(row) for row in rows.to_dict("records")}
-        table.add_row(escape(str(name)), *(cells.get(method, "none") for method in titles))
-    return table
-
-
-def _new_table(words: Sequence[str], numbers: Sequence[str]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for heading in words:
-        table.add_column(heading)
-    for heading in numbers:
-        table.add_column(heading, justify="right")
-    return table
+    rows = []
+    for name, scored in frame.groupby("sub_dataset", sort=False):
+        cells = {row["method"]: _accuracy(row) for row in scored.to_dict("records")}
+        rows.append((str(name), *(cells.get(method, "none") for method in titles)))
+    return Table((*names("sub-dataset"), *numbers(*titles.values())), rows)
 
 
 def _point(row: Mapping[Any, Any], axes: Sequence[str]) -> list[str]:
-    return [escape(str(row[axis])) for axis in axes]
+    return [str(row[axis]) for axis in axes]
 
 
 def _accuracy(row: Mapping[Any, Any]) -> str:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from tasks.algorithm.state import CheckpointKey
-from tasks.contracts import SubDatasetScore
 from tasks.report import words
+from tasks.report.scores import mean_of
 from tasks.report.story import FULL_EPOCHS, RoundStory, Story
 
 
@@ -25,13 +23,6 @@ def standing(story: Story) -> str:
     under_way = story.round_under_way
     now = f"; round {under_way} is under way or was interrupted" if under_way is not None else ""
     return f"Unfinished: {rounds} decided{now}"
-
-
-def mean_of(scores: Sequence[SubDatasetScore], *, by_loss: bool) -> float | None:
-    """Return the mean over sub-datasets, of losses or of the accuracies that were measured."""
-    values = [score.loss if by_loss else score.accuracy for score in scores]
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
 
 
 def is_discarded(story: Story, key: CheckpointKey) -> bool:

@@ -11,10 +11,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from tasks.report import words
 from tasks.report.charts import checkpoint_tree, mean_chart, sub_dataset_chart
 from tasks.report.drawing import svg_of
-from tasks.report.findings import is_discarded, mean_of, standing, verdict
-from tasks.report.plan_view import plan_and_actual, size_text
+from tasks.report.findings import is_discarded, standing, verdict
+from tasks.report.plan_view import plan_table
 from tasks.report.remarks import remarks
+from tasks.report.scores import mean_of
 from tasks.report.story import Story, read_story
+from tasks.report.table import in_markdown
 from tasks.report.tables import (
     cost_rows,
     data_rows,
@@ -28,7 +30,6 @@ from tasks.report.tables import (
 from tasks.runtime.files import write_file
 
 _SECTIONS = ("search", "training", "evaluation", "model")
-_MARKS = str.maketrans({mark: f"\\{mark}" for mark in "\\`*_{}[]<>#|~$"})
 
 
 def write_page(search_directory: str) -> tuple[Path, Path]:
@@ -89,8 +90,8 @@ def _contents(story: Story) -> dict[str, Any]:
         "is_champion_discarded": story.champion is not None
         and is_discarded(story, story.champion.checkpoint),
         "costs": cost_rows(story),
-        "plan": plan_and_actual(story.plan, words.flops),
-        "size": size_text,
+        "plan": plan_table(story.plan).rows,
+        "size": words.size,
         "mixture": mixture_rows(story),
         "data": data_rows(story),
         "settings": (*_identity(story), *settings_rows(story, _SECTIONS)),
@@ -111,10 +112,5 @@ def _render(template: str, contents: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["markdown"] = _as_markdown
+    environment.filters["markdown"] = in_markdown
     return environment.get_template(template).render(contents)
-
-
-def _as_markdown(text: object) -> str:
-    """Return a text that Markdown shows as it is, in one line."""
-    return " ".join(str(text).split()).translate(_MARKS)

@@ -19,7 +19,7 @@ from prefect.artifacts import (
 )
 from prefect.context import TaskRunContext
 from prefect.exceptions import PrefectException
-from prefect.logging import get_run_logger
+from prefect.logging.handlers import APILogHandler
 from prefect.runtime import flow_run
 from prefect.settings import (
     PREFECT_API_URL,
@@ -59,6 +59,18 @@ def round_run_name() -> str:
     return round_title(flow_run.parameters["search"].ref, state.round, state.active)
 
 
+def log_to_run_page() -> None:
+    """Send what the stages log to the page of the flow run, as PREFECT_LOGGING_EXTRA_LOGGERS=tasks,flows would.
+
+    Prefect leaves the level of such loggers at WARNING.
+    """
+    for name in ("flows", "tasks"):
+        stages = logging.getLogger(name)
+        stages.setLevel(logging.INFO)
+        if not any(isinstance(handler, APILogHandler) for handler in stages.handlers):
+            stages.addHandler(APILogHandler())
+
+
 def show_link(search: SearchRef) -> None:
     """Link the search's run in MLflow."""
     command = mlflow_command(search)
@@ -74,10 +86,8 @@ def show_link(search: SearchRef) -> None:
 
 
 def show_round(search: SearchRef, events: Events) -> None:
-    """Show the newest decision in words, in the run's log too, and the table of all rounds."""
+    """Show the newest decision in words, and the table of all rounds."""
     newest = rounds_of(events)[-1]
-    reason = newest.decision.reason
-    _show(lambda: get_run_logger().info("decision of round %d: %s", newest.round, reason))
     text = tell_round(newest, by_loss=start_of(events).by_loss)
     _show(lambda: create_markdown_artifact(text, key=_key(search, "decision")))
     rows = round_rows(events)

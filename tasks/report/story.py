@@ -14,6 +14,7 @@ from tasks.contracts import ChampionResult, Mixture
 from tasks.record.events import EnvironmentChanged, RoundDecided, champion_of, of_kind, rounds_of, start_of
 from tasks.record.journal import read_events, read_state
 from tasks.record.plan import Comparison, compare_with_plan, read_plan
+from tasks.report import words
 
 FULL_EPOCHS = "full-mixture epochs"
 ROWS = "training rows"
@@ -153,7 +154,7 @@ class Story:
 
     def shown(self, score: float) -> float:
         """Return a score in the unit that people read: an accuracy, or a loss in nats a token."""
-        return -score if self.by_loss else score
+        return words.shown(score, by_loss=self.by_loss)
 
     def round_of(self, key: CheckpointKey) -> RoundStory:
         """Return the round whose roll-out published a checkpoint; the base model belongs to the first."""

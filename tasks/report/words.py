@@ -34,6 +34,16 @@ def checkpoint(key: CheckpointKey) -> str:
     return "the base model" if key == CheckpointKey(0, 0) else str(key)
 
 
+def unit(*, by_loss: bool) -> str:
+    """Return the name of what a search selects by."""
+    return "loss" if by_loss else "accuracy"
+
+
+def shown(score: float, *, by_loss: bool) -> float:
+    """Return a score, of which higher is better, as people read it: an accuracy, or a loss in nats a token."""
+    return -score if by_loss else score
+
+
 def score(value: float | None, digits: int = 3) -> str:
     """Return an accuracy or a loss; a dash for what was not measured."""
     return "–" if value is None else f"{value:.{digits}f}"
@@ -63,3 +73,10 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def size(num_bytes: float) -> str:
+    """Return a size in MB or GB; a dash for nothing."""
+    if not num_bytes:
+        return "–"
+    return f"{num_bytes / 1e9:,.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.1f} MB"

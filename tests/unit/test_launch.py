@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tasks.contracts import Mixture
-from tasks.report import terminal
+from tasks.report import messages
 from tasks.runtime.gpus import has_accelerator
 
 
@@ -48,8 +48,8 @@ def test_the_line_of_a_roll_out_names_the_device(capsys: pytest.CaptureFixture[s
         example_shares={},
         token_shares={},
     )
-    with terminal.rollout_progress(mixture) as show:
-        show(terminal.Progress(9, 9, 1.5, 2000.0, 0.0, "cuda (NVIDIA L4) × 2"))
+    with messages.rollout_progress(mixture) as show:
+        show(messages.Progress(9, 9, 1.5, 2000.0, 0.0, "cuda (NVIDIA L4) × 2"))
     assert (
         "step 9/9, loss 1.500, 2,000 tokens/s, 0:00 left, on cuda (NVIDIA L4) × 2" in capsys.readouterr().out
     )

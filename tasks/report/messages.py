@@ -1,0 +1,190 @@
+"""Log records that tell a person of a search as it runs.
+
+Each is plain text, which Prefect's pages and log files show, with markup or a table for a terminal.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from rich.rule import Rule
+from rich.text import Text
+
+from tasks.algorithm.costs import LedgerLine
+from tasks.algorithm.state import CheckpointKey, SearchState
+from tasks.algorithm.strategy import Decision
+from tasks.config.schema import SearchConfig
+from tasks.contracts import ChampionResult, CheckpointScores, Mixture, SearchRef
+from tasks.record.names import mlflow_address, mlflow_command
+from tasks.report import words
+from tasks.report.scores import champion_table, cost_table, decision_table
+from tasks.report.table import Table
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Bar:
+    """The progress of a stage: `done` of `total`, and a detail."""
+
+    title: str
+    done: int
+    total: int
+    detail: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The newest line of a training worker: where it is, how fast, how long it will take, and on what device."""
+
+    step: int
+    num_steps: int
+    loss: float
+    tokens_per_s: float
+    seconds_left: float
+    device: str
+
+
+def tell(*parts: str | tuple[str, str]) -> None:
+    """Log a line of texts, some with a style of Rich's."""
+    text = Text.assemble(*parts)
+    logger.info("%s", text.plain, extra={"rich": text})
+
+
+def tell_heading(text: str) -> None:
+    """Log the heading of what follows; a terminal shows it in a rule."""
+    logger.info("%s", text, extra={"rich": Rule(Text(text), align="left")})
+
+
+def tell_table(table: Table) -> None:
+    """Log a table; nothing without rows."""
+    if table.rows:
+        logger.info("%s", table.text(), extra={"rich": table.rich()})
+
+
+@contextmanager
+def stage_progress(title: str, total: int) -> Iterator[Callable[..., None]]:
+    """Give a function that counts parts of a stage as done, by default one more; a bar on a terminal alone.
+
+    With a detail, each tenth is a line in logs and pages too.
+    """
+    done, tenth = 0, -1
+
+    def show(now: int | None = None, detail: str = "") -> None:
+        nonlocal done, tenth
+        done = done + 1 if now is None else now
+        is_line = bool(detail) and done * 10 // total > tenth
+        tenth = done * 10 // total if is_line else tenth
+        extra: dict[str, Any] = {"bar": Bar(title, done, total, detail), "send_to_api": is_line}
+        level = logging.INFO if is_line else logging.DEBUG
+        logger.log(level, "%s: step %d/%d, %s", title, done, total, detail, extra=extra)
+
+    try:
+        yield show
+    finally:
+        logger.debug("%s: over", title, extra={"bar": None, "send_to_api": False})
+
+
+@contextmanager
+def rollout_progress(mixture: Mixture) -> Iterator[Callable[[Progress], None]]:
+    """Give a function that shows the progress of a roll-out, and tell at its end which devices it ran on."""
+    devices: set[str] = set()
+    with stage_progress("training", mixture.num_steps) as show_bar:
+
+        def show(progress: Progress) -> None:
+            devices.add(progress.device)
+            minutes, seconds = divmod(round(progress.seconds_left), 60)
+            speed = f"{progress.tokens_per_s:,.0f} tokens/s, {minutes}:{seconds:02d} left"
+            show_bar(progress.step, f"loss {progress.loss:.3f}, {speed}, on {progress.device}")
+
+        yield show
+    tell(f"trained {mixture.num_steps} steps on {' and '.join(sorted(devices)) or 'no device'}")
+
+
+def show_search(search: SearchRef, state: SearchState, *, is_resumed: bool) -> None:
+    """Tell which search this is, and where it stands."""
+    going_on = "has had its last round" if state.is_finished else f"goes on with round {state.round}"
+    verb = going_on if is_resumed else "starts"
+    tell((f"search {search.name}-{search.search_id}", "bold"), f" {verb} in {search.directory}")
+
+
+def show_mixture(mixture: Mixture) -> None:
+    """Tell a round's mixture with the realized share of each sub-dataset."""
+    tell_heading(f"round {mixture.round}")
+    shares = []
+    for name in (part.name for part in mixture.draws):
+        of_rows, of_tokens = mixture.example_shares[name], mixture.token_shares[name]
+        tokens = f" ({of_tokens:.1%} of tokens)" if abs(of_tokens - of_rows) >= 0.005 else ""
+        shares.append(f"{name} {of_rows:.1%}{tokens}")
+    tell(f"mixture: {', '.join(shares)}")
+    tell(
+        f"roll-out: {mixture.epochs:g} epochs of {mixture.epoch_rows} rows = {mixture.num_steps} steps, "
+        f"{len(mixture.evaluation_offsets)} evaluations"
+    )
+
+
+def show_scores(scores: CheckpointScores, keys: Sequence[CheckpointKey]) -> None:
+    """Tell the scores of a checkpoint in one line: accuracies where they are measured, else losses."""
+    values = [s.accuracy if s.accuracy is not None else s.loss for s in scores.scores]
+    each = " ".join(f"{s.sub_dataset} {value:.3f}" for s, value in zip(scores.scores, values, strict=True))
+    accuracies = [s.accuracy for s in scores.scores if s.accuracy is not None]
+    mean = f"mean accuracy {sum(accuracies) / len(accuracies):.3f}, " if accuracies else ""
+    loss = sum(s.loss for s in scores.scores) / len(values)
+    tell(
+        f"evaluated {keys.index(scores.key) + 1}/{len(keys)} step {scores.key.step}: ",
+        (f"{mean}loss {loss:.3f}", "bold"),
+        f" {each} ",
+        (f"({scores.cost.seconds:.1f} s)", "dim"),
+    )
+
+
+def show_decision(decision: Decision, number: int, state: SearchState, *, by_loss: bool) -> None:
+    """Tell a round's decision, with the table that it rests on."""
+    tell_table(decision_table(decision.verdicts, by_loss=by_loss))
+    tell(("decision", "bold"), f" of round {number}: {decision.reason}")
+    if state.champion is not None:
+        unit, score = (
+            words.unit(by_loss=by_loss),
+            words.score(words.shown(state.champion.score, by_loss=by_loss), 4),
+        )
+        tell(f"champion so far: {state.champion.checkpoint}, mean validation {unit} {score}")
+
+
+def show_summary(
+    config: SearchConfig,
+    search: SearchRef,
+    state: SearchState,
+    champion: ChampionResult,
+    totals: Mapping[str, LedgerLine],
+    reasons: Sequence[str],
+) -> None:
+    """Tell how the search ended; `reasons` are the decisions of its rounds in words."""
+    title = " (protocol: paper, selected on the test splits)" if config.search.protocol == "paper" else ""
+    tell_heading(f"search {search.name}-{search.search_id}: summary{title}")
+    tell(f"ended after {state.round} rounds: {state.stop_reason}")
+    tell(f"excluded, in order: {', '.join(e.sub_dataset for e in state.excluded) or 'none'}")
+    for number, reason in enumerate(reasons):
+        tell(f"  round {number}: {reason}")
+    tell(("champion", "bold"), f": {champion.key}, in {champion.directory}")
+    by_loss = config.evaluation.selection == "loss"
+    tell_table(champion_table(champion.validation, champion.test, state.excluded, by_loss=by_loss))
+    tell_table(cost_table(totals.values()))
+
+
+def show_pages(search: SearchRef, champion: ChampionResult, prefect_page: str) -> None:
+    """Tell where the search's files and pages are; `prefect_page` is where Prefect shows this run."""
+    report = f"{search.directory}/report"
+    command = mlflow_command(search)
+    first = f"{command}, then " if command else ""
+    for line in (
+        f"report:  {report}/report.html, and report.md",
+        f"frames:  {report}/*.csv and *.parquet (curves, decisions, ledger, scores)",
+        f"model:   msft-{search.name} version {champion.model_version}, alias champion",
+        f"MLflow:  {first}{mlflow_address(search)}",
+        f"Prefect: {prefect_page}",
+    ):
+        tell(line)
