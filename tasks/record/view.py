@@ -89,6 +89,11 @@ class RoundView:
         return self.decided.round
 
     @property
+    def exclude(self) -> tuple[str, ...]:
+        """Return the sub-datasets that the round's decision excluded."""
+        return self.decided.decision.exclude
+
+    @property
     def begin(self) -> float:
         """Return the position at which the round begins."""
         return self.position[self.start]

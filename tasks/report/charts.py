@@ -12,73 +12,81 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 
 from tasks.algorithm.state import CheckpointKey
+from tasks.record.view import RoundView, SearchView
 from tasks.report import words
 from tasks.report.drawing import COLOUR, KINDS, STYLE, axes, plot, write
-from tasks.report.story import RoundStory, Story
 from tasks.report.tables import outcome_of
 
-ScoreAt = Callable[[RoundStory, CheckpointKey], float]
+ScoreAt = Callable[[RoundView, CheckpointKey], float]
 
 _CHARACTER_PX = 7.6  # mean advance of the page's bold 12 px type, rounded up
 _ROUND_PX, _NUMBER_PX = 56, 18  # room for `round 3`, and for `12`
 
 
 @rc_context(STYLE)
-def mean_chart(story: Story) -> Axes:
+def mean_chart(view: SearchView) -> Axes:
     """Return the mean over all sub-datasets, with exclusions, returns and the champion named above it."""
 
-    def mean(told: RoundStory, key: CheckpointKey) -> float:
-        return story.shown(statistics.fmean(told.score(name, key) for name in story.names))
+    def mean(told: RoundView, key: CheckpointKey) -> float:
+        return view.score(statistics.fmean(told.score(name, key) for name in view.names)).shown
 
     width, height = 888, 200
-    labels = list(spread(_named_places(story, width / story.spent), width))
+    labels = list(spread(_named_places(view, width / view.spent), width))
     above = 40 + 16 * max((line + 1 for *_, line in labels), default=0)
     ax = axes((56, width, 16), (above, height, 44), num_ticks=(10, 5))
-    ax.set_xlabel(f"training done, in {story.unit}, discarded work counted")
-    for told in story.rounds:
+    ax.set_xlabel(f"training done, in {view.unit}, discarded work counted")
+    for told in view.rounds:
         _draw_round(ax, told, mean, is_active=True)
     for x, kind, text, side, line in labels:
         top = above - 8 - 16 * line  # of its vertical line, above the plot
-        colour, place = KINDS[kind]["color"], x * story.spent / width
+        colour, place = KINDS[kind]["color"], x * view.spent / width
         ax.axvline(place, ymax=1 + top / height, color=colour, linewidth=1, alpha=0.6, clip_on=False)
         write(ax, place, text, (4 if side == "left" else -4, top - 10), "label", ha=side, color=colour)
-    for told in story.rounds:
-        for kind, group in (("excluded", told.exclude), ("included", told.include)):
+    for told in view.rounds:
+        for kind, group in (
+            ("excluded", told.exclude),
+            ("included", told.decided.decision.include),
+        ):
             if group:
-                plot(ax, kind, [(told.position[told.target], mean(told, told.target))], told.reason)
-    _finish(ax, story, mean, width)
+                plot(
+                    ax,
+                    kind,
+                    [(told.position[told.target], mean(told, told.target))],
+                    told.decided.decision.reason,
+                )
+    _finish(ax, view, mean, width)
     return ax
 
 
 @rc_context(STYLE)
-def sub_dataset_chart(story: Story, name: str) -> Axes:
+def sub_dataset_chart(view: SearchView, name: str) -> Axes:
     """Return one sub-dataset's curve; accuracies of all charts share one vertical axis, losses have each their own."""
 
-    def score(told: RoundStory, key: CheckpointKey) -> float:
-        return story.shown(told.score(name, key))
+    def score(told: RoundView, key: CheckpointKey) -> float:
+        return view.score(told.score(name, key)).shown
 
     ax = axes((44, 300, 16), (20, 142, 42), num_ticks=(5, 4))
-    ax.set_xlabel(story.unit)
-    for told in story.rounds:
-        _draw_round(ax, told, score, is_active=name in told.active)
-    for told in story.rounds:
-        _draw_marks(ax, story, told, name)
-    if not story.by_loss:
+    ax.set_xlabel(view.unit)
+    for told in view.rounds:
+        _draw_round(ax, told, score, is_active=name in told.decided.active)
+    for told in view.rounds:
+        _draw_marks(ax, view, told, name)
+    if not view.started.by_loss:
         ax.update_datalim(
-            [(0, p.score) for told in story.rounds for c in told.curves.values() for p in c.points]
+            [(0, p.score) for told in view.rounds for c in told.curves.values() for p in c.points]
         )
-    _finish(ax, story, score, 300)
+    _finish(ax, view, score, 300)
     return ax
 
 
 @rc_context(STYLE)
-def checkpoint_tree(story: Story) -> Axes:
+def checkpoint_tree(view: SearchView) -> Axes:
     """Return all published checkpoints of the decided rounds as a tree, a row for each round.
 
     The horizontal axis counts optimizer steps on the way to a checkpoint.
     """
-    rows = [told.index for told in story.rounds]
-    steps = {key.step for told in story.rounds for key in told.position}
+    rows = [told.index for told in view.rounds]
+    steps = {key.step for told in view.rounds for key in told.position}
     ax = axes((76, 514, 370), (22, 36 * len(rows), 40), num_ticks=(8, 1))
     ax.grid(visible=False, axis="y")
     ax.grid(visible=True, axis="x")
@@ -89,19 +97,19 @@ def checkpoint_tree(story: Story) -> Axes:
     ax.set_yticklabels(
         [f"round {index}" for index in rows], color=COLOUR["ink"], ha="left", position=(-72 / 514, 0)
     )
-    row_of = {key: told.index for told in story.rounds for key in told.own}
+    row_of = {key: told.index for told in view.rounds for key in told.own}
     for kind in ("discarded", "accepted"):
-        for told in story.rounds:
+        for told in view.rounds:
             _draw_branch(ax, told, kind, row_of)
-    for told in story.rounds:
+    for told in view.rounds:
         place = (1 + 18 / 514, told.index)
-        ax.text(*place, outcome_of(story, told), va="center_baseline", transform=ax.get_yaxis_transform(),
-                gid=f"outcome|{told.reason}")  # fmt: skip
-        _draw_checkpoints(ax, story, told, 3.6 if 10 * len(steps) < 514 else 2.4)
+        ax.text(*place, outcome_of(view, told), va="center_baseline", transform=ax.get_yaxis_transform(),
+                gid=f"outcome|{told.decided.decision.reason}")  # fmt: skip
+        _draw_checkpoints(ax, view, told, 3.6 if 10 * len(steps) < 514 else 2.4)
     return ax
 
 
-def _draw_round(ax: Axes, told: RoundStory, score: ScoreAt, *, is_active: bool) -> None:
+def _draw_round(ax: Axes, told: RoundView, score: ScoreAt, *, is_active: bool) -> None:
     """Draw a roll-out: its accepted path, and shaded the discarded one with a line over to where the path goes on."""
     points = {key: (told.position[key], score(told, key)) for key in (told.start, *told.own)}
     accepted = [told.start, *(key for key in told.own if told.is_accepted(key))]
@@ -115,29 +123,32 @@ def _draw_round(ax: Axes, told: RoundStory, score: ScoreAt, *, is_active: bool) 
         plot(ax, "accepted" if is_active else "resting", [points[key] for key in accepted])
 
 
-def _draw_marks(ax: Axes, story: Story, told: RoundStory, name: str) -> None:
-    if name in told.active:
+def _draw_marks(ax: Axes, view: SearchView, told: RoundView, name: str) -> None:
+    if name in told.decided.active:
         peak = told.curves[name].peak
-        value = story.shown(peak.score)
+        value = view.score(peak.score).shown
         title = f"peak of round {told.index}: {words.score(value)} at {words.checkpoint(peak.checkpoint)}"
         plot(ax, "peak", [(told.position[peak.checkpoint], value)], title)
-    for kind, group in (("excluded", told.exclude), ("included", told.include)):
+    for kind, group in (
+        ("excluded", told.exclude),
+        ("included", told.decided.decision.include),
+    ):
         if name in group:
-            value = story.shown(told.score(name, told.target))
+            value = view.score(told.score(name, told.target)).shown
             where = f"from {words.checkpoint(told.target)} on, at {words.score(value)}"
             plot(ax, kind, [(told.position[told.target], value)], f"{kind} by round {told.index}, {where}")
 
 
-def _finish(ax: Axes, story: Story, score: ScoreAt, width: float) -> None:
+def _finish(ax: Axes, view: SearchView, score: ScoreAt, width: float) -> None:
     """Draw the champion and the borders of the rounds, numbered where the numbers do not meet."""
-    if story.champion is not None:
-        key = story.champion.checkpoint
-        told = story.round_of(key)
+    if view.champion is not None:
+        key = view.champion.checkpoint
+        told = view.round_of(key)
         value = score(told, key)
         title = f"champion: {words.checkpoint(key)}, {words.score(value)}"
         plot(ax, "champion", [(told.position[key], value)], title)
-    px, last = width / story.spent, -math.inf
-    for told in story.rounds:
+    px, last = width / view.spent, -math.inf
+    for told in view.rounds:
         if told.begin > 0:
             ax.axvline(told.begin, ymax=1.03, **KINDS["border"])
         is_wide = width > 400 and (told.end - told.begin) * px > _ROUND_PX
@@ -146,19 +157,22 @@ def _finish(ax: Axes, story: Story, score: ScoreAt, width: float) -> None:
             text = f"round {told.index}" if is_wide else str(told.index)
             write(ax, middle, text, (0, 8), "round-name", ha="center", fontsize=11)
             last = middle
-    ax.set_xlim(0, story.spent)
+    ax.set_xlim(0, view.spent)
     ax.autoscale_view(scalex=False)
 
 
-def _named_places(story: Story, px: float) -> Iterator[tuple[float, str, str]]:
-    for told in story.rounds:
-        for kind, sign, group in (("excluded", "− ", told.exclude), ("included", "+ ", told.include)):
+def _named_places(view: SearchView, px: float) -> Iterator[tuple[float, str, str]]:
+    for told in view.rounds:
+        for kind, sign, group in (
+            ("excluded", "− ", told.exclude),
+            ("included", "+ ", told.decided.decision.include),
+        ):
             if group:
                 text = sign + words.listed([words.short(name) for name in group], 1)
                 yield told.position[told.target] * px, kind, text
-    if story.champion is not None:
-        key = story.champion.checkpoint
-        yield story.round_of(key).position[key] * px, "champion", "champion"
+    if view.champion is not None:
+        key = view.champion.checkpoint
+        yield view.round_of(key).position[key] * px, "champion", "champion"
 
 
 def spread(
@@ -184,7 +198,7 @@ def spread(
         yield x, kind, text, side, line
 
 
-def _draw_branch(ax: Axes, told: RoundStory, kind: str, row_of: Mapping[CheckpointKey, int]) -> None:
+def _draw_branch(ax: Axes, told: RoundView, kind: str, row_of: Mapping[CheckpointKey, int]) -> None:
     """Draw a roll-out's accepted or discarded part, from the row of where it begins down to its own."""
     accepted = [key for key in told.own if told.is_accepted(key)]
     own = accepted if kind == "accepted" else told.own[len(accepted) :]
@@ -195,14 +209,14 @@ def _draw_branch(ax: Axes, told: RoundStory, kind: str, row_of: Mapping[Checkpoi
     plot(ax, kind, [(begin.step, row), (begin.step, told.index), (own[-1].step, told.index)])
 
 
-def _draw_checkpoints(ax: Axes, story: Story, told: RoundStory, radius: float) -> None:
-    champion = story.champion.checkpoint if story.champion else None
+def _draw_checkpoints(ax: Axes, view: SearchView, told: RoundView, radius: float) -> None:
+    champion = view.champion.checkpoint if view.champion else None
     for key in (told.start, *told.own) if told.index == 0 else told.own:
         kind = "accepted" if key == told.start or told.is_accepted(key) else "discarded"
-        mean = sum(told.score(name, key) for name in story.names) / len(story.names)
-        title = f"{words.checkpoint(key)} ({kind}): mean {story.metric} {words.score(story.shown(mean), 4)}"
+        mean = sum(told.score(name, key) for name in view.names) / len(view.names)
+        title = f"{words.checkpoint(key)} ({kind}): mean {view.selected_on} {words.score(view.score(mean).shown, 4)}"
         place = [(float(key.step), float(told.index))]
-        if key == story.state.checkpoint:
+        if key == view.state.checkpoint:
             plot(ax, "last", place, title)
         plot(ax, f"{kind} checkpoint", place, title, markersize=2 * radius)
         if key == champion:

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from tasks.record.view import SearchView, read_view
 from tasks.report import words
 from tasks.report.charts import checkpoint_tree, mean_chart, sub_dataset_chart
 from tasks.report.drawing import svg_of
@@ -15,7 +16,6 @@ from tasks.report.findings import is_discarded, standing, verdict
 from tasks.report.plan_view import plan_table
 from tasks.report.remarks import remarks
 from tasks.report.scores import mean_of
-from tasks.report.story import Story, read_story
 from tasks.report.table import in_markdown
 from tasks.report.tables import (
     cost_rows,
@@ -38,70 +38,72 @@ def write_page(search_directory: str) -> tuple[Path, Path]:
     Raises:
         JournalError: the directory's journal is not that of a search.
     """
-    story = read_story(search_directory)
+    view = read_view(search_directory)
     directory = Path(search_directory, "report")
     pages = (directory / "report.html", directory / "report.md")
-    write_file(pages[0], render_html(story))
-    write_file(pages[1], render_markdown(story))
+    write_file(pages[0], render_html(view))
+    write_file(pages[1], render_markdown(view))
     return pages
 
 
-def render_html(story: Story) -> str:
+def render_html(view: SearchView) -> str:
     """Return the page; every name and text of the user is escaped."""
-    return _render("report.html.j2", {**_contents(story), **(_drawings(story) if story.rounds else {})})
+    return _render("report.html.j2", {**_contents(view), **(_drawings(view) if view.rounds else {})})
 
 
-def render_markdown(story: Story) -> str:
+def render_markdown(view: SearchView) -> str:
     """Return the same content without the drawings."""
-    return _render("report.md.j2", _contents(story))
+    return _render("report.md.j2", _contents(view))
 
 
-def _drawings(story: Story) -> dict[str, Any]:
-    title = f"Mean {story.metric} over all {len(story.names)} sub-datasets"
+def _drawings(view: SearchView) -> dict[str, Any]:
+    title = f"Mean {view.selected_on} over all {len(view.names)} sub-datasets"
     charts = [
         (
             name,
-            state_of(story, name),
-            svg_of(sub_dataset_chart(story, name), f"{name}: {story.metric}", f"chart {index}"),
+            state_of(view, name),
+            svg_of(sub_dataset_chart(view, name), f"{name}: {view.selected_on}", f"chart {index}"),
         )
-        for index, name in enumerate(story.names)
+        for index, name in enumerate(view.names)
     ]
-    tree = svg_of(checkpoint_tree(story), "tree of checkpoints over optimizer steps", "tree")
+    tree = svg_of(checkpoint_tree(view), "tree of checkpoints over optimizer steps", "tree")
     return {
         "mean_title": title,
-        "mean_chart": svg_of(mean_chart(story), title, "mean"),
+        "mean_chart": svg_of(mean_chart(view), title, "mean"),
         "charts": charts,
         "tree": tree,
     }
 
 
-def _contents(story: Story) -> dict[str, Any]:
-    test = story.crowned.test.scores if story.crowned and story.crowned.test else ()
+def _contents(view: SearchView) -> dict[str, Any]:
+    test = view.crowned.test.scores if view.crowned and view.crowned.test else ()
     return {
-        "story": story,
+        "view": view,
         "words": words,
-        "standing": standing(story),
-        "verdict": verdict(story),
-        "remarks": remarks(story),
-        "decisions": decision_rows(story),
-        "scores": score_rows(story),
-        "test_mean": mean_of(test, by_loss=story.by_loss),
+        "standing": standing(view),
+        "verdict": verdict(view),
+        "remarks": remarks(view),
+        "decisions": decision_rows(view),
+        "scores": score_rows(view),
+        "test_mean": mean_of(test, by_loss=view.started.by_loss),
         "test_accuracy_mean": mean_of(test, by_loss=False),
-        "is_champion_discarded": story.champion is not None
-        and is_discarded(story, story.champion.checkpoint),
-        "costs": cost_rows(story),
-        "plan": plan_table(story.plan).rows,
+        "is_champion_discarded": view.champion is not None and is_discarded(view, view.champion.checkpoint),
+        "costs": cost_rows(view),
+        "plan": plan_table(view.plan).rows,
         "size": words.size,
-        "mixture": mixture_rows(story),
-        "data": data_rows(story),
-        "settings": (*_identity(story), *settings_rows(story, _SECTIONS)),
-        "environment": environment_rows(story),
-        "configuration": yaml.safe_dump(dict(story.config), sort_keys=False, allow_unicode=True, width=110),
+        "mixture": mixture_rows(view),
+        "data": data_rows(view),
+        "settings": (*_identity(view), *settings_rows(view, _SECTIONS)),
+        "environment": environment_rows(view),
+        "configuration": yaml.safe_dump(
+            dict(view.started.config), sort_keys=False, allow_unicode=True, width=110
+        ),
     }
 
 
-def _identity(story: Story) -> tuple[tuple[str, str], ...]:
-    return ("name", story.config["name"]), ("search id", story.search_id), ("seed", str(story.config["seed"]))
+def _identity(view: SearchView) -> tuple[tuple[str, str], ...]:
+    config = view.started.config
+    return ("name", config["name"]), ("search id", view.started.search_id), ("seed", str(config["seed"]))
 
 
 def _render(template: str, contents: dict[str, Any]) -> str:

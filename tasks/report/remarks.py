@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tasks.algorithm.curves import Curve
+from tasks.record.view import SearchView
 from tasks.report import words
 from tasks.report.findings import is_discarded
-from tasks.report.story import Story
 from tasks.report.tables import score_rows
 
 # Measured: with 100 validation rows a decision repeats only half of the time between two halves of the data.
@@ -24,10 +24,10 @@ class Remark:
     text: str
 
 
-def remarks(story: Story) -> tuple[Remark, ...]:
+def remarks(view: SearchView) -> tuple[Remark, ...]:
     """Return the warnings of a search, the gravest first."""
     kinds = (_protocol, _changes, _few_rows, _noisy_peaks, _forgetting, _champion, _no_gain)
-    return tuple(remark for kind in kinds for remark in kind(story))
+    return tuple(remark for kind in kinds for remark in kind(view))
 
 
 def doubt_of_fall(curve: Curve, *, is_accuracy: bool) -> str:
@@ -48,8 +48,8 @@ def doubt_of_fall(curve: Curve, *, is_accuracy: bool) -> str:
     return ""
 
 
-def _protocol(story: Story) -> Iterator[Remark]:
-    if story.is_paper_protocol:
+def _protocol(view: SearchView) -> Iterator[Remark]:
+    if view.is_paper_protocol:
         yield Remark(
             "selected on test",
             "search.protocol is paper: peaks, exclusions and the champion were chosen on the test splits, as in "
@@ -57,19 +57,19 @@ def _protocol(story: Story) -> Iterator[Remark]:
         )
 
 
-def _changes(story: Story) -> Iterator[Remark]:
-    if story.accepted_changes:
+def _changes(view: SearchView) -> Iterator[Remark]:
+    if view.accepted_changes:
         yield Remark(
             "changed on the way",
-            f"The search went on with {words.listed(story.accepted_changes)}; it may differ from an undisturbed one.",
+            f"The search went on with {words.listed(view.accepted_changes)}; it may differ from an undisturbed one.",
         )
 
 
-def _few_rows(story: Story) -> Iterator[Remark]:
-    if not story.rounds:
+def _few_rows(view: SearchView) -> Iterator[Remark]:
+    if not view.rounds:
         return
-    curves = story.rounds[0].curves
-    few = [f"{name} ({count})" for name in story.names if (count := curves[name].end.num_examples) < FEW_ROWS]
+    curves = view.rounds[0].curves
+    few = [f"{name} ({count})" for name in view.names if (count := curves[name].end.num_examples) < FEW_ROWS]
     if few:
         yield Remark(
             "few validation rows",
@@ -78,12 +78,12 @@ def _few_rows(story: Story) -> Iterator[Remark]:
         )
 
 
-def _noisy_peaks(story: Story) -> Iterator[Remark]:
+def _noisy_peaks(view: SearchView) -> Iterator[Remark]:
     doubts = [
         f"{name} in round {told.index} ({doubt})"
-        for told in story.rounds
+        for told in view.rounds
         for name in told.exclude
-        if (doubt := doubt_of_fall(told.curves[name], is_accuracy=not story.by_loss))
+        if (doubt := doubt_of_fall(told.curves[name], is_accuracy=not view.started.by_loss))
     ]
     if doubts:
         yield Remark(
@@ -93,23 +93,23 @@ def _noisy_peaks(story: Story) -> Iterator[Remark]:
         )
 
 
-def _forgetting(story: Story) -> Iterator[Remark]:
+def _forgetting(view: SearchView) -> Iterator[Remark]:
     lost = [
         f"{row.name} ({words.score(row.at_exclusion)} → {words.score(row.at_end)})"
-        for row in score_rows(story)
-        if row.since_exclusion is not None and row.since_exclusion < -_min_delta(story)
+        for row in score_rows(view)
+        if row.since_exclusion is not None and row.since_exclusion < -_min_delta(view)
     ]
     if lost:
         yield Remark(
             "forgetting",
-            f"After their exclusion, {words.listed(lost)} lost more than {_min_delta(story):g} on the accepted path "
+            f"After their exclusion, {words.listed(lost)} lost more than {_min_delta(view):g} on the accepted path "
             "while the others were trained.",
         )
 
 
-def _champion(story: Story) -> Iterator[Remark]:
-    champion = story.champion
-    if champion is not None and is_discarded(story, champion.checkpoint):
+def _champion(view: SearchView) -> Iterator[Remark]:
+    champion = view.champion
+    if champion is not None and is_discarded(view, champion.checkpoint):
         yield Remark(
             "champion off the path",
             f"The best checkpoint, {champion.checkpoint}, lies on a discarded stretch: what the search trained "
@@ -117,11 +117,11 @@ def _champion(story: Story) -> Iterator[Remark]:
         )
 
 
-def _no_gain(story: Story) -> Iterator[Remark]:
-    champion = story.champion
-    if champion is not None and story.state.is_finished and champion.checkpoint == story.rounds[0].start:
+def _no_gain(view: SearchView) -> Iterator[Remark]:
+    champion = view.champion
+    if champion is not None and view.state.is_finished and champion.checkpoint == view.rounds[0].start:
         yield Remark("nothing gained", "The champion is the base model itself: no checkpoint was better.")
 
 
-def _min_delta(story: Story) -> float:
-    return float(story.config["search"]["min_delta"])
+def _min_delta(view: SearchView) -> float:
+    return float(view.started.config["search"]["min_delta"])

@@ -9,8 +9,8 @@ from typing import Any
 
 from tasks.algorithm.costs import LedgerLine
 from tasks.algorithm.state import CheckpointKey
+from tasks.record.view import RoundView, SearchView
 from tasks.report import words
-from tasks.report.story import RoundStory, Story
 
 
 @dataclass(frozen=True)
@@ -40,31 +40,31 @@ class ScoreRow:
     num_test_rows: int | None
 
 
-def score_rows(story: Story) -> tuple[ScoreRow, ...]:
+def score_rows(view: SearchView) -> tuple[ScoreRow, ...]:
     """Return one row a sub-dataset, in the mixture's order; none before the first decision."""
-    if story.champion is None:
+    if view.champion is None:
         return ()
-    return tuple(_score_row(story, name, story.champion.checkpoint) for name in story.names)
+    return tuple(_score_row(view, name, view.champion.checkpoint) for name in view.names)
 
 
-def _score_row(story: Story, name: str, champion: CheckpointKey) -> ScoreRow:
-    last = story.rounds[-1]
+def _score_row(view: SearchView, name: str, champion: CheckpointKey) -> ScoreRow:
+    last = view.rounds[-1]
     at_end = last.score(name, last.target)
-    at_champion = story.round_of(champion).score(name, champion)
-    exclusion = next((left for left in story.state.excluded if left.sub_dataset == name), None)
+    at_champion = view.round_of(champion).score(name, champion)
+    exclusion = next((left for left in view.state.excluded if left.sub_dataset == name), None)
     at_exclusion = exclusion.score if exclusion else None
-    scores = story.crowned.test.scores if story.crowned and story.crowned.test else ()
+    scores = view.crowned.test.scores if view.crowned and view.crowned.test else ()
     test = next((score for score in scores if score.sub_dataset == name), None)
     return ScoreRow(
         name=name,
-        rounds=tuple(told.index for told in story.rounds if name in told.exclude),
-        at_exclusion=story.shown(at_exclusion) if at_exclusion is not None else None,
-        at_end=story.shown(at_end),
+        rounds=tuple(told.index for told in view.rounds if name in told.exclude),
+        at_exclusion=view.score(at_exclusion).shown if at_exclusion is not None else None,
+        at_end=view.score(at_end).shown,
         since_exclusion=at_end - at_exclusion if at_exclusion is not None else None,
-        champion=story.shown(at_champion),
+        champion=view.score(at_champion).shown,
         change=at_champion - at_exclusion if at_exclusion is not None else None,
         note=_relation(champion, exclusion.checkpoint, exclusion.round) if exclusion else "",
-        test=(test.loss if story.by_loss else test.accuracy) if test else None,
+        test=(test.loss if view.started.by_loss else test.accuracy) if test else None,
         test_accuracy=test.accuracy if test else None,
         num_test_rows=test.num_examples if test else None,
     )
@@ -82,43 +82,43 @@ def _relation(champion: CheckpointKey, exclusion: CheckpointKey, decided_in: int
 
 @dataclass(frozen=True)
 class DecisionRow:
-    """One round in a line; lengths in the story's unit."""
+    """One round in a line; lengths in the view's unit."""
 
-    told: RoundStory
+    told: RoundView
     outcome: str
     trained: float
     discarded: float
 
 
-def decision_rows(story: Story) -> tuple[DecisionRow, ...]:
+def decision_rows(view: SearchView) -> tuple[DecisionRow, ...]:
     """Return one row a round."""
     return tuple(
-        DecisionRow(told, outcome_of(story, told), told.end - told.begin, told.end - told.accepted_to)
-        for told in story.rounds
+        DecisionRow(told, outcome_of(view, told), told.end - told.begin, told.end - told.accepted_to)
+        for told in view.rounds
     )
 
 
-def outcome_of(story: Story, told: RoundStory) -> str:
+def outcome_of(view: SearchView, told: RoundView) -> str:
     """Return a round's decision in a few words."""
-    groups = (("− ", told.exclude), ("+ ", told.include))
+    groups = (("− ", told.exclude), ("+ ", told.decided.decision.include))
     parts = [
         sign + words.listed([words.short(name, 16) for name in group], 1) for sign, group in groups if group
     ]
     parts += ["new weights"] if told.reweighted else []
     parts += [f"back to step {told.target.step}"] if told.target != max(told.position) else []
-    is_end = told is story.rounds[-1] and story.state.is_finished
+    is_end = told is view.rounds[-1] and view.state.is_finished
     return ", ".join([*parts, "end"] if is_end else parts or ["goes on"])
 
 
-def state_of(story: Story, name: str) -> str:
+def state_of(view: SearchView, name: str) -> str:
     """Return where a sub-dataset stands, in a few words."""
-    left = next((left for left in story.state.excluded if left.sub_dataset == name), None)
+    left = next((left for left in view.state.excluded if left.sub_dataset == name), None)
     if left is not None:
         return f"excluded in round {left.round}"
-    if name not in story.state.active:
+    if name not in view.state.active:
         return "not in the mixture yet"
-    has_returned = any(name in told.include for told in story.rounds)
-    return "active again" if has_returned else "active to the end" if story.state.is_finished else "active"
+    has_returned = any(name in told.decided.decision.include for told in view.rounds)
+    return "active again" if has_returned else "active to the end" if view.state.is_finished else "active"
 
 
 @dataclass(frozen=True)
@@ -129,10 +129,10 @@ class CostRow:
     flops_share: float
 
 
-def cost_rows(story: Story) -> tuple[CostRow, ...]:
+def cost_rows(view: SearchView) -> tuple[CostRow, ...]:
     """Return the sums of each kind of work."""
-    total = story.all_flops
-    return tuple(CostRow(line, line.flops / total if total else 0.0) for line in story.totals.values())
+    total = view.all_flops
+    return tuple(CostRow(line, line.flops / total if total else 0.0) for line in view.totals.values())
 
 
 @dataclass(frozen=True)
@@ -143,10 +143,10 @@ class MixtureRow:
     shares: tuple[float | None, ...]
 
 
-def mixture_rows(story: Story) -> tuple[MixtureRow, ...]:
+def mixture_rows(view: SearchView) -> tuple[MixtureRow, ...]:
     """Return one row a sub-dataset, one share a round."""
     return tuple(
-        MixtureRow(name, tuple(told.shares.get(name) for told in story.rounds)) for name in story.names
+        MixtureRow(name, tuple(told.shares.get(name) for told in view.rounds)) for name in view.names
     )
 
 
@@ -163,14 +163,14 @@ class DataRow:
     sha256: str
 
 
-def data_rows(story: Story) -> tuple[DataRow, ...]:
+def data_rows(view: SearchView) -> tuple[DataRow, ...]:
     """Return one row a sub-dataset, in the mixture's order."""
-    configured = {part["name"]: part for part in story.config["mixture"]["sub_datasets"]}
-    tested = {row.name: row.num_test_rows for row in score_rows(story)}
+    configured = {part["name"]: part for part in view.started.config["mixture"]["sub_datasets"]}
+    tested = {row.name: row.num_test_rows for row in score_rows(view)}
     rows = []
-    for name in story.names:
-        train = story.train.get(name)
-        curve = story.rounds[0].curves[name] if story.rounds else None
+    for name in view.names:
+        train = view.train.get(name)
+        curve = view.rounds[0].curves[name] if view.rounds else None
         rows.append(
             DataRow(
                 name=name,
@@ -179,7 +179,7 @@ def data_rows(story: Story) -> tuple[DataRow, ...]:
                 train_tokens=train.tokens if train else None,
                 validation_rows=curve.end.num_examples if curve else None,
                 test_rows=tested.get(name),
-                sha256=story.content.get(f"{name}/train", train.sha256 if train else ""),
+                sha256=view.started.content.get(f"{name}/train", train.sha256 if train else ""),
             )
         )
     return tuple(rows)
@@ -194,20 +194,20 @@ def _source(part: Mapping[str, Any]) -> str:
     return str(part.get("path") or "unknown")
 
 
-def settings_rows(story: Story, sections: Sequence[str]) -> tuple[tuple[str, str], ...]:
+def settings_rows(view: SearchView, sections: Sequence[str]) -> tuple[tuple[str, str], ...]:
     """Return the settings of some sections as (a.b, value); what is not set is left out."""
     return tuple(
         (f"{section}.{key}", _written(value))
         for section in sections
-        for key, value in story.config[section].items()
+        for key, value in view.started.config[section].items()
         if value is not None
     )
 
 
-def environment_rows(story: Story) -> tuple[tuple[str, str], ...]:
+def environment_rows(view: SearchView) -> tuple[tuple[str, str], ...]:
     """Return what the search ran on, versions last."""
-    versions = story.environment.get("versions", {})
-    rest = {key: value for key, value in story.environment.items() if key != "versions"}
+    versions = view.started.environment.get("versions", {})
+    rest = {key: value for key, value in view.started.environment.items() if key != "versions"}
     return tuple((key, _written(value)) for key, value in {**rest, **versions}.items())
 
 

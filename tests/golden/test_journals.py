@@ -19,9 +19,9 @@ import pytest
 from tasks.record.events import champion_of, rounds_of, start_of
 from tasks.record.journal import read_events, read_state
 from tasks.record.status import read_summary
+from tasks.record.view import read_view
 from tasks.report.markdown import round_rows, tell_round, tell_search
 from tasks.report.page import render_markdown
-from tasks.report.story import read_story
 from tasks.reporting import curves_frame, decisions_frame, ledger_frame, scores_frame
 
 JOURNALS = Path(__file__).parent / "journals"
@@ -65,7 +65,7 @@ def test_a_version_1_journal_gives_the_same_pages(name: str) -> None:
     events = read_events(str(JOURNALS / name))
     by_loss = start_of(events).by_loss
     told = [tell_search(events), *(tell_round(decided, by_loss=by_loss) for decided in rounds_of(events))]
-    assert render_markdown(read_story(str(JOURNALS / name))) == expected(name, "report.md")
+    assert render_markdown(read_view(str(JOURNALS / name))) == expected(name, "report.md")
     assert "\n\n---\n\n".join(told) + "\n" == expected(name, "told.md")
     assert plain(round_rows(events)) == json.loads(expected(name, "rounds.json"))
 
@@ -92,4 +92,4 @@ def test_a_version_1_journal_is_read_without_its_specifications(tmp_path: Path) 
     (tmp_path / "journal.jsonl").write_bytes((JOURNALS / "quickstart" / "journal.jsonl").read_bytes())
     assert read_state(str(tmp_path)) == read_state(str(JOURNALS / "quickstart"))
     assert all(event.mixture is None for event in rounds_of(read_events(str(tmp_path))))
-    assert read_story(str(tmp_path)).unit == "training rows"
+    assert read_view(str(tmp_path)).unit == "training rows"

@@ -20,11 +20,11 @@ from tasks.errors import JournalError
 from tasks.record.events import CheckpointSize, EnvironmentChanged, rounds_of
 from tasks.record.journal import append_event
 from tasks.record.plan import FILE, Plan, SearchCost
+from tasks.record.view import SearchView, read_view
 from tasks.report.charts import checkpoint_tree, mean_chart, spread, sub_dataset_chart
 from tasks.report.findings import standing, verdict
 from tasks.report.page import render_html, render_markdown, write_page
 from tasks.report.remarks import remarks
-from tasks.report.story import Story, read_story
 from tasks.report.tables import cost_rows, outcome_of, score_rows, state_of
 from tests.unit.made_events import restart
 from tests.unit.made_search import MadeSearch
@@ -71,8 +71,8 @@ def forward(tmp_path: Path) -> MadeSearch:
     )
 
 
-def _story(search: MadeSearch) -> Story:
-    return read_story(str(search.directory))
+def _view(search: MadeSearch) -> SearchView:
+    return read_view(str(search.directory))
 
 
 def _lines(ax: Axes, *kinds: str) -> list[tuple[str, list[tuple[float, float]]]]:
@@ -84,12 +84,12 @@ def _lines(ax: Axes, *kinds: str) -> list[tuple[str, list[tuple[float, float]]]]
     ]
 
 
-def _kinds(story: Story) -> list[str]:
-    return [remark.kind for remark in remarks(story)]
+def _kinds(view: SearchView) -> list[str]:
+    return [remark.kind for remark in remarks(view)]
 
 
 def test_the_verdict_says_what_was_excluded_who_won_and_what_it_cost(rolled_back: MadeSearch) -> None:
-    assert verdict(_story(rolled_back)) == (
+    assert verdict(_view(rolled_back)) == (
         "1 of 2 sub-datasets was excluded in 3 rounds, each past its peak (validation accuracy at the peak → at the "
         "end of that roll-out): early in round 0 (0.800 → 0.500).",
         "The champion is round 0 step 30, on a stretch that a rollback discarded, with a mean validation accuracy of "
@@ -98,21 +98,21 @@ def test_the_verdict_says_what_was_excluded_who_won_and_what_it_cost(rolled_back
         "The search trained on 3.50 full-mixture epochs (7,000 tokens), of which 71% were discarded by rollbacks; of "
         "10 GFLOPs in all, evaluation took 30%.",
     )
-    assert standing(_story(rolled_back)) == "Ended after 3 rounds: enough is spent"
+    assert standing(_view(rolled_back)) == "Ended after 3 rounds: enough is spent"
 
 
 def test_what_interruptions_had_repeated_is_in_one_total_and_has_a_colour(rolled_back: MadeSearch) -> None:
     *before, last, crowned = rolled_back.events()
     restarted = last.model_copy(update={"restarts": (restart(flops=6e9, num_tokens=3000, seconds=1.0),)})
     rolled_back.rewrite([*before, restarted, crowned])
-    story = _story(rolled_back)
+    view = _view(rolled_back)
     # 7 GFLOPs of training, 3 of evaluation, 6 repeated
-    assert verdict(story)[2].endswith(
+    assert verdict(view)[2].endswith(
         "of 16 GFLOPs in all, evaluation took 19% and work repeated after interruptions 38%."
     )
-    assert [row.flops_share for row in cost_rows(story)] == [2 / 16, 5 / 16, 3 / 16, 6 / 16]
-    html = render_html(story)
-    for kind in story.totals:
+    assert [row.flops_share for row in cost_rows(view)] == [2 / 16, 5 / 16, 3 / 16, 6 / 16]
+    html = render_html(view)
+    for kind in view.totals:
         assert f'class="work-{kind}"' in html
         assert f".work-{kind} {{ background:" in html
 
@@ -123,14 +123,14 @@ def test_both_pages_show_the_bytes_written_and_the_plan_beside_what_came_of_it(
     started, first, *rest = rolled_back.events()
     checkpoints = (CheckpointSize(key=CheckpointKey(0, 10), num_bytes=2_500_000),)
     rolled_back.rewrite([started, first.model_copy(update={"checkpoints": checkpoints}), *rest])
-    assert "Plan and actual" not in render_html(_story(rolled_back))
+    assert "Plan and actual" not in render_html(_view(rolled_back))
     work = SearchCost.model_validate(
         {field: 11 for field in SearchCost.model_fields} | {"bytes_written": 7_000_000}
     )
     plan = Plan(num_sub_datasets=2, num_parameters=9, num_trained=9, least=work, expected=work, most=work)
     (rolled_back.directory / FILE).write_text(plan.model_dump_json())
-    story = _story(rolled_back)
-    html, markdown = render_html(story), render_markdown(story)
+    view = _view(rolled_back)
+    html, markdown = render_html(view), render_markdown(view)
     assert "| accepted | 20% | 2 GFLOPs | 2,000 | 200 | 2.5 MB | 4 s |" in markdown
     assert '<td class="number">2.5 MB</td>' in html
     assert "| rounds | 11 | 11 | 11 | 3 |" in markdown
@@ -145,8 +145,8 @@ def test_both_pages_show_the_bytes_written_and_the_plan_beside_what_came_of_it(
 
 
 def test_shading_covers_the_discarded_stretches_alone(rolled_back: MadeSearch) -> None:
-    story = _story(rolled_back)
-    for ax in (mean_chart(story), sub_dataset_chart(story, "early"), sub_dataset_chart(story, "late")):
+    view = _view(rolled_back)
+    for ax in (mean_chart(view), sub_dataset_chart(view, "early"), sub_dataset_chart(view, "late")):
         stretches = [patch.get_extents().transformed(ax.transData.inverted()) for patch in ax.patches]
         expected = [(0.5, 2.0), (2.0, 3.0)]  # in epochs; round 2 is accepted
         assert [pytest.approx((box.x0, box.x1)) for box in stretches] == expected
@@ -154,41 +154,41 @@ def test_shading_covers_the_discarded_stretches_alone(rolled_back: MadeSearch) -
         discarded, accepted = totals["discarded"].num_examples, totals["accepted"].num_examples
         assert ax.get_xlim() == (0.0, 3.5)
         assert sum(box.width for box in stretches) / 3.5 == pytest.approx(discarded / (discarded + accepted))
-    assert render_html(story).count('<g class="shade">') == 2 * 3
+    assert render_html(view).count('<g class="shade">') == 2 * 3
 
 
 def test_a_search_that_discarded_nothing_shades_nothing(forward: MadeSearch) -> None:
-    story = _story(forward)
-    assert len(mean_chart(story).patches) == 0
-    assert '<g class="discarded">' not in render_html(story)
-    assert "of which none were discarded" in verdict(story)[2]
+    view = _view(forward)
+    assert len(mean_chart(view).patches) == 0
+    assert '<g class="discarded">' not in render_html(view)
+    assert "of which none were discarded" in verdict(view)[2]
 
 
 def test_lines_part_the_accepted_path_from_the_discarded(rolled_back: MadeSearch) -> None:
-    story = _story(rolled_back)
+    view = _view(rolled_back)
     kinds = ("accepted", "resting", "discarded", "jump")
-    late = _lines(sub_dataset_chart(story, "late"), *kinds)
+    late = _lines(sub_dataset_chart(view, "late"), *kinds)
     #         round 0: back to the first of 4   round 1: all discarded   round 2: accepted
     expected = [*("discarded", "jump", "accepted"), *("discarded", "jump"), "accepted"]
     assert [kind for kind, _ in late] == expected
     assert [len(points) for _, points in late] == [4, 2, 2, 3, 2, 2]
     assert late[1][1] == [(0.5, 0.2), (2.0, 0.2)]
-    assert _lines(sub_dataset_chart(story, "early"), *kinds)[-1][0] == "resting"
+    assert _lines(sub_dataset_chart(view, "early"), *kinds)[-1][0] == "resting"
 
 
 def test_marks_stand_at_their_checkpoints(rolled_back: MadeSearch) -> None:
-    story = _story(rolled_back)
+    view = _view(rolled_back)
     early, late = (
-        _lines(sub_dataset_chart(story, name), "peak", "excluded", "champion") for name in story.names
+        _lines(sub_dataset_chart(view, name), "peak", "excluded", "champion") for name in view.names
     )
     assert early == [("peak", [(0.5, 0.8)]), ("excluded", [(0.5, 0.8)]), ("champion", [(1.5, 0.7)])]
     # The second peak is at its round's start.
     assert [points for kind, [points] in late if kind == "peak"] == [(1.5, 0.6), (2.0, 0.2), (3.5, 0.7)]
-    assert [state_of(story, name) for name in story.names] == ["excluded in round 0", "active to the end"]
+    assert [state_of(view, name) for name in view.names] == ["excluded in round 0", "active to the end"]
 
 
 def test_the_tree_holds_every_checkpoint_once(rolled_back: MadeSearch) -> None:
-    tree = checkpoint_tree(_story(rolled_back))
+    tree = checkpoint_tree(_view(rolled_back))
     nodes = _lines(tree, "accepted checkpoint", "discarded checkpoint")
     assert len(nodes) == 1 + 4 + 2 + 1
     accepted = [step for kind, [(step, _)] in nodes if kind == "accepted checkpoint"]
@@ -200,7 +200,7 @@ def test_the_tree_holds_every_checkpoint_once(rolled_back: MadeSearch) -> None:
 
 
 def test_forgetting_compares_the_exclusion_with_the_end_and_the_champion(rolled_back: MadeSearch) -> None:
-    early, late = score_rows(_story(rolled_back))
+    early, late = score_rows(_view(rolled_back))
     assert (early.at_exclusion, early.at_end, early.champion) == (0.8, 0.4, 0.7)
     assert early.since_exclusion == pytest.approx(-0.4)
     assert early.change == pytest.approx(-0.1)
@@ -209,29 +209,29 @@ def test_forgetting_compares_the_exclusion_with_the_end_and_the_champion(rolled_
 
 
 def test_a_sub_dataset_that_comes_back_is_told_and_drawn_so(forward: MadeSearch) -> None:
-    story = _story(forward)
-    assert verdict(story)[0] == (
+    view = _view(forward)
+    assert verdict(view)[0] == (
         "So far, 2 of 3 sub-datasets were excluded in 3 rounds, each past its peak (validation loss at the peak → at "
         "the end of that roll-out): one in round 0 (1.500 → 1.600) and two in round 1 (1.900 → 2.200); one came back "
         "in round 1."
     )
-    chart = sub_dataset_chart(story, "one")
+    chart = sub_dataset_chart(view, "one")
     assert [kind for kind, _ in _lines(chart, "excluded", "included")] == ["excluded", "included"]
     assert [kind for kind, _ in _lines(chart, "accepted", "resting")] == ["accepted", "resting", "accepted"]
-    assert (state_of(story, "one"), state_of(story, "two")) == ("active again", "excluded in round 1")
-    rows = score_rows(story)
+    assert (state_of(view, "one"), state_of(view, "two")) == ("active again", "excluded in round 1")
+    rows = score_rows(view)
     assert [row.at_exclusion for row in rows] == [None, 2.2, None]  # one is no longer excluded
-    assert "− two, + one" in render_markdown(story)
+    assert "− two, + one" in render_markdown(view)
 
 
 def test_a_loss_is_shown_as_a_loss(forward: MadeSearch) -> None:
-    page = render_html(_story(forward))
+    page = render_html(_view(forward))
     assert "lower is better" in page
     assert not re.search(r"[−-]1\.9", re.sub(r"<path[^>]*>", "", page))
 
 
 def test_the_mixture_shows_each_rounds_shares(forward: MadeSearch) -> None:
-    text = render_markdown(_story(forward))
+    text = render_markdown(_view(forward))
     assert "| 0 | 0.67 | 0.00 | − one, new weights |" in text
     assert "| 1 | 0.67 | 0.00 | − two, + one, new weights |" in text  # none are asked for any more
     assert "| 2 | 0.67 | 0.00 | goes on |" in text
@@ -242,7 +242,7 @@ def test_the_mixture_shows_each_rounds_shares(forward: MadeSearch) -> None:
 @pytest.mark.parametrize("render", [render_html, render_markdown])
 def test_the_page_holds_the_whole_record(render: object, rolled_back: MadeSearch) -> None:
     assert callable(render)
-    page = render(_story(rolled_back))
+    page = render(_view(rolled_back))
     for text in ("early peaked first", "as told", "a/model", "data/late", "2.13.0", "0badcafe", "3.50"):
         assert text in page, text
 
@@ -254,8 +254,8 @@ def test_what_comes_from_the_user_is_escaped(tmp_path: Path) -> None:
     journal = tmp_path / "made" / "journal.jsonl"
     evil = "</title><script>alert(1)</script>|*"
     journal.write_text(journal.read_text().replace('"victim"', f'"{evil}"'))
-    story = _story(search)
-    page, text = render_html(story), render_markdown(story)
+    view = _view(search)
+    page, text = render_html(view), render_markdown(view)
     assert "<script" not in page
     assert "<b>bold" not in page
     assert "<u>" not in page
@@ -268,7 +268,7 @@ def test_what_comes_from_the_user_is_escaped(tmp_path: Path) -> None:
 
 
 def test_the_page_loads_nothing_and_its_drawings_are_well_formed(rolled_back: MadeSearch) -> None:
-    page = render_html(_story(rolled_back))
+    page = render_html(_view(rolled_back))
     assert not re.search(r"https?:|<script|<link|<img|@import|src=", page)
     ids = re.findall(r' id="([^"]*)"', page)
     assert len(set(ids)) == len(ids)
@@ -283,12 +283,12 @@ def test_an_unfinished_search_says_so_and_keeps_test_closed(tmp_path: Path) -> N
     search = MadeSearch(tmp_path / "made", ["early", "late"])
     search.decide({"early": [0.1, 0.8, 0.5], "late": [0.1, 0.2, 0.4]}, target=1, exclude=["early"])
     (search.directory / "rounds" / "001").mkdir(parents=True)
-    story = _story(search)
-    assert standing(story) == "Unfinished: 1 round decided; round 1 is under way or was interrupted"
-    assert verdict(story)[0].startswith("So far, 1 of 2 ")
-    assert "test splits stay closed" in verdict(story)[1]
-    assert "where the next round starts" in render_html(story)
-    assert "| **mean** | | | | | 0.5000 | | – | | |" in render_markdown(story)  # and none on test
+    view = _view(search)
+    assert standing(view) == "Unfinished: 1 round decided; round 1 is under way or was interrupted"
+    assert verdict(view)[0].startswith("So far, 1 of 2 ")
+    assert "test splits stay closed" in verdict(view)[1]
+    assert "where the next round starts" in render_html(view)
+    assert "| **mean** | | | | | 0.5000 | | – | | |" in render_markdown(view)  # and none on test
 
 
 def test_a_search_without_a_decision_has_a_report(tmp_path: Path) -> None:
@@ -302,22 +302,22 @@ def test_a_search_without_a_decision_has_a_report(tmp_path: Path) -> None:
 def test_a_search_without_specifications_still_has_its_curves(tmp_path: Path) -> None:
     search = MadeSearch(tmp_path / "made", ["early", "late"])
     search.decide({"early": [0.1, 0.8, 0.5], "late": [0.1, 0.2, 0.4]}, target=1, shares={})
-    story = _story(search)
-    assert (story.unit, story.spent) == ("training rows", 200)
-    assert "The shares are not on record" in render_html(story)
-    assert "trained on 200 rows" in verdict(story)[2]
+    view = _view(search)
+    assert (view.unit, view.spent) == ("training rows", 200)
+    assert "The shares are not on record" in render_html(view)
+    assert "trained on 200 rows" in verdict(view)[2]
 
 
 def test_the_papers_protocol_stands_in_the_title(tmp_path: Path) -> None:
     settings = {"max_epochs": 9, "protocol": "paper"}
     search = MadeSearch(tmp_path / "made", ["a", "b"], search=settings)
     search.decide({"a": [0.1, 0.8], "b": [0.1, 0.2]}, stop_reason="enough")
-    page = render_html(_story(search))
+    page = render_html(_view(search))
     assert re.search(r"<title>[^<]*selected on test", page)
     assert re.search(r"<h1>[^<]*protocol: paper", page)
-    assert _kinds(_story(search))[0] == "selected on test"
+    assert _kinds(_view(search))[0] == "selected on test"
     search.crown(0.5)
-    assert verdict(_story(search))[1] == (
+    assert verdict(_view(search))[1] == (
         "The champion is round 0 step 10 with a mean test accuracy of 0.5000 over all 2 sub-datasets."
     )
 
@@ -326,7 +326,7 @@ def test_the_papers_protocol_stands_in_the_title(tmp_path: Path) -> None:
 def test_few_validation_rows_are_a_warning(tmp_path: Path, rows: int, expected: bool) -> None:
     search = MadeSearch(tmp_path / "made", ["a", "b"], rows)
     search.decide({"a": [0.1, 0.8], "b": [0.1, 0.2]})
-    assert ("few validation rows" in _kinds(_story(search))) == expected
+    assert ("few validation rows" in _kinds(_view(search))) == expected
 
 
 @pytest.mark.parametrize(
@@ -340,13 +340,13 @@ def test_few_validation_rows_are_a_warning(tmp_path: Path, rows: int, expected: 
 def test_a_fall_that_may_be_noise_is_a_warning(tmp_path: Path, curve: list[float], expected: str) -> None:
     search = MadeSearch(tmp_path / "made", ["a", "b"])
     search.decide({"a": curve, "b": [0.1, 0.2, 0.3, 0.4, 0.5]}, target=1, exclude=["a"])
-    noisy = [remark.text for remark in remarks(_story(search)) if remark.kind == "noisy peak"]
+    noisy = [remark.text for remark in remarks(_view(search)) if remark.kind == "noisy peak"]
     assert len(noisy) == bool(expected)
     assert all(f"a in round 0 ({expected})" in text for text in noisy)
 
 
 def test_forgetting_and_a_champion_off_the_path_are_warnings(rolled_back: MadeSearch) -> None:
-    found = {remark.kind: remark.text for remark in remarks(_story(rolled_back))}
+    found = {remark.kind: remark.text for remark in remarks(_view(rolled_back))}
     assert "early (0.800 → 0.400)" in found["forgetting"]
     assert "round 0 step 30" in found["champion off the path"]
 
@@ -354,13 +354,13 @@ def test_forgetting_and_a_champion_off_the_path_are_warnings(rolled_back: MadeSe
 def test_a_base_model_that_nothing_beats_is_a_warning(tmp_path: Path) -> None:
     search = MadeSearch(tmp_path / "made", ["a", "b"])
     search.decide({"a": [0.9, 0.8], "b": [0.9, 0.2]}, stop_reason="enough").crown(None)
-    story = _story(search)
-    assert story.champion is not None
-    assert story.champion.checkpoint == CheckpointKey(0, 0)
-    assert "nothing gained" in _kinds(story)
-    assert "The champion is the base model" in verdict(story)[1]
-    assert "no sub-dataset has a test split" in verdict(story)[1]
-    render_html(story)
+    view = _view(search)
+    assert view.champion is not None
+    assert view.champion.checkpoint == CheckpointKey(0, 0)
+    assert "nothing gained" in _kinds(view)
+    assert "The champion is the base model" in verdict(view)[1]
+    assert "no sub-dataset has a test split" in verdict(view)[1]
+    render_html(view)
 
 
 def test_twenty_sub_datasets_keep_their_labels_apart(tmp_path: Path) -> None:
@@ -368,11 +368,11 @@ def test_twenty_sub_datasets_keep_their_labels_apart(tmp_path: Path) -> None:
     search = MadeSearch(tmp_path / "made", names)
     for n in range(19):
         search.decide({name: [0.5, 0.6, 0.5] for name in names}, target=1, exclude=[names[n]])
-    story = _story(search)
-    assert "and 13 more" in verdict(story)[0]
-    html = render_html(story)
+    view = _view(search)
+    assert "and 13 more" in verdict(view)[0]
+    html = render_html(view)
     assert all(name in html for name in names)
-    assert max(len(outcome_of(story, told)) for told in story.rounds) < 56  # what the drawing has room for
+    assert max(len(outcome_of(view, told)) for told in view.rounds) < 56  # what the drawing has room for
 
 
 @given(st.lists(st.tuples(st.floats(0, 900), st.text("ab", min_size=1, max_size=30)), max_size=20))
@@ -387,14 +387,14 @@ def test_no_two_labels_meet(places: list[tuple[float, str]]) -> None:
 
 
 def test_drawings_take_the_colours_of_the_page(rolled_back: MadeSearch) -> None:
-    html = render_html(_story(rolled_back))
+    html = render_html(_view(rolled_back))
     for drawing in re.findall(r"<svg.*?</svg>", html, re.DOTALL):
         assert not re.search(r"(?:fill|stroke)[:=] ?\"?#", drawing)
         assert set(re.findall(r"var\((--\w+)\)", drawing)) <= set(re.findall(r"(--\w+):", html))
 
 
 def test_a_search_gives_the_same_bytes_each_time(rolled_back: MadeSearch) -> None:
-    assert render_html(_story(rolled_back)) == render_html(_story(rolled_back))
+    assert render_html(_view(rolled_back)) == render_html(_view(rolled_back))
 
 
 def test_the_command_writes_both_pages_and_says_where(rolled_back: MadeSearch) -> None:

@@ -1,0 +1,78 @@
+"""What a command prints of its log records: all, errors alone, or on stderr beside a JSON result."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from tasks.report.messages import stage_progress, tell, tell_table
+from tasks.report.table import Styled, Table, in_markdown, names, numbers, spaced
+from tasks.report.terminal import fail, log_to_terminal
+
+TABLE = Table(
+    (*names("sub-dataset"), *numbers("at\nend")), [("a|b", "0.500"), ("<i>", Styled("12.000", "mean"))]
+)
+
+
+@pytest.fixture(autouse=True)
+def _restore() -> Iterator[None]:
+    yield
+    log_to_terminal()
+
+
+def test_a_terminal_and_a_page_get_one_text(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    log_to_terminal()
+    logger = logging.getLogger("tasks")
+    logger.addHandler(caplog.handler)  # as Prefect adds its own
+    tell(("decision", "bold"), " of round 0: [x] leaves")
+    tell_table(TABLE)
+    logger.removeHandler(caplog.handler)
+    table = "sub-dataset  at end\na|b           0.500\n<i>          12.000"
+    assert [record.getMessage() for record in caplog.records] == ["decision of round 0: [x] leaves", table]
+    printed = capsys.readouterr().out
+    assert "decision of round 0: [x] leaves" in printed
+    assert all(line.rstrip() in printed for line in table.splitlines())
+
+
+def test_quiet_prints_warnings_and_errors_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    log_to_terminal(quiet=True)
+    tell("not this")
+    logging.getLogger("tasks.mixing").warning("few rows")
+    fail("no such search")
+    assert capsys.readouterr() == ("", "warning: few rows\nerror: no such search\n")
+
+
+def test_json_leaves_stdout_to_the_result(capsys: pytest.CaptureFixture[str]) -> None:
+    give = log_to_terminal(as_json=True).give
+    tell("a line")
+    give({"rounds": 3})
+    out, err = capsys.readouterr()
+    assert (json.loads(out), err) == ({"rounds": 3}, "a line\n")
+    fail("no such search")
+    assert json.loads(capsys.readouterr().out) == {"error": "no such search"}
+
+
+def test_a_pipe_gets_a_line_for_each_tenth(capsys: pytest.CaptureFixture[str]) -> None:
+    log_to_terminal()
+    with stage_progress("training", 40) as show:
+        for step in range(1, 41):
+            show(step, "fast")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[2] for line in lines] == [f"{step}/40," for step in (1, *range(4, 41, 4))]
+
+
+def test_a_table_is_escaped_in_markdown_and_html() -> None:
+    assert TABLE.markdown().splitlines()[1:] == [
+        "| --- | ---: |",
+        "| a\\|b | 0.500 |",
+        "| \\<i\\> | **12.000** |",
+    ]
+    assert '<th class="name">&lt;i&gt;</th><td class="number mean">12.000</td>' in TABLE.html()
+    assert "at<br>end" in TABLE.html()
+    assert in_markdown("a\n*b*") == "a \\*b\\*"
+    assert spaced(TABLE.markdown()).splitlines()[1:3] == ["| --- | ---: |", "| a\\|b&emsp; | 0.500 |"]
