@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from prefect import flow
 
-from tasks.algorithm.state import SearchState
 from tasks.contracts import RegisteredCheckpoint, SearchRun
 from tasks.evaluation import evaluate_checkpoints
 from tasks.mixing import build_mixture
-from tasks.pruning import decide_pruning
+from tasks.pruning import decide_pruning, record_decision
+from tasks.record.journal import History
 from tasks.report.prefect_artifacts import round_run_name
 from tasks.reporting import report_round
 from tasks.rollback import roll_back
@@ -17,13 +17,14 @@ from tasks.training import register_checkpoints, train_rollout
 
 @flow(name="search-round", flow_run_name=round_run_name, persist_result=False)
 def search_round(
-    search: SearchRun, state: SearchState, start: RegisteredCheckpoint | None
-) -> tuple[SearchState, RegisteredCheckpoint | None]:
+    search: SearchRun, history: History, start: RegisteredCheckpoint | None
+) -> tuple[History, RegisteredCheckpoint | None]:
     """Train one roll-out and exclude at most `exclude_per_round` sub-datasets."""
-    mixture = build_mixture(search, state, start)
-    rollout = train_rollout(search, mixture, state, start)
+    mixture = build_mixture(search, history.state, start)
+    rollout = train_rollout(search, mixture, history.state, start)
     checkpoints = register_checkpoints(search.ref, mixture, rollout)
     curves = evaluate_checkpoints(search, checkpoints, start)
-    state = decide_pruning(search, mixture, rollout, curves)
-    report_round(search.ref, state)
-    return state, roll_back(search.ref, state)
+    decided = decide_pruning(search.config, history, mixture, rollout, curves)
+    history = record_decision(search.ref, history, decided)
+    report_round(search.ref, history)
+    return history, roll_back(search.ref, history.state)

@@ -70,11 +70,11 @@ def _search(
         search = SearchRun(ref=reference_to(config, directory), config=config, inputs=inputs)
         check_for_drift(search, accept_changes)
         with mark_failed_on_error(search.ref, config.tracking.experiment):
-            search, state = open_search(search, parent_run_id)
-            report_round(search.ref, state)
-            start = None if state.is_finished else roll_back(search.ref, state)
-            while not state.is_finished:
-                state, start = search_round(search, state, start)
-            champion = crown_champion(search, state)
-            write_report(search, state, champion)
-            return champion
+            search, history = open_search(search, parent_run_id)
+            report_round(search.ref, history)
+            start = None if history.state.is_finished else roll_back(search.ref, history.state)
+            while not history.state.is_finished:
+                history, start = search_round(search, history, start)
+            history = crown_champion(search, history)
+            write_report(search, history)
+            return history.champion

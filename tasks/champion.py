@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasks.algorithm.state import SearchState
 from tasks.contracts import ChampionResult, CheckpointScores, RegisteredCheckpoint, SearchRun
 from tasks.data.inputs import open_test_splits
 from tasks.errors import EmptyCurveError
 from tasks.evaluation import score_champion
-from tasks.record.events import ChampionCrowned, champion_of
-from tasks.record.journal import append_event, read_events
+from tasks.record.events import ChampionCrowned
+from tasks.record.journal import History, append_event
 from tasks.record.ownership import own_cache
+from tasks.record.paths import CHAMPION
 from tasks.registry.champion import log_test_scores, register_champion
 from tasks.registry.checkpoints import find_checkpoint
 from tasks.registry.points import log_test_datasets
@@ -21,30 +21,29 @@ from tasks.stage import stage
 
 
 @stage("crown champion")
-def crown_champion(search: SearchRun, state: SearchState) -> ChampionResult:
-    """Export the champion, score it once on test, register it, and return the result.
+def crown_champion(search: SearchRun, history: History) -> History:
+    """Export the champion, score it once on test, register it, and return the history with it.
 
-    A search that has crowned its champion returns the recorded result: test is never scored again. Of the checkpoints,
+    A search that has crowned its champion keeps the recorded result: test is never scored again. Of the checkpoints,
     only the champion's stays on the disk.
     """
-    directory = search.ref.directory
-    crowned = champion_of(read_events(directory))
-    if crowned is None:
-        crowned = append_event(directory, ChampionCrowned(champion=_crown(search, state)))
-    keep_the_champion(search.ref, state)
-    return crowned.champion
+    if history.crowned is None:
+        crowned = ChampionCrowned(champion=_crown(search, history))
+        history = history.after(append_event(search.ref.directory, crowned))
+    keep_the_champion(search.ref, history.state)
+    return history
 
 
-def _crown(search: SearchRun, state: SearchState) -> ChampionResult:
-    assert state.champion is not None
+def _crown(search: SearchRun, history: History) -> ChampionResult:
+    assert history.state.champion is not None
     ref, parts = search.ref, search.inputs.sub_datasets
-    checkpoint = find_whole(ref, find_checkpoint(ref, state.champion.checkpoint))
+    checkpoint = find_whole(ref, find_checkpoint(ref, history.state.champion.checkpoint))
     with own_cache(search.config):
         splits = open_test_splits(search.config, search.inputs)
     test = score_champion(search, checkpoint, splits)
-    directory = Path(ref.directory, "champion")
+    directory = Path(ref.directory, CHAMPION)
     validation = _validation_of(checkpoint, search.inputs.names)
-    card = card_of(search.config, ref, read_events(ref.directory), checkpoint.key, (validation, test))
+    card = card_of(search.config, ref, history.events, checkpoint.key, (validation, test))
     card.write(directory)
     registered = register_champion(ref, directory, checkpoint, card)
     hashes = {part.name: part.test_sha256 for part in parts if part.test_sha256 is not None}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -66,10 +65,6 @@ class SearchRef(Value):
     outage_s: float
     experiment_id: str
     run_id: str
-
-    def round_directory(self, round_index: int) -> Path:
-        """Return the directory of a round."""
-        return Path(self.directory, "rounds", f"{round_index:03d}")
 
 
 class Inputs(Value):

@@ -24,7 +24,8 @@ from tasks.contracts import (
     SubDatasetScore,
 )
 from tasks.errors import EmptyCurveError
-from tasks.record.checkpoints import MANIFEST, checkpoint_directory, score_file_of
+from tasks.record.checkpoints import MANIFEST
+from tasks.record.paths import CHAMPION, SCORES, checkpoint_directory, round_directory, score_file_of
 from tasks.registry.checkpoints import log_scores
 from tasks.report import messages
 from tasks.runtime.files import hash_file, make_folder, write_file
@@ -63,7 +64,7 @@ def _scores_of(
 ) -> dict[CheckpointKey, CheckpointScores]:
     """Return the scores of all checkpoints: from MLflow, else from their files, else from the scorer."""
     names = search.inputs.names
-    directory = search.ref.round_directory(checkpoints[0].key.round) / "scores"
+    directory = round_directory(search.ref.directory, checkpoints[0].key.round) / SCORES
     digests = {part.name: part.validation.sha256[:16] for part in search.inputs.sub_datasets}
     by_key = {checkpoint.key: checkpoint for checkpoint in checkpoints}
     scores = {c.key: c.scores for c in checkpoints if c.scores is not None and _covers(c.scores, names)}
@@ -136,7 +137,7 @@ def scoring_beside(search: SearchRun, mixture: Mixture, first_step: int) -> Iter
     if not _is_beside(search.config):
         yield lambda: None
         return
-    directory = search.ref.round_directory(mixture.round)
+    directory = round_directory(search.ref.directory, mixture.round)
     steps = [first_step + offset for offset in mixture.evaluation_offsets]
     if mixture.round == 0 and first_step == 0:
         steps.insert(0, 0)
@@ -148,7 +149,7 @@ def scoring_beside(search: SearchRun, mixture: Mixture, first_step: int) -> Iter
         )
         for step in steps
     ]
-    spec = _spec(search, requests, directory / "scores")
+    spec = _spec(search, requests, directory / SCORES)
     show = _reader(spec, lambda scores: None)
     with beside("tasks.workers.score", _write_spec(spec), threads=spec.threads, on_poll=show):
         yield show
@@ -174,7 +175,7 @@ def score_champion(
         key=checkpoint.key, directory=str(Path(root, checkpoint.directory)), sub_datasets=names
     )
     spec = _spec(search, [request], Path(root, "test_scores"))
-    spec = spec.model_copy(update={"splits": tuple(test), "export_directory": str(Path(root, "champion"))})
+    spec = spec.model_copy(update={"splits": tuple(test), "export_directory": str(Path(root, CHAMPION))})
     results: list[CheckpointScores] = []
     _run_scoring(spec, results.append, "export and test scores of the champion")
     return results[0]

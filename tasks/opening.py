@@ -9,7 +9,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tasks.algorithm.state import SearchState
 from tasks.config.identity import changes_between, differences
 from tasks.config.loading import dump_config, search_id_of
 from tasks.config.schema import SearchConfig
@@ -17,7 +16,8 @@ from tasks.contracts import Inputs, SearchRef, SearchRun
 from tasks.errors import DriftError, MsftError, TrackingError
 from tasks.planning.plan import record_plan
 from tasks.record.events import EnvironmentChanged, SearchStarted, of_kind, start_of
-from tasks.record.journal import FILE, append_event, read_events, read_state
+from tasks.record.journal import History, append_event, history_of, read_events
+from tasks.record.paths import CONFIG, ENVIRONMENT, JOURNAL
 from tasks.registry.points import log_datasets, log_files
 from tasks.registry.runs import end_runs, open_search_run
 from tasks.report import messages, prefect_artifacts
@@ -32,8 +32,8 @@ _PARTING_S = 8.0
 
 
 @stage("open search")
-def open_search(search: SearchRun, parent_run_id: str) -> tuple[SearchRun, SearchState]:
-    """Return the search with the ids of its MLflow run, and its state; a new search is recorded with its inputs.
+def open_search(search: SearchRun, parent_run_id: str) -> tuple[SearchRun, History]:
+    """Return the search with the ids of its MLflow run, and its history; a new search is recorded with its inputs.
 
     Args:
         search: the search, in a directory that this process owns.
@@ -52,13 +52,11 @@ def open_search(search: SearchRun, parent_run_id: str) -> tuple[SearchRun, Searc
         parent_run_id=parent_run_id,
     )
     search = search.model_copy(update={"ref": ref})
-    if not events:
-        _begin(search)
-    log_files(ref, [Path(directory, FILE)])
+    history = history_of(directory, events or [_begin(search)])
+    log_files(ref, [Path(directory, JOURNAL)])
     prefect_artifacts.show_link(ref)
-    state = read_state(directory)
-    messages.show_search(ref, state, is_resumed=bool(events))
-    return search, state
+    messages.show_search(ref, history.state, is_resumed=bool(events))
+    return search, history
 
 
 def reference_to(config: SearchConfig, directory: str) -> SearchRef:
@@ -74,11 +72,11 @@ def reference_to(config: SearchConfig, directory: str) -> SearchRef:
     )
 
 
-def _begin(search: SearchRun) -> None:
+def _begin(search: SearchRun) -> SearchStarted:
     """Record a new search; its first event comes last, since all of this is repeated until it is there."""
     config, inputs, directory = search.config, search.inputs, search.ref.directory
     environment = describe_environment()
-    files = [Path(directory, file) for file in ("config.yaml", "environment.json")]
+    files = [Path(directory, file) for file in (CONFIG, ENVIRONMENT)]
     write_file(files[0], dump_config(config))  # other searches of this name read it
     write_file(files[1], json.dumps(environment, indent=1) + "\n")
     files.append(record_plan(config, directory, inputs))
@@ -93,7 +91,7 @@ def _begin(search: SearchRun) -> None:
         environment=environment,
         numerical_environment=numerical_environment(config),
     )
-    append_event(directory, started)
+    return append_event(directory, started)
 
 
 @contextmanager

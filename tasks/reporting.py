@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from tasks.algorithm.costs import total_by_kind
 from tasks.algorithm.state import SearchState
 from tasks.contracts import ChampionResult, SearchRef, SearchRun
-from tasks.record.events import Event, champion_of, rounds_of, start_of
-from tasks.record.journal import FILE, read_events
-from tasks.record.plan import compare_with_plan, read_plan
+from tasks.record.events import Event, rounds_of
+from tasks.record.journal import History
+from tasks.record.paths import JOURNAL, REPORT
+from tasks.record.view import view_of
 from tasks.registry.checkpoints import accept_path
 from tasks.registry.points import describe_run, log_files, log_summary, tag_search
 from tasks.registry.runs import close_round_run, close_search_run
@@ -29,21 +29,20 @@ from tasks.stage import stage
 Events = Sequence[Event]
 
 
-@stage("write round report", run_name="report up to round {state.round}")
-def report_round(search: SearchRef, state: SearchState) -> None:
+@stage("write round report", run_name="report up to round {history.state.round}")
+def report_round(search: SearchRef, history: History) -> None:
     """Put the last decision where a reviewer looks: the round's MLflow run and the search's journal.
 
     A resumed search does it again, since a kill may have come between the decision and its report.
     """
-    events = read_events(search.directory)
-    rounds = rounds_of(events)
+    events, state, rounds = history.events, history.state, history.rounds
     describe_run(search, search.run_id, tell_search(events))
     if not rounds:
         return
     newest = rounds[-1]
     decision = newest.decision
     run_id = accept_path(search, newest.round, decision.roll_back_to, newest.intervals)
-    describe_run(search, run_id, tell_round(newest, by_loss=start_of(events).by_loss))
+    describe_run(search, run_id, tell_round(newest, by_loss=history.started.by_loss))
     close_round_run(
         search,
         run_id,
@@ -56,49 +55,45 @@ def report_round(search: SearchRef, state: SearchState) -> None:
     )
     excluded = ", ".join(exclusion.sub_dataset for exclusion in state.excluded)
     tag_search(search, {"msft.excluded": excluded or "none", "msft.num_rounds": str(state.round)})
-    log_files(search, [Path(search.directory, FILE)])
+    log_files(search, [Path(search.directory, JOURNAL)])
     prefect_artifacts.show_round(search, events)
 
 
 @stage("write report")
-def write_report(run: SearchRun, state: SearchState, champion: ChampionResult) -> None:
+def write_report(run: SearchRun, history: History) -> None:
     """Write the frames as CSV and Parquet and the report's page, log them, print the summary, close the run."""
     config, search = run.config, run.ref
-    events = read_events(search.directory)
+    events, state, champion = history.events, history.state, history.champion
+    view = view_of(history, search.directory)
     frames = {
         "curves": curves_frame(events),
         "decisions": decisions_frame(events),
         "ledger": ledger_frame(events),
-        "scores": scores_frame(state, champion, by_loss=config.evaluation.selection == "loss"),
+        "scores": scores_frame(state, champion, by_loss=history.started.by_loss),
     }
-    plan = read_plan(search.directory)
-    comparisons = compare_with_plan(plan, rounds_of(events)) if plan is not None else []
-    frames["plan"] = pd.DataFrame([comparison.model_dump() for comparison in comparisons])
-    directory = Path(search.directory, "report")
+    frames["plan"] = pd.DataFrame([comparison.model_dump() for comparison in view.plan])
+    directory = Path(search.directory, REPORT)
     for name, frame in frames.items():
         publish_file(directory / f"{name}.csv", partial(frame.to_csv, index=False))
         publish_file(directory / f"{name}.parquet", partial(frame.to_parquet, index=False))
-    write_page(search.directory)
+    write_page(search.directory, view)
     log_files(search, [*sorted(directory.iterdir())], "report")
-    log_files(search, [Path(search.directory, FILE)])
-    totals = total_by_kind(line for decided in rounds_of(events) for line in decided.ledger)
+    log_files(search, [Path(search.directory, JOURNAL)])
     scored = zip(*(frames["scores"][column] for column in ("split", "sub_dataset", "score")), strict=True)
     metrics = {f"champion/{split}/{name}": float(score) for split, name, score in scored}
-    metrics |= {f"ledger/{kind}/flops": line.flops for kind, line in totals.items()}
-    metrics |= {f"ledger/{kind}/tokens": float(line.num_tokens) for kind, line in totals.items()}
-    metrics |= {f"ledger/{kind}/bytes": float(line.num_bytes) for kind, line in totals.items()}
+    metrics |= {f"ledger/{kind}/flops": line.flops for kind, line in view.totals.items()}
+    metrics |= {f"ledger/{kind}/tokens": float(line.num_tokens) for kind, line in view.totals.items()}
+    metrics |= {f"ledger/{kind}/bytes": float(line.num_bytes) for kind, line in view.totals.items()}
     tags = {"msft.champion": str(champion.key), "msft.stop_reason": state.stop_reason}
-    crowned = champion_of(events)
-    assert crowned is not None
-    stamp_ms = int(pd.Timestamp(crowned.at).timestamp()) * 1000
+    assert history.crowned is not None
+    stamp_ms = int(pd.Timestamp(history.crowned.at).timestamp()) * 1000
     log_summary(search, metrics, tags, stamp_ms)
     describe_run(search, search.run_id, tell_search(events))
     prefect_artifacts.show_end(search, events)
     close_search_run(search, "FINISHED")
-    reasons = [decided.decision.reason for decided in rounds_of(events)]
-    messages.show_summary(config, search, state, champion, totals, reasons)
+    messages.show_summary(config, search, state, champion, view.totals, view.reasons)
     messages.show_pages(search, champion, prefect_artifacts.page_of_this_run())
-    tell_table(plan_table(comparisons))
+    tell_table(plan_table(view.plan))
 
 
 def curves_frame(events: Events) -> pd.DataFrame:

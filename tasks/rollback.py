@@ -11,7 +11,13 @@ from prefect.runtime import task_run
 from tasks.algorithm.state import CheckpointKey, SearchState
 from tasks.contracts import RegisteredCheckpoint, SearchRef
 from tasks.errors import CheckpointDamagedError
-from tasks.record.checkpoints import MANIFEST, checkpoint_directory, verify
+from tasks.record.checkpoints import MANIFEST, verify
+from tasks.record.paths import (
+    checkpoint_directory,
+    checkpoints_and_remains,
+    round_directories,
+    round_directory,
+)
 from tasks.registry.checkpoints import find_checkpoint
 from tasks.runtime.files import hash_file
 from tasks.stage import stage
@@ -62,18 +68,18 @@ def keep_the_champion(search: SearchRef, state: SearchState) -> None:
 
 
 def remove_unneeded(search: SearchRef, num_decided: int, kept: set[CheckpointKey]) -> None:
-    """Delete all checkpoints of the first `num_decided` rounds from the disk but those that are kept."""
-    needed = {checkpoint_directory(search.round_directory(key.round), key.step) for key in kept}
+    """Delete the checkpoints of the first `num_decided` rounds from the disk, except those in `kept`."""
+    needed = {checkpoint_directory(round_directory(search.directory, key.round), key.step) for key in kept}
     deleted: list[str] = []
     freed = 0
-    for round_directory in sorted(Path(search.directory, "rounds").iterdir()):
-        if int(round_directory.name) >= num_decided:
+    for rollout in round_directories(search.directory):
+        if int(rollout.name) >= num_decided:
             continue  # a roll-out under way
-        for directory in sorted((round_directory / "checkpoints").glob("*step-*")):
+        for directory in checkpoints_and_remains(rollout):
             if directory not in needed:
                 freed += sum(file.stat().st_size for file in directory.iterdir())
                 shutil.rmtree(directory)
-                deleted.append(f"{round_directory.name}/{directory.name}")
+                deleted.append(f"{rollout.name}/{directory.name}")
     if deleted:
         size = f"{freed / 1e6:,.1f} MB"
         logger.info(f"deleted {len(deleted)} unneeded checkpoints ({size}): {', '.join(deleted)}")

@@ -20,7 +20,8 @@ from tasks.contracts import (
 )
 from tasks.errors import CheckpointDamagedError
 from tasks.evaluation import scoring_beside
-from tasks.record.checkpoints import published_checkpoints, set_aside, verify
+from tasks.record.checkpoints import set_aside, verify
+from tasks.record.paths import ROLLOUT_RESULT, ROLLOUT_SPEC, published_checkpoints, round_directory
 from tasks.record.progress import read_progress
 from tasks.registry.live import live_pages, record_rollout
 from tasks.report import messages
@@ -42,12 +43,12 @@ def train_rollout(
     Raises:
         WorkerError: the worker failed.
     """
-    directory = search.ref.round_directory(state.round)
-    result_path = directory / "rollout_result.json"
+    directory = round_directory(search.ref.directory, state.round)
+    result_path = directory / ROLLOUT_RESULT
     if not is_done(search.ref, result_path):
         directory.mkdir(parents=True, exist_ok=True)
         spec = _spec(search, mixture, state, start)
-        spec_path = directory / "rollout_spec.json"
+        spec_path = directory / ROLLOUT_SPEC
         write_file(spec_path, spec.model_dump_json(indent=1))
         _run(search, spec, spec_path)
     return RolloutResult.model_validate_json(result_path.read_text())
@@ -70,7 +71,7 @@ def _spec(
         first_step=start.key.step if start is not None else 0,
         optimizer="reset" if state.optimizer == "reset" else "restore",
         decay_steps=round(config.search.max_epochs * mixture.full_epoch_rows / config.training.batch_size),
-        output_directory=str(search.ref.round_directory(state.round)),
+        output_directory=str(round_directory(search.ref.directory, state.round)),
     )
 
 

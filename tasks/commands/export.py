@@ -12,9 +12,10 @@ from tasks.config.schema import SearchConfig
 from tasks.contracts import Value
 from tasks.data.base_model import prepare_base_model
 from tasks.errors import DriftError, ExportError
-from tasks.record.checkpoints import checkpoint_directory, verify
+from tasks.record.checkpoints import verify
 from tasks.record.events import champion_of, start_of
 from tasks.record.journal import read_events
+from tasks.record.paths import CHAMPION, checkpoint_directory, round_directory
 from tasks.record.status import resumed_config
 from tasks.runtime.files import publish_folder, write_file
 from tasks.runtime.launch import run_module
@@ -55,7 +56,7 @@ def export_champion(directory: str, to: str, *, merge_lora: bool) -> Export:
 
         def write(folder: Path) -> None:
             if merge_lora:
-                shutil.copytree(Path(directory, "champion"), folder, dirs_exist_ok=True)
+                shutil.copytree(Path(directory, CHAMPION), folder, dirs_exist_ok=True)
             else:
                 _write_adapters(directory, key, folder, Path(scratch, "export_spec.json"))
 
@@ -90,7 +91,7 @@ def _write_adapters(directory: str, key: CheckpointKey, folder: Path, spec_path:
             expected="a search that trained LoRA adapters",
             fix="omit --no-merge-lora",
         )
-    checkpoint = checkpoint_directory(Path(directory, "rounds", f"{key.round:03d}"), key.step)
+    checkpoint = checkpoint_directory(round_directory(directory, key.round), key.step)
     verify(checkpoint)
     model = prepare_base_model(config)
     begun_with = start_of(read_events(directory)).content["base model"]

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from tasks.algorithm.mixture import MixtureSettings
 from tasks.config.method import SearchSection
 from tasks.config.section import Name, Settings, Text, is_changed
 from tasks.config.sub_datasets import SubDatasetConfig
@@ -219,6 +220,20 @@ class SearchConfig(Settings):
         if self.search.protocol == "paper" and any(s.splits.test is None for s in self.mixture.sub_datasets):
             raise ValueError("search.protocol=paper selects on test splits, and a sub-dataset has none")
         return self
+
+    @property
+    def mixture_settings(self) -> MixtureSettings:
+        """Return the settings that the mixtures and the end of the search depend on."""
+        search = self.search
+        return MixtureSettings(
+            proportions=self.mixture.proportions,
+            share_unit=self.mixture.share_unit,
+            batch_size=self.training.batch_size,
+            compute_budget_epochs=search.compute_budget_epochs,
+            evals_per_epoch=search.evals_per_epoch,
+            max_epochs=search.max_epochs,
+            max_rounds=search.max_rounds,
+        )
 
     def resolve(self, path: str) -> Path:
         """Return `path` relative to the YAML file's folder."""

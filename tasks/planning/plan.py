@@ -9,8 +9,9 @@ from pathlib import Path
 
 from tasks.algorithm.baselines.dynamix import Dynamix
 from tasks.algorithm.costs import RowCost
+from tasks.algorithm.mixture import MixturePlan
 from tasks.config.schema import SearchConfig
-from tasks.contracts import Inputs, Mixture, SubDatasetRef
+from tasks.contracts import Inputs, SubDatasetRef
 from tasks.data.model_size import measure_model
 from tasks.planning.row_costs import NOTHING, scoring_cost, training_cost
 from tasks.planning.simulation import simulate
@@ -75,13 +76,13 @@ class _CostModel:
         self._per_row = {p.name: training_cost(p.train) * (1 / p.train.num_rows) for p in parts}
         self._scoring = {p.name: scoring_cost(p.validation, p.metric, p.max_new_tokens) for p in parts}
 
-    def cost_of(self, mixtures: Sequence[Mixture], bound: Bound) -> SearchCost:
+    def cost_of(self, mixtures: Sequence[MixturePlan], bound: Bound) -> SearchCost:
         """Return the cost of a search with these mixtures; `bound` selects how much text scoring generates."""
         costs: dict[str, RowCost] = {name: getattr(cost, bound) for name, cost in self._scoring.items()}
         drawn = [
-            self._per_row[part.name] * (part.rows_per_epoch * mixture.num_rows / mixture.epoch_rows)
+            self._per_row[name] * (rows_per_epoch * mixture.num_rows / mixture.epoch_rows)
             for mixture in mixtures
-            for part in mixture.draws
+            for name, rows_per_epoch in mixture.rows_per_epoch.items()
         ]
         training: RowCost = reduce(add, drawn, NOTHING)
         num_trained = sum(len(mixture.evaluation_offsets) for mixture in mixtures)
@@ -104,7 +105,7 @@ class _CostModel:
             disk_bytes=self._disk_bytes(mixtures),
         )
 
-    def _look_ahead_flops(self, mixtures: Sequence[Mixture]) -> float:
+    def _look_ahead_flops(self, mixtures: Sequence[MixturePlan]) -> float:
         """Return the FLOPs of DynamixSFT's look-aheads: for each update, a step and a loss on a batch of each part."""
         if not isinstance(self._policy, Dynamix):
             return 0.0
@@ -117,7 +118,7 @@ class _CostModel:
         weights = self._copies * _WEIGHT_BYTES
         return (num_trained * (weights + _MOMENT_BYTES) + num_untrained * weights) * self.size.num_trained
 
-    def _disk_bytes(self, mixtures: Sequence[Mixture]) -> int:
+    def _disk_bytes(self, mixtures: Sequence[MixturePlan]) -> int:
         """Return the peak disk usage: a round's checkpoints, its start and the champion; or the end of the search."""
         peaks = [
             self._bytes_of(len(mixture.evaluation_offsets) + (2 if index else 0), 0 if index else 1)

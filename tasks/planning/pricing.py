@@ -11,6 +11,7 @@ from tasks.config.strict_yaml import read_yaml
 from tasks.contracts import Value
 from tasks.record.events import rounds_of, start_of
 from tasks.record.journal import read_events
+from tasks.record.paths import JOURNAL
 from tasks.record.plan import BOUNDS, Plan, SearchCost
 
 
@@ -68,7 +69,7 @@ def stated_speed(flops_per_s: float) -> Speed:
 
 def measured_speed(output_root: str, model_sha256: str) -> Speed | None:
     """Return the speed of the newest search of this base model under `output_root`; None if there is none."""
-    journals = sorted(Path(output_root).glob("*/journal.jsonl"), key=lambda path: path.stat().st_mtime)
+    journals = sorted(Path(output_root).glob(f"*/{JOURNAL}"), key=lambda path: path.stat().st_mtime)
     for journal in reversed(journals):
         events = read_events(str(journal.parent))
         if not events or start_of(events).content["base model"] != model_sha256:

@@ -6,12 +6,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tasks.algorithm.curves import Curve, MetricPoint
+from tasks.algorithm.mixture import MixturePlan, plan_mixture, stop_reason_of
 from tasks.algorithm.state import Champion, CheckpointKey, SearchState
 from tasks.algorithm.strategy import Decision, RoundReport
 from tasks.config.schema import SearchConfig
-from tasks.contracts import Inputs, Mixture
-from tasks.mixing import plan_mixture
-from tasks.pruning import stop_reason_of
+from tasks.contracts import Inputs
 
 # An overfitting curve loses this much score and gains this much loss: more than any threshold of a strategy.
 _FAR = 1e9
@@ -31,26 +30,27 @@ class _Round:
     stop_reason: str
 
 
-def simulate(config: SearchConfig, inputs: Inputs, order: Sequence[str], choose: Choose) -> list[Mixture]:
+def simulate(config: SearchConfig, inputs: Inputs, order: Sequence[str], choose: Choose) -> list[MixturePlan]:
     """Return the mixture of each round of a simulated search.
 
     The strategy, the mixtures and the stop conditions are those of the search itself; only the curves are synthetic.
     In each round `choose` selects the sub-datasets that overfit, as many as a round may exclude, from the active ones
     in `order`. The score of all others rises to the end of the roll-out.
     """
-    strategy = config.search.strategy()
+    strategy, settings = config.search.strategy(), config.mixture_settings
+    splits = {part.name: part.train for part in inputs.sub_datasets}
     state = SearchState.opened(inputs.names, strategy.open(inputs.names))
-    mixtures: list[Mixture] = []
+    mixtures: list[MixturePlan] = []
     reports: tuple[RoundReport, ...] = ()
     while not state.is_finished:
-        mixture = plan_mixture(config, inputs, state, None)
+        mixture = plan_mixture(settings, splits, state)
         overfitting = _chosen(state.active, order, choose, config.search.exclude_per_round)
         curves = tuple(
             _curve(name, _checkpoints(mixture, state), name in overfitting) for name in inputs.names
         )
-        report = RoundReport(state.round, state.active, curves, mixture.num_steps / mixture.epochs)
+        report = RoundReport(state.round, state.active, curves, mixture.steps_per_epoch)
         decision = strategy.observe(replace(report, previous=reports))
-        stop_reason = stop_reason_of(config, mixture, state, decision, mixture.num_rows)
+        stop_reason = stop_reason_of(settings, mixture, state, decision, mixture.num_rows)
         state = state.after(_decided(inputs.names, decision, mixture.num_rows, stop_reason))
         mixtures.append(mixture)
         reports = (*reports, report)
@@ -68,7 +68,7 @@ def _chosen(active: Collection[str], order: Sequence[str], choose: Choose, at_mo
     return chosen
 
 
-def _checkpoints(mixture: Mixture, state: SearchState) -> list[CheckpointKey]:
+def _checkpoints(mixture: MixturePlan, state: SearchState) -> list[CheckpointKey]:
     """Return the scored checkpoints of a roll-out, with its start."""
     start = state.checkpoint or CheckpointKey(0, 0)
     return [start, *(CheckpointKey(mixture.round, start.step + o) for o in mixture.evaluation_offsets)]

@@ -17,21 +17,6 @@ MANIFEST = "manifest.json"
 TRAINER = "trainer_state.json"
 
 
-def checkpoint_directory(output: Path, step: int) -> Path:
-    """Return the folder in which a roll-out publishes the checkpoint of `step`."""
-    return output / "checkpoints" / f"step-{step:08d}"
-
-
-def published_checkpoints(output: Path) -> list[Path]:
-    """Return the folders of a roll-out's published checkpoints, in the order of their steps."""
-    return sorted((output / "checkpoints").glob("step-*"))
-
-
-def score_file_of(key: CheckpointKey) -> str:
-    """Return the name of the file that holds a checkpoint's scores."""
-    return f"round-{key.round:03d}-step-{key.step:08d}.json"
-
-
 def publish_with_manifest(
     directory: Path, write: Callable[[Path], None], meta: Mapping[str, Any], num_bytes: int
 ) -> None:

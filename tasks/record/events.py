@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_serializer
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from tasks.algorithm.costs import LedgerLine
 from tasks.algorithm.curves import Curve
-from tasks.algorithm.state import Champion, CheckpointKey, SearchState
+from tasks.algorithm.state import Champion, CheckpointKey
 from tasks.algorithm.strategy import Decision, Opening, RoundReport
 from tasks.contracts import ChampionResult, EvaluationCost, IntervalStats, Mixture, Value
 from tasks.errors import EmptyCurveError, NonFiniteScoreError
+from tasks.record.paths import ROLLOUT_SPEC, round_directory
 from tasks.record.progress import Restart
 
 VERSION: Literal[2] = 2
@@ -76,9 +76,7 @@ class RoundDecided(_Event):
     """The measurements of one round and the decision that follows from them.
 
     Attributes:
-        weights: factors on shares that applied in this round; None where none was changed.
-        steps_per_epoch: optimizer steps in one epoch of this round's mixture.
-        curves: of all sub-datasets, in the mixture's order.
+        weights: factors on shares that applied in this round.
         examples: training rows consumed, discarded ones counted.
         scores_at_target: score of each sub-dataset at the checkpoint that is rolled back to.
         champion: best checkpoint up to and including this round.
@@ -215,8 +213,10 @@ def upgrade(event: dict[str, Any], search_directory: Path) -> dict[str, Any]:
 
 def _specified_mixture(search_directory: Path, index: Any) -> Mixture | None:
     """Return the mixture of a round from its roll-out's specification, which a search's directory keeps."""
-    path = search_directory / "rounds" / f"{index!s:0>3}" / "rollout_spec.json"
-    return Mixture.model_validate(json.loads(path.read_text())["mixture"]) if path.is_file() else None
+    path = round_directory(search_directory, index) / ROLLOUT_SPEC if isinstance(index, int) else None
+    return (
+        Mixture.model_validate(json.loads(path.read_text())["mixture"]) if path and path.is_file() else None
+    )
 
 
 def of_kind(events: Iterable[Event], kind: type[OneEvent]) -> list[OneEvent]:
@@ -237,60 +237,3 @@ def start_of(events: Sequence[Event]) -> SearchStarted:
 def champion_of(events: Iterable[Event]) -> ChampionCrowned | None:
     """Return the end of a search; None where it has not come to it."""
     return next(iter(of_kind(events, ChampionCrowned)), None)
-
-
-class History(Value):
-    """The events of one search and the state after them.
-
-    Each round contributes one `RoundDecided`; all else is commentary, so that a search that was interrupted inside a
-    round resumes at that round's start.
-    """
-
-    events: tuple[Event, ...]
-    state: SearchState
-
-    @classmethod
-    def of(cls, events: Sequence[Event]) -> History:
-        """Return the history of these events.
-
-        Raises:
-            ValueError: the first does not start a search; or a round is missing, or there twice.
-        """
-        if not events or not isinstance(events[0], SearchStarted):
-            raise ValueError("no event says that a search has started")
-        started = events[0]
-        state = SearchState.opened(started.sub_datasets, started.opening)
-        return reduce(cls.after, events[1:], cls(events=(started,), state=state))
-
-    def after(self, event: Event) -> History:
-        """Return the history with one more event.
-
-        Raises:
-            ValueError: a round is missing, or there twice.
-        """
-        state = self.state
-        if isinstance(event, RoundDecided):
-            if event.round != state.round:
-                raise ValueError(f"decision of round {event.round} out of order")
-            state = state.after(event)
-        return self.model_copy(update={"events": (*self.events, event), "state": state})
-
-    @property
-    def started(self) -> SearchStarted:
-        """Return the first event."""
-        return start_of(self.events)
-
-    @property
-    def rounds(self) -> list[RoundDecided]:
-        """Return the decided rounds, in their order."""
-        return rounds_of(self.events)
-
-    @property
-    def crowned(self) -> ChampionCrowned | None:
-        """Return the end of the search; None while it goes on."""
-        return champion_of(self.events)
-
-    @model_serializer
-    def _shown(self) -> dict[str, int]:
-        """Return what Prefect's pages show of it, since a flow's parameters may have at most 512 KB there."""
-        return {"num_events": len(self.events), "round": self.state.round}

@@ -5,14 +5,92 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
 
+from pydantic import model_serializer
+
 from tasks.algorithm.state import SearchState
+from tasks.contracts import ChampionResult, Value
 from tasks.errors import JournalError
-from tasks.record.events import Event, EventError, History, OneEvent, parse_event
+from tasks.record.events import (
+    ChampionCrowned,
+    Event,
+    EventError,
+    OneEvent,
+    RoundDecided,
+    SearchStarted,
+    champion_of,
+    parse_event,
+    rounds_of,
+    start_of,
+)
+from tasks.record.paths import JOURNAL
 from tasks.runtime.files import is_out_of_space, no_room, sync
 
-FILE = "journal.jsonl"
+
+class History(Value):
+    """The events of one search and the state after them.
+
+    Each round contributes one `RoundDecided`; all else is commentary, so that a search that was interrupted inside a
+    round resumes at that round's start.
+    """
+
+    events: tuple[Event, ...]
+    state: SearchState
+
+    @classmethod
+    def of(cls, events: Sequence[Event]) -> History:
+        """Return the history of these events.
+
+        Raises:
+            ValueError: the first does not start a search; or a round is missing, or there twice.
+        """
+        if not events or not isinstance(events[0], SearchStarted):
+            raise ValueError("no event says that a search has started")
+        started = events[0]
+        state = SearchState.opened(started.sub_datasets, started.opening)
+        return reduce(cls.after, events[1:], cls(events=(started,), state=state))
+
+    def after(self, event: Event) -> History:
+        """Return the history with one more event.
+
+        Raises:
+            ValueError: a round is missing, or there twice.
+        """
+        state = self.state
+        if isinstance(event, RoundDecided):
+            if event.round != state.round:
+                raise ValueError(f"decision of round {event.round} out of order")
+            state = state.after(event)
+        return self.model_copy(update={"events": (*self.events, event), "state": state})
+
+    @property
+    def started(self) -> SearchStarted:
+        """Return the first event."""
+        return start_of(self.events)
+
+    @property
+    def rounds(self) -> list[RoundDecided]:
+        """Return the decided rounds, in their order."""
+        return rounds_of(self.events)
+
+    @property
+    def crowned(self) -> ChampionCrowned | None:
+        """Return the end of the search; None while it goes on."""
+        return champion_of(self.events)
+
+    @property
+    def champion(self) -> ChampionResult:
+        """Return the champion of a search that has come to its end."""
+        assert self.crowned is not None
+        return self.crowned.champion
+
+    @model_serializer
+    def _shown(self) -> dict[str, int]:
+        """Return what Prefect's pages show of it, since a flow's parameters may have at most 512 KB there."""
+        return {"num_events": len(self.events), "round": self.state.round}
 
 
 def read_events(search_directory: str) -> list[Event]:
@@ -21,7 +99,7 @@ def read_events(search_directory: str) -> list[Event]:
     Raises:
         JournalError: another line is not an event, or of a newer version.
     """
-    path = Path(search_directory, FILE)
+    path = Path(search_directory, JOURNAL)
     if not path.exists():
         return []
     # Bytes, since a torn line may end inside a character; a line without its end was never finished.
@@ -41,17 +119,16 @@ def read_history(search_directory: str) -> History:
     Raises:
         JournalError: the journal is empty, or its events are not the history of one search.
     """
-    events = read_events(search_directory)
+    return history_of(search_directory, read_events(search_directory))
+
+
+def history_of(search_directory: str, events: Sequence[Event]) -> History:
+    """Return the history of events that were read from the journal in `search_directory`; raises as `read_history`."""
     try:
         return History.of(events)
     except ValueError as error:
         cause = f"not the history of one search: {error}"
-        raise JournalError(str(Path(search_directory, FILE)), max(1, len(events)), cause) from error
-
-
-def read_state(search_directory: str) -> SearchState:
-    """Return where a search stands after all its events; raises as `read_history`."""
-    return read_history(search_directory).state
+        raise JournalError(str(Path(search_directory, JOURNAL)), max(1, len(events)), cause) from error
 
 
 def append_event(search_directory: str, event: OneEvent) -> OneEvent:
@@ -60,7 +137,7 @@ def append_event(search_directory: str, event: OneEvent) -> OneEvent:
     Raises:
         NoDiskSpaceError: it does not fit; nothing of it is left.
     """
-    path = Path(search_directory, FILE)
+    path = Path(search_directory, JOURNAL)
     recorded = event.model_copy(update={"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
     line = json.dumps({"kind": event.kind, **recorded.model_dump(mode="json")}, ensure_ascii=False)
     content = f"{line}\n".encode()

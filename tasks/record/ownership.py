@@ -24,6 +24,7 @@ from tasks.config.strict_yaml import read_yaml
 from tasks.errors import BusyError, JournalError, LockError, OtherSearchError
 from tasks.record.events import SearchStarted, champion_of, of_kind
 from tasks.record.journal import read_events
+from tasks.record.paths import CONFIG, ROUNDS
 from tasks.runtime.files import make_folder
 from tasks.runtime.gpus import DEVICES, gpu_named, gpus_of, installed_gpus
 
@@ -55,7 +56,7 @@ def own_directory(config: SearchConfig, wait_s: float = 0.0) -> Iterator[str]:
     """
     directory = directory_of(config)
     _refuse_unfinished(config, directory)
-    make_folder(directory / "rounds")
+    make_folder(directory / ROUNDS)
     with _locked(directory / _LOCK, f"search directory {directory}", wait_s):
         yield str(directory)
 
@@ -183,7 +184,7 @@ def _config_in(directory: Path) -> dict[str, Any] | None:
     `config.yaml` is written before the first event, which contains the configuration too.
     """
     try:
-        held = read_yaml((directory / "config.yaml").read_text())
+        held = read_yaml((directory / CONFIG).read_text())
     except (OSError, ValueError):
         held = None
     if isinstance(held, dict):

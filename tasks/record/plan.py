@@ -9,9 +9,9 @@ from typing import Literal, get_args
 from tasks.algorithm.costs import total_by_kind
 from tasks.contracts import Value
 from tasks.record.events import RoundDecided
+from tasks.record.paths import PLAN
 from tasks.runtime.files import write_file
 
-FILE = "plan.json"
 Bound = Literal["least", "expected", "most"]
 BOUNDS: tuple[Bound, ...] = get_args(Bound)
 
@@ -66,14 +66,14 @@ class Comparison(Value):
 
 def write_plan(directory: str, plan: Plan) -> Path:
     """Write the plan to the search's directory, and return the file."""
-    path = Path(directory, FILE)
+    path = Path(directory, PLAN)
     write_file(path, plan.model_dump_json(indent=1) + "\n")
     return path
 
 
 def read_plan(directory: str) -> Plan | None:
     """Return the plan that the search started with; None if it started without one."""
-    path = Path(directory, FILE)
+    path = Path(directory, PLAN)
     return Plan.model_validate_json(path.read_text()) if path.is_file() else None
 
 

@@ -15,9 +15,10 @@ from tasks.config.loading import load_config, search_id_of
 from tasks.config.schema import SearchConfig
 from tasks.contracts import Value
 from tasks.errors import ConfigError, JournalError, OtherSearchError, SearchNotFoundError
-from tasks.record.events import History, start_of
-from tasks.record.journal import FILE, read_events, read_history
+from tasks.record.events import start_of
+from tasks.record.journal import History, read_events, read_history
 from tasks.record.ownership import owner_of
+from tasks.record.paths import CONFIG, JOURNAL, ROUNDS, round_directory
 from tasks.record.progress import read_progress
 from tasks.record.view import RoundView, read_view, view_of
 
@@ -92,7 +93,7 @@ def _status(
 ) -> SearchStatus:
     view = view_of(history, directory) if history is not None else None
     state = view.state if view is not None else SearchState(active=())
-    line = read_progress(Path(directory, "rounds", f"{state.round:03d}")) if condition != "finished" else None
+    line = read_progress(round_directory(directory, state.round)) if condition != "finished" else None
     return SearchStatus(
         search=Path(directory).resolve().name,
         directory=directory,
@@ -122,7 +123,7 @@ def resumed_config(directory: str, overrides: Sequence[str]) -> SearchConfig:
         ConfigError: nothing of it is on record, or a password of `tracking.uri` was (rightly) not kept.
         OtherSearchError: with these values it would be another search.
     """
-    path = Path(directory, "config.yaml")
+    path = Path(directory, CONFIG)
     events = read_events(directory)
     if not events or not path.is_file():
         raise ConfigError(
@@ -148,7 +149,7 @@ def _directories(output_root: str) -> list[Path]:
 
 
 def _is_search(path: Path) -> bool:
-    return (path / FILE).is_file() or (path / "rounds").is_dir()
+    return (path / JOURNAL).is_file() or (path / ROUNDS).is_dir()
 
 
 def command_for(status: SearchStatus) -> str:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Literal
 
 from tasks.algorithm.costs import LedgerLine, total_by_kind
 from tasks.algorithm.curves import Curve
 from tasks.algorithm.state import Champion, CheckpointKey, SearchState
 from tasks.contracts import ChampionResult, CheckpointScores
-from tasks.record.events import EnvironmentChanged, History, RoundDecided, SearchStarted, of_kind
-from tasks.record.journal import read_history
+from tasks.record.events import EnvironmentChanged, RoundDecided, SearchStarted, of_kind
+from tasks.record.journal import History, read_history
+from tasks.record.paths import round_directory
 from tasks.record.plan import Comparison, compare_with_plan, read_plan
 
 FULL_EPOCHS = "full-mixture epochs"
@@ -254,7 +254,7 @@ def view_of(history: History, directory: str) -> SearchView:
     mixtures = [decided.mixture for decided in history.rounds if decided.mixture is not None]
     full_rows = mixtures[0].full_epoch_rows if mixtures else None
     plan, under_way = read_plan(directory), history.state.round
-    has_begun = Path(directory, "rounds", f"{under_way:03d}").is_dir() and not history.state.is_finished
+    has_begun = round_directory(directory, under_way).is_dir() and not history.state.is_finished
     return SearchView(
         history=history,
         rounds=tuple(_rounds(history, full_rows or 1)),

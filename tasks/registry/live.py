@@ -18,7 +18,8 @@ from tasks.contracts import (
     SearchRef,
 )
 from tasks.errors import MsftError
-from tasks.record.checkpoints import checkpoint_directory, intervals_before, reference_to
+from tasks.record.checkpoints import intervals_before, reference_to
+from tasks.record.paths import checkpoint_directory
 from tasks.registry.checkpoints import RoundCheckpoints
 from tasks.registry.points import log_mixture, log_system
 from tasks.registry.runs import open_round_run

@@ -8,7 +8,8 @@ from typing import Any
 from tasks.algorithm.costs import LedgerLine, total_by_kind
 from tasks.algorithm.state import SearchState
 from tasks.contracts import CheckpointScores
-from tasks.record.events import Event, History, RoundDecided, champion_of, rounds_of, start_of
+from tasks.record.events import Event, RoundDecided, champion_of, rounds_of, start_of
+from tasks.record.journal import History
 
 Events = Sequence[Event]
 # MLflow cuts a run's description at 8,000 characters; what does not fit is in the journal.

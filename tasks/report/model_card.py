@@ -13,8 +13,10 @@ import yaml
 from tasks.algorithm.state import CheckpointKey
 from tasks.config.schema import SearchConfig
 from tasks.contracts import CheckpointScores, SearchRef
-from tasks.record.events import History, rounds_of, start_of
+from tasks.record.events import rounds_of, start_of
+from tasks.record.journal import History
 from tasks.record.names import search_title
+from tasks.record.paths import CHAMPION
 from tasks.report.markdown import (
     Events,
     champion_headings,
@@ -89,7 +91,7 @@ def _body(
 ) -> str:
     state = History.of(events).state
     by_loss = start_of(events).by_loss
-    directory = Path(search.directory, "champion").resolve()
+    directory = Path(search.directory, CHAMPION).resolve()
     load = (
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         f'model = AutoModelForCausalLM.from_pretrained("{directory}")\n'

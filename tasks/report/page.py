@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from tasks.record.paths import REPORT
 from tasks.record.view import SearchView, read_view
 from tasks.report import words
 from tasks.report.charts import checkpoint_tree, mean_chart, sub_dataset_chart
@@ -32,14 +33,14 @@ from tasks.runtime.files import write_file
 _SECTIONS = ("search", "training", "evaluation", "model")
 
 
-def write_page(search_directory: str) -> tuple[Path, Path]:
-    """Write `report/report.html` and `report/report.md` from what the search's directory holds; return both.
+def write_page(search_directory: str, view: SearchView | None = None) -> tuple[Path, Path]:
+    """Write `report/report.html` and `report/report.md` of the search in a directory, by default as read; return both.
 
     Raises:
         JournalError: the directory's journal is not that of a search.
     """
-    view = read_view(search_directory)
-    directory = Path(search_directory, "report")
+    view = view or read_view(search_directory)
+    directory = Path(search_directory, REPORT)
     pages = (directory / "report.html", directory / "report.md")
     write_file(pages[0], render_html(view))
     write_file(pages[1], render_markdown(view))

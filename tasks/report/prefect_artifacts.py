@@ -55,7 +55,7 @@ def search_run_name() -> str:
 
 def round_run_name() -> str:
     """Return the name of a round's flow run, with what it trains on."""
-    state = flow_run.parameters["state"]
+    state = flow_run.parameters["history"].state
     return round_title(flow_run.parameters["search"].ref, state.round, state.active)
 
 

@@ -25,7 +25,7 @@ from tasks.config.loading import load_config
 from tasks.config.schema import SearchConfig
 from tasks.contracts import Inputs, RolloutSpec
 from tasks.data.inputs import load_inputs
-from tasks.mixing import plan_mixture
+from tasks.mixing import mixture_of
 from tasks.record.progress import ProgressFile
 from tasks.runtime.launch import num_threads
 from tasks.workers.train import Trainer
@@ -44,7 +44,7 @@ class TimedTrainer(Trainer):
 
 def trainer_of(config: SearchConfig, inputs: Inputs, directory: Path) -> TimedTrainer:
     """Return the worker of a first roll-out in `directory`, with the base model loaded."""
-    mixture = plan_mixture(config, inputs, SearchState(active=inputs.names), None)
+    mixture = mixture_of(config, inputs, SearchState(active=inputs.names), None)
     spec = RolloutSpec(
         search_id="benchmark",
         seed=config.seed,

@@ -17,7 +17,8 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, StateType
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
-from tasks.record.events import History, champion_of, rounds_of
+from tasks.record.events import champion_of, rounds_of
+from tasks.record.journal import History
 from tests.faults.chaos import ORPHAN_GRACE_S
 from tests.faults.prefect_pool import LOST_AFTER_S, PATIENCE_S, ROOT, Machine, Pool, wait_until
 from tests.faults.processes import directory_of, events_of, members_of

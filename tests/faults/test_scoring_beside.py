@@ -24,7 +24,8 @@ from tasks.contracts import (
     SubDatasetScore,
 )
 from tasks.evaluation import scoring_beside
-from tasks.record.checkpoints import MANIFEST, checkpoint_directory, score_file_of
+from tasks.record.checkpoints import MANIFEST
+from tasks.record.paths import checkpoint_directory, round_directory, score_file_of
 from tasks.runtime.files import hash_file
 from tasks.workers.train import train
 from tests.conftest import SKILLS, examples_of
@@ -40,10 +41,12 @@ class Round:
     mixture: Mixture
 
     def checkpoint(self, step: int) -> Path:
-        return checkpoint_directory(self.search.ref.round_directory(0), step)
+        return checkpoint_directory(round_directory(self.search.ref.directory, 0), step)
 
     def scores(self, step: int) -> Path:
-        return self.search.ref.round_directory(0) / "scores" / score_file_of(CheckpointKey(0, step))
+        return (
+            round_directory(self.search.ref.directory, 0) / "scores" / score_file_of(CheckpointKey(0, step))
+        )
 
     def score(self, killed_at: Callable[[], bool] | None = None) -> None:
         """Score what is published; the training fails when `killed_at` says so, where it is given."""

@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 
 from tasks.contracts import RolloutResult, RolloutSpec, SearchRef
 from tasks.errors import NoDiskSpaceError
-from tasks.record.checkpoints import checkpoint_directory, verify
+from tasks.record.checkpoints import verify
+from tasks.record.paths import checkpoint_directory
 from tasks.record.progress import read_restarts
 from tasks.registry import runs as tracking
 from tasks.registry.live import record_rollout

@@ -26,7 +26,8 @@ from tasks.contracts import (
     SubDatasetScore,
 )
 from tasks.errors import DeletedRunError, TrackingError
-from tasks.record.checkpoints import checkpoint_directory, intervals_before, reference_to
+from tasks.record.checkpoints import intervals_before, reference_to
+from tasks.record.paths import checkpoint_directory
 from tasks.registry import checkpoints as registry
 from tasks.registry import client as tracking_client
 from tasks.registry import points as run_log

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tasks.record.events import champion_of, rounds_of, start_of
-from tasks.record.journal import read_events, read_state
+from tasks.record.journal import read_events, read_history
 from tasks.record.status import read_summary
 from tasks.record.view import read_view
 from tasks.report.markdown import round_rows, tell_round, tell_search
@@ -38,12 +38,12 @@ def plain(value: Any) -> Any:
 
 @each_journal
 def test_a_version_1_journal_gives_the_same_state(name: str) -> None:
-    assert plain(asdict(read_state(str(JOURNALS / name)))) == json.loads(expected(name, "state.json"))
+    assert plain(asdict(read_history(str(JOURNALS / name)).state)) == json.loads(expected(name, "state.json"))
 
 
 @each_journal
 def test_a_version_1_journal_gives_the_same_frames(name: str) -> None:
-    events, state = read_events(str(JOURNALS / name)), read_state(str(JOURNALS / name))
+    events, state = read_events(str(JOURNALS / name)), read_history(str(JOURNALS / name)).state
     crowned = champion_of(events)
     assert crowned is not None
     scores = scores_frame(state, crowned.champion, by_loss=start_of(events).by_loss)
@@ -90,6 +90,6 @@ def test_the_journals_cover_what_a_search_can_record() -> None:
 
 def test_a_version_1_journal_is_read_without_its_specifications(tmp_path: Path) -> None:
     (tmp_path / "journal.jsonl").write_bytes((JOURNALS / "quickstart" / "journal.jsonl").read_bytes())
-    assert read_state(str(tmp_path)) == read_state(str(JOURNALS / "quickstart"))
+    assert read_history(str(tmp_path)).state == read_history(str(JOURNALS / "quickstart")).state
     assert all(event.mixture is None for event in rounds_of(read_events(str(tmp_path))))
     assert read_view(str(tmp_path)).unit == "training rows"

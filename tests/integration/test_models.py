@@ -19,7 +19,7 @@ from tasks.contracts import BaseModelRef, Mixture, ScoreRequest, ScoreSpec, Scor
 from tasks.data.base_model import prepare_base_model
 from tasks.data.tokenization import Encoder, tokenize_split
 from tasks.errors import ModelError
-from tasks.record.checkpoints import checkpoint_directory
+from tasks.record.paths import checkpoint_directory
 from tasks.workers.model import load_base, load_weights
 from tasks.workers.score import score
 from tasks.workers.train import train

@@ -17,8 +17,8 @@ from tasks.commands.export import export_champion
 from tasks.config.schema import LoraConfig
 from tasks.contracts import BaseModelRef, RolloutSpec
 from tasks.errors import ExportError
-from tasks.record.checkpoints import checkpoint_directory
 from tasks.record.ownership import directory_of
+from tasks.record.paths import checkpoint_directory
 from tasks.record.plan import read_plan
 from tasks.record.status import read_summary, resumed_config, status_of
 from tasks.workers.export_adapter import export_adapter

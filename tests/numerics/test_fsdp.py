@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from tasks.contracts import RolloutResult, RolloutSpec
-from tasks.record.checkpoints import checkpoint_directory
+from tasks.record.paths import checkpoint_directory
 from tasks.runtime.launch import run_accelerate
 from tasks.workers.train import train
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tasks.contracts import BaseModelRef, RolloutSpec
 from tasks.data.model_size import measure_model
 from tasks.errors import ModelError
-from tasks.record.checkpoints import checkpoint_directory
+from tasks.record.paths import checkpoint_directory
 from tasks.runtime.launch import run_accelerate
 from tasks.workers.build_base import build_base
 from tasks.workers.train import Trainer, train

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from tasks.contracts import BaseModelRef, Mixture, RolloutResult, RolloutSpec
-from tasks.record.checkpoints import checkpoint_directory
+from tasks.record.paths import checkpoint_directory
 from tasks.workers.supervisor import Preempted
 from tasks.workers.train import Trainer, train
 from tasks.workers.training.batches import Draw, RowStore, plan_steps

@@ -24,7 +24,7 @@ from tasks.config.loading import change_config, search_id_of
 from tasks.config.schema import LoraConfig, SearchConfig
 from tasks.contracts import BaseModelRef, CheckpointRef, RolloutResult, RolloutSpec
 from tasks.errors import NonFiniteLossError, WorkerError
-from tasks.record.checkpoints import checkpoint_directory
+from tasks.record.paths import checkpoint_directory
 from tasks.runtime import launch
 from tasks.runtime.environment import numerical_environment
 from tasks.runtime.launch import run_accelerate

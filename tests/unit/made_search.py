@@ -11,7 +11,8 @@ from tasks.algorithm.state import CheckpointKey
 from tasks.config.schema import SearchConfig
 from tasks.contracts import EvaluationCost, SubDatasetScore
 from tasks.record.events import Event
-from tasks.record.journal import FILE, append_event, read_events, read_state
+from tasks.record.journal import append_event, read_events, read_history
+from tasks.record.paths import JOURNAL
 from tests.unit.made_events import crowned, curve, decided, interval, mixture, started
 
 ROWS = 100  # train rows of each sub-dataset
@@ -58,7 +59,7 @@ class MadeSearch:
             shares: of the mixture; None: equal ones of the active, {}: no mixture is on record.
             decision: exclude, include, weights, reason.
         """
-        state = read_state(str(self.directory))
+        state = read_history(str(self.directory)).state
         start = state.checkpoint or CheckpointKey(0, 0)
         num_own = len(next(iter(scores.values()))) - 1
         own = [CheckpointKey(state.round, start.step + 10 * n) for n in range(1, num_own + 1)]
@@ -86,7 +87,7 @@ class MadeSearch:
 
     def crown(self, test_accuracy: float | None = 0.5) -> MadeSearch:
         """Put the champion on record, with the same test score everywhere; None: no test splits."""
-        champion = read_state(str(self.directory)).champion
+        champion = read_history(str(self.directory)).state.champion
         assert champion is not None
         scores = [
             SubDatasetScore(sub_dataset=name, accuracy=test_accuracy, loss=1.25, num_examples=321, correct="")
@@ -102,6 +103,6 @@ class MadeSearch:
 
     def rewrite(self, events: Sequence[Event]) -> None:
         """Put these events on record in place of what is."""
-        (self.directory / FILE).unlink()
+        (self.directory / JOURNAL).unlink()
         for event in events:
             append_event(str(self.directory), event)

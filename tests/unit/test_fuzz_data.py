@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from tasks.config.sub_datasets import SubDatasetConfig
 from tasks.data.sources import Example, read_splits, to_example
 from tasks.errors import DataError, JournalError
-from tasks.record.journal import FILE, read_events
+from tasks.record.journal import read_events
+from tasks.record.paths import JOURNAL
 from tests.unit.bad_input import Place, outcome
 from tests.unit.fuzz_values import SCALARS, TEXTS
 
@@ -136,10 +137,10 @@ EVENTS = st.binary(max_size=40) | st.lists(
 @given(content=EVENTS, end=st.sampled_from([b"", b"\n"]))
 def test_any_bytes_as_a_journal_are_events_or_refused(content: bytes, end: bytes) -> None:
     with tempfile.TemporaryDirectory() as directory:
-        Path(directory, FILE).write_bytes(content + end)
+        Path(directory, JOURNAL).write_bytes(content + end)
         events, refusal = outcome(JournalError, lambda: read_events(directory))
     if refusal:
-        assert f"{FILE}, line " in refusal
+        assert f"{JOURNAL}, line " in refusal
     else:
         assert len(events) == (content + end).count(b"\n")
         assert all(event.kind == "environment_changed" for event in events)

@@ -11,13 +11,14 @@ from tasks.algorithm.curves import Curve, MetricPoint
 from tasks.algorithm.state import CheckpointKey
 from tasks.errors import JournalError, NoDiskSpaceError
 from tasks.record.events import EnvironmentChanged, Event, of_kind
-from tasks.record.journal import FILE, append_event, read_events, read_state
+from tasks.record.journal import append_event, read_events, read_history
+from tasks.record.paths import JOURNAL
 from tests.unit.made_events import crowned, decided, interval, mixture, restart, started
 
 
 def _write(directory: Path, content: str | bytes) -> None:
     raw = content if isinstance(content, bytes) else content.encode()
-    (directory / FILE).write_bytes(raw)
+    (directory / JOURNAL).write_bytes(raw)
 
 
 def _note(*texts: str) -> EnvironmentChanged:
@@ -62,7 +63,7 @@ def test_events_come_back_as_they_were_appended(tmp_path: Path) -> None:
 def test_an_event_takes_one_line(tmp_path: Path) -> None:
     _append(tmp_path, "one", "a\nb")
     _append(tmp_path, "two")
-    lines = (tmp_path / FILE).read_text().splitlines()
+    lines = (tmp_path / JOURNAL).read_text().splitlines()
     assert [json.loads(line)["differences"][0] for line in lines] == ["one", "two"]
 
 
@@ -80,7 +81,7 @@ def test_a_torn_last_line_is_left_out_and_then_cut(tmp_path: Path, torn: str | b
     assert _names(tmp_path) == ["one"]
     _append(tmp_path, "three")
     assert _names(tmp_path) == ["one", "three"]
-    assert raw not in (tmp_path / FILE).read_bytes()
+    assert raw not in (tmp_path / JOURNAL).read_bytes()
 
 
 def test_a_torn_only_line_is_cut_too(tmp_path: Path) -> None:
@@ -104,7 +105,7 @@ def test_nothing_is_left_of_an_event_that_does_not_fit(
     tmp_path: Path, number: int, fits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _append(tmp_path, "one")
-    before = (tmp_path / FILE).read_bytes()
+    before = (tmp_path / JOURNAL).read_bytes()
     write, room = os.write, fits
 
     def fills_up(descriptor: int, content: bytes) -> int:
@@ -118,7 +119,7 @@ def test_nothing_is_left_of_an_event_that_does_not_fit(
         patch.setattr(os, "write", fills_up)
         with pytest.raises(NoDiskSpaceError, match="no room for an event"):
             _append(tmp_path, "two")
-    assert (tmp_path / FILE).read_bytes() == before
+    assert (tmp_path / JOURNAL).read_bytes() == before
     _append(tmp_path, "three")
     assert _names(tmp_path) == ["one", "three"]
 
@@ -126,7 +127,7 @@ def test_nothing_is_left_of_an_event_that_does_not_fit(
 @pytest.mark.parametrize("broken", ["{", "", "[1]", '"text"', '{"no": "event"}', "3", "null"])
 def test_a_broken_line_before_the_end_is_an_error_with_its_number(tmp_path: Path, broken: str) -> None:
     _write(tmp_path, f"{_line('one')}\n{broken}\n{_line('three')}\n")
-    with pytest.raises(JournalError, match=rf"{FILE}, line 2: not an event"):
+    with pytest.raises(JournalError, match=rf"{JOURNAL}, line 2: not an event"):
         read_events(str(tmp_path))
 
 
@@ -153,8 +154,8 @@ def test_events_that_are_no_history_are_an_error_that_names_the_file(
 ) -> None:
     for event in events:
         append_event(str(tmp_path), event)
-    with pytest.raises(JournalError, match=rf"{FILE}, {told}"):
-        read_state(str(tmp_path))
+    with pytest.raises(JournalError, match=rf"{JOURNAL}, {told}"):
+        read_history(str(tmp_path))
 
 
 def test_an_event_without_a_field_is_an_error_that_names_it(tmp_path: Path) -> None:

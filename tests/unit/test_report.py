@@ -19,7 +19,8 @@ from tasks.algorithm.state import CheckpointKey
 from tasks.errors import JournalError
 from tasks.record.events import CheckpointSize, EnvironmentChanged, rounds_of
 from tasks.record.journal import append_event
-from tasks.record.plan import FILE, Plan, SearchCost
+from tasks.record.paths import PLAN
+from tasks.record.plan import Plan, SearchCost
 from tasks.record.view import SearchView, read_view
 from tasks.report.charts import checkpoint_tree, mean_chart, spread, sub_dataset_chart
 from tasks.report.findings import standing, verdict
@@ -128,7 +129,7 @@ def test_both_pages_show_the_bytes_written_and_the_plan_beside_what_came_of_it(
         {field: 11 for field in SearchCost.model_fields} | {"bytes_written": 7_000_000}
     )
     plan = Plan(num_sub_datasets=2, num_parameters=9, num_trained=9, least=work, expected=work, most=work)
-    (rolled_back.directory / FILE).write_text(plan.model_dump_json())
+    (rolled_back.directory / PLAN).write_text(plan.model_dump_json())
     view = _view(rolled_back)
     html, markdown = render_html(view), render_markdown(view)
     assert "| accepted | 20% | 2 GFLOPs | 2,000 | 200 | 2.5 MB | 4 s |" in markdown

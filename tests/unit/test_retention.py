@@ -12,7 +12,8 @@ from tasks import rollback
 from tasks.algorithm.state import Champion, CheckpointKey, SearchState
 from tasks.contracts import SearchRef
 from tasks.errors import CheckpointDamagedError, CheckpointNotFoundError
-from tasks.record.checkpoints import checkpoint_directory, publish_with_manifest, reference_to
+from tasks.record.checkpoints import publish_with_manifest, reference_to
+from tasks.record.paths import checkpoint_directory, round_directory
 from tasks.registry.checkpoints import RoundCheckpoints
 from tasks.registry.runs import open_round_run, open_search_run
 
@@ -34,7 +35,7 @@ def search(prepare_root: Callable[[Path], Path], tmp_path: Path) -> SearchRef:
     for round_index in (0, 1, 2):
         run_id = open_round_run(search, round_index, ("max",))
         for step in (4, 8):
-            directory = checkpoint_directory(search.round_directory(round_index), step)
+            directory = checkpoint_directory(round_directory(search.directory, round_index), step)
             meta = {"round": round_index, "step": step, "cursors": {}, "published_at_ms": step}
             publish_with_manifest(directory, write_weights, meta, 1_500_000)
             reference = reference_to(directory, Path(search.directory))
@@ -67,7 +68,7 @@ def test_a_rollback_deletes_and_names_what_is_not_needed(
 
 
 def test_a_rollback_to_a_damaged_checkpoint_deletes_nothing(search: SearchRef) -> None:
-    weights = checkpoint_directory(search.round_directory(0), 8) / "model.safetensors"
+    weights = checkpoint_directory(round_directory(search.directory, 0), 8) / "model.safetensors"
     weights.write_bytes(bytes(1_499_999) + b"1")
     with pytest.raises(CheckpointDamagedError, match="content differs"):
         rollback.roll_back.fn(search, STATE)

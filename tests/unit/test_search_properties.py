@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from tasks.algorithm.curves import Curve, MetricPoint, choose_champion, mean_scores
 from tasks.algorithm.exclusion import ExclusionRule
+from tasks.algorithm.mixture import draws_per_epoch, shares_of
 from tasks.algorithm.msft import Msft
-from tasks.algorithm.proportions import draws_per_epoch, shares_of
 from tasks.algorithm.state import Champion, CheckpointKey
 from tasks.algorithm.strategy import RoundReport
 

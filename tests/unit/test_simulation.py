@@ -39,7 +39,7 @@ def _rounds(overfits: bool, **search: Any) -> list[tuple[dict[str, int], float]]
         "test",
     )
     mixtures = simulate(config, INPUTS, NAMES, lambda left: left[0] if overfits else None)
-    return [({part.name: part.rows_per_epoch for part in m.draws}, m.epochs) for m in mixtures]
+    return [(m.rows_per_epoch, m.epochs) for m in mixtures]
 
 
 ALL = dict.fromkeys(NAMES, 40)

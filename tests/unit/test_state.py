@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from tasks.algorithm.state import Champion, CheckpointKey, Exclusion, SearchState
-from tasks.record.events import EnvironmentChanged, Event, History, RoundDecided
+from tasks.record.events import EnvironmentChanged, Event, RoundDecided
+from tasks.record.journal import History
 from tests.unit.made_events import decided, started
 
 

@@ -22,15 +22,8 @@ from torch.distributed.checkpoint.state_dict import (
 from tasks.algorithm.state import CheckpointKey
 from tasks.contracts import CheckpointRef, IntervalStats, RolloutResult, RolloutSpec
 from tasks.errors import CheckpointDamagedError
-from tasks.record.checkpoints import (
-    TRAINER,
-    checkpoint_directory,
-    publish_with_manifest,
-    published_checkpoints,
-    reference_to,
-    set_aside,
-    verify,
-)
+from tasks.record.checkpoints import TRAINER, publish_with_manifest, reference_to, set_aside, verify
+from tasks.record.paths import ROLLOUT_RESULT, checkpoint_directory, published_checkpoints, step_of
 from tasks.runtime.files import write_file
 
 OPTIMIZER = "optimizer.safetensors"
@@ -108,11 +101,6 @@ def newest_whole(output: Path, wanted: Iterable[int]) -> Path | None:
         if _is_whole(whole[step], by_size=False):
             return whole[step]
     return None
-
-
-def step_of(directory: Path) -> int:
-    """Return the step of a checkpoint from the name of its directory."""
-    return int(directory.name.removeprefix("step-"))
 
 
 def _is_whole(directory: Path, *, by_size: bool) -> bool:
@@ -194,4 +182,4 @@ def write_result(spec: RolloutSpec, kept_steps: Iterable[int], intervals: Sequen
         checkpoints=tuple(checkpoints),
         intervals=tuple(intervals),
     )
-    write_file(output / "rollout_result.json", result.model_dump_json(indent=1))
+    write_file(output / ROLLOUT_RESULT, result.model_dump_json(indent=1))

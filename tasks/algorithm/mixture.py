@@ -1,0 +1,194 @@
+"""The mixture of a round: rows of each sub-dataset, length of the roll-out, and when the budget ends the search."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from tasks.algorithm.state import SearchState
+from tasks.algorithm.strategy import Decision
+
+
+class TrainSplit(Protocol):
+    """Size of a sub-dataset's train split."""
+
+    @property
+    def num_rows(self) -> int: ...
+    @property
+    def num_tokens(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class MixtureSettings:
+    """Settings of a search that its mixtures and its end depend on.
+
+    Attributes:
+        proportions: "by_size" (each row once an epoch), "equal", or a weight for each sub-dataset.
+        share_unit: whether a share counts examples or tokens.
+        compute_budget_epochs: C, the length of a roll-out in epochs of its mixture.
+        max_epochs: total budget in full-mixture epochs.
+    """
+
+    proportions: Literal["by_size", "equal"] | Mapping[str, float]
+    share_unit: Literal["examples", "tokens"]
+    batch_size: int
+    compute_budget_epochs: float
+    evals_per_epoch: int
+    max_epochs: float
+    max_rounds: int | None
+
+
+@dataclass(frozen=True)
+class MixturePlan:
+    """The mixture of one round.
+
+    Attributes:
+        rows_per_epoch: rows of each sub-dataset in one epoch of this mixture, in the mixture's order.
+        epoch_rows, full_epoch_rows: rows in one epoch of this mixture, and of all N (the budget's unit).
+        epochs, num_rows, num_steps: length of the roll-out; epochs are of this mixture.
+        evaluation_offsets: steps after the roll-out's start at which a checkpoint is published, ascending.
+        example_shares, token_shares: realized share of each sub-dataset.
+    """
+
+    round: int
+    rows_per_epoch: dict[str, int]
+    epoch_rows: int
+    full_epoch_rows: int
+    epochs: float
+    num_rows: int
+    num_steps: int
+    evaluation_offsets: tuple[int, ...]
+    example_shares: dict[str, float]
+    token_shares: dict[str, float]
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Return the optimizer steps in one epoch of this mixture."""
+        return self.num_steps / self.epochs
+
+
+def plan_mixture(
+    settings: MixtureSettings, splits: Mapping[str, TrainSplit], state: SearchState
+) -> MixturePlan:
+    """Return the mixture of the round that follows `state`.
+
+    The roll-out lasts as long as the strategy asked for, else C epochs of this mixture, or for what is left of the
+    budget; cut to whole evaluation intervals, and at least one.
+
+    Args:
+        splits: the train splits of all sub-datasets, in the mixture's order.
+    """
+    factors = dict.fromkeys(state.active, 1.0) | dict(state.weights or {})
+    rows = {name: split.num_rows for name, split in splits.items() if name in factors}
+    tokens = {name: splits[name].num_tokens for name in rows}
+    draws = draws_per_epoch(rows, tokens, settings.proportions, settings.share_unit)
+    draws = {name: max(1, round(count * factors[name])) for name, count in draws.items()}
+    epoch_rows = sum(draws.values())
+    full_epoch_rows = sum(split.num_rows for split in splits.values())
+    intervals = _num_intervals(settings, state, full_epoch_rows, epoch_rows)
+    epochs = intervals / settings.evals_per_epoch
+    num_rows = max(1, round(epochs * epoch_rows))
+    num_steps = -(-num_rows // settings.batch_size)
+    evaluated = {max(1, round(number * num_steps / intervals)) for number in range(1, intervals + 1)}
+    drawn_tokens = {name: draws[name] * tokens[name] / rows[name] for name in rows}
+    return MixturePlan(
+        round=state.round,
+        rows_per_epoch={name: draws[name] for name in rows},
+        epoch_rows=epoch_rows,
+        full_epoch_rows=full_epoch_rows,
+        epochs=epochs,
+        num_rows=num_rows,
+        num_steps=num_steps,
+        evaluation_offsets=tuple(sorted(evaluated)),
+        example_shares={name: draws[name] / epoch_rows for name in rows},
+        token_shares={name: count / sum(drawn_tokens.values()) for name, count in drawn_tokens.items()},
+    )
+
+
+def _num_intervals(
+    settings: MixtureSettings, state: SearchState, full_epoch_rows: int, epoch_rows: int
+) -> int:
+    wanted_epochs = state.rollout_epochs or settings.compute_budget_epochs
+    wanted = round(wanted_epochs * settings.evals_per_epoch)
+    rows_left = settings.max_epochs * full_epoch_rows - state.spent_examples
+    affordable = int(rows_left / epoch_rows * settings.evals_per_epoch + 1e-9)
+    return max(1, min(wanted, affordable))
+
+
+class EpochSizes(Protocol):
+    """Rows in one epoch of a round's mixture, and of all sub-datasets."""
+
+    @property
+    def epoch_rows(self) -> int: ...
+    @property
+    def full_epoch_rows(self) -> int: ...
+
+
+def stop_reason_of(
+    settings: MixtureSettings, mixture: EpochSizes, before: SearchState, decision: Decision, examples: int
+) -> str:
+    """Return why the search ends with this decision; empty while it goes on.
+
+    Args:
+        before: the state that the round began with.
+        examples: training rows that the round consumed.
+    """
+    active = (set(before.active) - set(decision.exclude)) | set(decision.include)
+    spent = (before.spent_examples + examples) / mixture.full_epoch_rows
+    interval = mixture.epoch_rows / mixture.full_epoch_rows / settings.evals_per_epoch
+    if decision.stop:
+        return decision.stop
+    if not active:
+        return "no sub-dataset is active any more"
+    if settings.max_rounds is not None and before.round + 1 >= settings.max_rounds:
+        return f"search.max_rounds = {settings.max_rounds} is reached"
+    if spent + interval / 2 > settings.max_epochs:
+        return f"{spent:.2f} of search.max_epochs = {settings.max_epochs:g} epochs are spent"
+    return ""
+
+
+def shares_of(sizes: Mapping[str, float], proportions: str | Mapping[str, float]) -> dict[str, float]:
+    """Return each sub-dataset's share of an epoch; the shares sum to 1.
+
+    Args:
+        sizes: size of each active sub-dataset, in the unit the shares are meant in (examples or tokens).
+        proportions: "by_size" (each row once an epoch), "equal", or a weight for each sub-dataset; weights of
+            sub-datasets that are not in `sizes` are left out and the rest are scaled up.
+    """
+    if proportions == "by_size":
+        weights = dict(sizes)
+    elif proportions == "equal":
+        weights = dict.fromkeys(sizes, 1.0)
+    else:
+        assert not isinstance(proportions, str)
+        weights = {name: proportions[name] for name in sizes}
+    total = sum(weights.values())
+    return {name: weight / total for name, weight in weights.items()}
+
+
+def draws_per_epoch(
+    num_rows: Mapping[str, int],
+    num_tokens: Mapping[str, int],
+    proportions: str | Mapping[str, float],
+    share_unit: str,
+) -> dict[str, int]:
+    """Return how many rows of each sub-dataset one epoch draws; the total is the mixture's row count.
+
+    With `share_unit="tokens"` a share counts tokens, so a sub-dataset of long rows gives fewer of them; the
+    epoch then has about the mixture's tokens rather than its rows. Rounded by largest remainder, at least one
+    row for each.
+    """
+    if share_unit == "examples":
+        shares = shares_of(num_rows, proportions)
+        wanted = {name: share * sum(num_rows.values()) for name, share in shares.items()}
+    else:
+        shares = shares_of(num_tokens, proportions)
+        budget = sum(num_tokens.values())
+        wanted = {name: shares[name] * budget * num_rows[name] / num_tokens[name] for name in num_rows}
+    draws = {name: int(value) for name, value in wanted.items()}
+    missing = round(sum(wanted.values())) - sum(draws.values())
+    by_remainder = sorted(wanted, key=lambda name: draws[name] - wanted[name])
+    for name in by_remainder[:missing]:
+        draws[name] += 1
+    return {name: max(1, count) for name, count in draws.items()}
