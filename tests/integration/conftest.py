@@ -10,6 +10,7 @@ import pytest
 
 from tasks.config.loading import load_config
 from tasks.config.schema import SearchConfig
+from tests.benchmarks.count_requests import counting, summary_of
 
 HUB_TOKEN = "hf_" + "Th1sIsNoT0ken"
 REPOSITORY = Path(__file__).parents[2]
@@ -28,14 +29,24 @@ def output_root(prepare_root: Callable[[Path], Path], tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def searched(prefect_server: str, smoke: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The smoke search, run once for all tests that look at its end, by a user with a hub token: (config, result).
-
-    It makes its store and its base model itself.
-    """
+def counted_search(
+    prefect_server: str, smoke: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[SearchConfig, Any, dict[str, int]]:
+    """The smoke search with its result and the counts of `tests.benchmarks.count_requests`."""
     from flows.search import msft_search
 
     config = SearchConfig.model_validate(smoke | {"output_root": str(tmp_path_factory.mktemp("searches"))})
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("HF_TOKEN", HUB_TOKEN)
-        return config, msft_search(config)
+        with counting() as counts:
+            result = msft_search(config)
+        return config, result, summary_of(counts)
+
+
+@pytest.fixture(scope="session")
+def searched(counted_search: Any) -> Any:
+    """The smoke search, run once for all tests that look at its end, by a user with a hub token: (config, result).
+
+    It makes its store and its base model itself.
+    """
+    return counted_search[:2]

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from flows.search import msft_search
 from tasks.algorithm.state import CheckpointKey
+from tasks.algorithm.strategy import RoundReport
 from tasks.config.schema import SearchConfig
 from tasks.contracts import SearchRef
 from tasks.errors import (
@@ -25,6 +26,7 @@ from tasks.errors import (
     CheckpointNotFoundError,
     DriftError,
 )
+from tasks.evaluation import curves_of
 from tasks.record.events import EnvironmentChanged, of_kind, rounds_of
 from tasks.record.journal import read_events
 from tasks.record.ownership import own_directory
@@ -81,6 +83,28 @@ def test_the_champion_has_the_best_mean_in_mlflow(searched: Any) -> None:
             means[key] = -sum(losses) / len(losses)
     assert len(means) == 1 + 3 * 4
     assert result.key == max(sorted(means), key=lambda key: means[key])
+
+
+def test_each_checkpoint_is_registered_once(counted_search: Any) -> None:
+    counts = counted_search[2]
+    assert counts["checkpoints registered"] == 1 + 3 * 4
+    assert counts["MLflow searches"] <= 25
+
+
+def test_curves_from_mlflow_give_the_same_decisions(searched: Any) -> None:
+    """The search decided on the scorer's own scores."""
+    config, _ = searched
+    directory = directory_of(config)
+    search = reference_to(config, directory)
+    before: tuple[RoundReport, ...] = ()
+    for decided in rounds_of(read_events(str(directory))):
+        keys = [point.checkpoint for point in decided.curves[0].points]
+        scores = {key: find_checkpoint(search, key).scores for key in keys}
+        curves = curves_of(scores, decided.sub_datasets, by_loss=config.evaluation.selection == "loss")
+        assert curves == decided.curves
+        report = RoundReport(decided.round, decided.active, curves, decided.steps_per_epoch, before)
+        assert config.search.strategy().observe(report) == decided.decision
+        before = (*before, decided.report)
 
 
 def test_every_round_is_a_child_run_with_its_decision(searched: Any) -> None:
