@@ -24,6 +24,7 @@ from tasks.registry.client import client_of, retry_for, retry_while_unavailable
 from tasks.registry.points import log_training
 
 _PAGE = 100
+_CHECKPOINT = "msft-checkpoint"  # its model type
 
 
 class RoundCheckpoints:
@@ -87,7 +88,7 @@ def create_checkpoint(
         search.experiment_id,
         name=_name_of(key),
         source_run_id=run_id,
-        model_type="msft-checkpoint",
+        model_type=_CHECKPOINT,
         params={"round": str(key.round), "step": str(key.step), "checkpoint": checkpoint.model_dump_json()},
         tags={
             "msft.search_id": search.search_id,
@@ -228,8 +229,12 @@ def _name_of(key: CheckpointKey) -> str:
 
 
 def _ready(client: MlflowClient, search: SearchRef, condition: str) -> list[LoggedModel]:
-    """Return the READY models; filtered here, since MLflow's filter on status matches nothing."""
-    return [model for model in _search_models(client, search, condition) if _is_ready(model)]
+    """Return the READY checkpoints; filtered here, since MLflow's filter on status matches nothing.
+
+    The champion's own model has the tags of its checkpoint too.
+    """
+    models = _search_models(client, search, condition)
+    return [model for model in models if _is_ready(model) and model.model_type == _CHECKPOINT]
 
 
 def _is_ready(model: LoggedModel) -> bool:

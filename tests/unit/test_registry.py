@@ -21,10 +21,12 @@ from tasks.contracts import (
 )
 from tasks.errors import CheckpointNotFoundError, DeletedRunError
 from tasks.evaluation import curves_of
+from tasks.registry.champion import register_champion
 from tasks.registry.checkpoints import RoundCheckpoints, accept_path, find_checkpoint, log_scores
 from tasks.registry.client import client_of
 from tasks.registry.points import log_training
 from tasks.registry.runs import open_round_run, open_search_run
+from tasks.report.model_card import ModelCard
 
 NAMES = ("max", "cmp")
 DIGESTS = dict.fromkeys(NAMES, "d1")
@@ -176,6 +178,21 @@ def test_a_roll_back_to_an_earlier_round_accepts_nothing(search: SearchRef) -> N
     (model,) = client(search).search_logged_models([search.experiment_id])
     assert model.tags["msft.path"] == "discarded"
     assert points(search, search.run_id, "train/flops") == []
+
+
+def test_the_champions_model_is_no_checkpoint(search: SearchRef) -> None:
+    """It has the tags of its checkpoint, and a finished search that runs again accepts the path again."""
+    (registered,) = register(search, 4)
+    folder = Path(search.directory, "champion")
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    tags = {"msft.search_id": search.search_id, "msft.round": "0", "msft.step": "4"}
+    champion = register_champion(search, folder, registered, ModelCard(front={}, body="", lineage=tags))
+    accept_path(search, 0, CheckpointKey(0, 4), [])
+    assert find_checkpoint(search, CheckpointKey(0, 4)) == registered
+    assert (
+        register_champion(search, folder, registered, ModelCard(front={}, body="", lineage=tags)) == champion
+    )
 
 
 def test_a_deleted_run_is_named(search: SearchRef) -> None:
