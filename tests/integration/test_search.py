@@ -85,10 +85,11 @@ def test_the_champion_has_the_best_mean_in_mlflow(searched: Any) -> None:
     assert result.key == max(sorted(means), key=lambda key: means[key])
 
 
-def test_each_checkpoint_is_registered_once(counted_search: Any) -> None:
+def test_checkpoints_are_registered_once_and_read_rarely(counted_search: Any) -> None:
     counts = counted_search[2]
     assert counts["checkpoints registered"] == 1 + 3 * 4
     assert counts["MLflow searches"] <= 25
+    assert counts["journal reads"] <= 3
 
 
 def test_curves_from_mlflow_give_the_same_decisions(searched: Any) -> None:
