@@ -132,9 +132,3 @@ class Table:
 def _markdown_cell(cell: str) -> str:
     text = in_markdown(cell)
     return f"**{text}**" if text and getattr(cell, "style", "") == "mean" else text
-
-
-def spaced(markdown: str) -> str:
-    """Return the same text with wider cells, for MLflow's pages, which leave no space between columns."""
-    lines = markdown.split("\n")
-    return "\n".join(line if line.startswith("| ---") else line.replace(" | ", "&emsp; | ") for line in lines)
