@@ -1,4 +1,4 @@
-"""Read the number out of an answer."""
+"""Parse the number in an answer."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _MARKED = re.compile(rf"####\s*({_NUMBER.pattern})")
 
 
 def number_in(text: str) -> Decimal | None:
-    """Return the number that directly follows a `####`; without one, that after the last `####`, or the text's last.
+    """Return the first number that directly follows a `####`; else the first after the last `####`; else the last one.
 
-    The first such number counts: a model that does not end there goes on with questions and answers of its own.
+    The first `####` counts, because a model that does not stop there invents further questions and answers.
     """
     marked = _MARKED.search(text)
     found = [marked[1]] if marked else _NUMBER.findall(text.rpartition("####")[2])

@@ -1,4 +1,4 @@
-"""What work costs: FLOPs by formula, and the accepted, discarded, evaluation and restart parts of a search."""
+"""Costs: FLOPs by formula, and the accepted, discarded, evaluation and restart parts of a search."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The numbers of a model that its cost depends on.
+    """Model sizes that the FLOPs depend on.
 
     Attributes:
-        body_parameters: weights of the matrix products below the head; an embedding's look-up costs nothing.
+        body_parameters: weights of the matrix products below the head; an embedding look-up is free.
         head_parameters: weights of the output projection, tied or not; applied only where a token has a label.
         trainable_share: share of the weights whose gradients are computed; 1 for full fine-tuning.
         attention_width: layers × heads × head dimension.
@@ -24,20 +24,20 @@ class ModelShape:
     attention_width: int
 
     def forward_flops(self, num_tokens: float, num_pairs: float, num_head_positions: float) -> float:
-        """Return the FLOPs of a forward pass: 2 a weight and token, and attention's 4 a width and pair.
+        """Return the FLOPs of a forward pass: 2 per weight and token, plus attention's 4 per width and pair.
 
         Args:
             num_tokens: tokens without padding.
-            num_pairs: sum over rows of the squared row length, the pairs that attention's products form.
+            num_pairs: sum over rows of the squared row length, the query-key pairs of attention.
             num_head_positions: positions at which logits are computed.
         """
         products = 2.0 * (self.body_parameters * num_tokens + self.head_parameters * num_head_positions)
         return products + 4.0 * self.attention_width * num_pairs
 
     def training_flops(self, num_tokens: float, num_pairs: float, num_head_positions: float) -> float:
-        """Return the FLOPs of forward and backward: the latter forms two products for each of the former's.
+        """Return the FLOPs of forward and backward; backward has two products for each one of forward.
 
-        Frozen weights need the product for the activations' gradient, not the one for their own.
+        Frozen weights need the gradient of their activations, not their own.
         """
         forward = self.forward_flops(num_tokens, num_pairs, num_head_positions)
         attention = 4.0 * self.attention_width * num_pairs
@@ -46,7 +46,7 @@ class ModelShape:
 
 @dataclass(frozen=True)
 class RowCost:
-    """Sums over rows, as `ModelShape` takes them; floats, since a plan also has parts of rows."""
+    """Sums over rows for `ModelShape`; floats, because a plan contains fractions of rows."""
 
     num_tokens: float
     num_pairs: float
@@ -94,7 +94,7 @@ class LedgerLine:
     """The cost of one kind of work in one round; `kind` is accepted, discarded, evaluation or restart.
 
     Attributes:
-        num_bytes: bytes of the checkpoints that the work left behind; evaluation leaves none.
+        num_bytes: bytes of the checkpoints that the work wrote; 0 for evaluation.
     """
 
     round: int
@@ -107,7 +107,7 @@ class LedgerLine:
 
     @classmethod
     def sum_of(cls, round_index: int, kind: str, parts: Sequence[Work], num_bytes: int) -> LedgerLine:
-        """Return the line of several parts of one kind of work."""
+        """Return the sum of several parts of one kind of work."""
         return cls(
             round=round_index,
             kind=kind,

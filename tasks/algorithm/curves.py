@@ -1,4 +1,4 @@
-"""Curves of one roll-out and their peaks."""
+"""Validation curves of one roll-out, their peaks, and the champion."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tasks.algorithm.state import Champion, CheckpointKey
 from tasks.errors import EmptyCurveError, NonFiniteScoreError
 
-_DIGITS = 12  # beyond these, two scores differ by the rounding of floats alone
+_DIGITS = 12  # smaller differences between scores are float rounding
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class MetricPoint:
     Attributes:
         checkpoint: the checkpoint that was scored.
         score: higher is better; an accuracy in [0, 1], or a negated loss.
-        loss: mean validation loss a completion token, in nats.
+        loss: mean validation loss per completion token, in nats.
         num_examples: validation rows behind the score.
     """
 
@@ -31,7 +31,7 @@ class MetricPoint:
 
 @dataclass(frozen=True)
 class Curve:
-    """The scores of one sub-dataset over one roll-out, the point at the round's start included."""
+    """The scores of one sub-dataset over one roll-out, including the point at the round's start."""
 
     sub_dataset: str
     points: tuple[MetricPoint, ...]
@@ -56,7 +56,7 @@ class Curve:
     @property
     def drop(self) -> float:
         """Return the score lost from the peak to the end of the roll-out; never negative."""
-        # Rounded, so that 0.80 - 0.75 and 0.60 - 0.55 are one drop, and neither is above a min_delta of 0.05.
+        # Rounded, so that 0.80 - 0.75 and 0.60 - 0.55 are equal, and neither exceeds a min_delta of 0.05.
         return round(self.peak.score - self.end.score, _DIGITS)
 
     def at(self, checkpoint: CheckpointKey) -> MetricPoint:
@@ -65,7 +65,7 @@ class Curve:
 
 
 def mean_scores(curves: Sequence[Curve]) -> dict[CheckpointKey, float]:
-    """Return the mean score over all sub-datasets at each checkpoint that every curve holds."""
+    """Return the mean score over all sub-datasets at each checkpoint that all curves share."""
     shared = set.intersection(*({p.checkpoint for p in curve.points} for curve in curves))
     return {
         key: round(math.fsum(curve.at(key).score for curve in curves) / len(curves), _DIGITS)
@@ -76,7 +76,7 @@ def mean_scores(curves: Sequence[Curve]) -> dict[CheckpointKey, float]:
 def choose_champion(previous: Champion | None, means: Mapping[CheckpointKey, float]) -> Champion:
     """Return the best checkpoint ever published; the earliest published wins a tie.
 
-    A checkpoint on a discarded stretch counts like any other (measured: it was the best in 14 of 16 searches).
+    Discarded checkpoints count too (measured: one was the best in 14 of 16 searches).
     """
     best = previous
     for key in sorted(means):

@@ -6,26 +6,26 @@ from dataclasses import dataclass
 
 from tasks.algorithm.curves import Curve, MetricPoint
 from tasks.algorithm.exclusion import Verdict
-from tasks.algorithm.strategy import Decision, Opening, Rehearse, RoundReport, drawn_by_lot, rehearsed
+from tasks.algorithm.strategy import Decision, Opening, Rehearse, RoundReport, draw_random_control, rehearsed
 
-_DIGITS = 12  # as in peaks.py
+_DIGITS = 12  # as in curves.py
 
 
 @dataclass(frozen=True)
 class Forward:
-    """Exclude what overfits and train on; the excluded stay at a small share, so that they are not forgotten.
+    """Exclude overfitting sub-datasets and train on; a small share of them stays, so that they are not forgotten.
 
-    Nothing is discarded. All that overfit leave in the same round, since no rollback makes one wait for another.
+    Nothing is discarded, so all that overfit leave in the same round.
 
     Attributes:
-        min_delta: score below its peak at which a sub-dataset overfits, the last `persist` times it was scored.
-        persist: how often in a row.
-        loss_guard: and its validation loss must be this share above its least; a noisy accuracy alone excludes
+        min_delta: drop below the peak that counts as overfitting, in each of the last `persist` scores.
+        persist: number of consecutive scores.
+        loss_guard: minimum final validation loss, as a share above its minimum; a noisy accuracy alone excludes
             nothing (measured: +3.5 with the guard, +2.2 without, over SFT with averaged weights).
         rehearsal: factor on the share at which excluded sub-datasets stay in the mixture.
-        rehearse: which of their rows; "correct": those that the model answers as labelled when a round begins.
-        readmit_drop: score below the one at its exclusion at which one comes back; None: never.
-        random_seed: a control: as many leave and at the same times, but drawn by lot. None: those that overfit.
+        rehearse: rows to rehearse; "correct": those that the model answers as labelled when a round begins.
+        readmit_drop: drop below the score at its exclusion at which a sub-dataset returns; None: never.
+        random_seed: random control: as many leave at the same times, drawn at random; None: those that overfit.
     """
 
     min_delta: float
@@ -37,15 +37,15 @@ class Forward:
     random_seed: int | None = None
 
     def open(self, sub_datasets: tuple[str, ...]) -> Opening:
-        """Begin with all of them."""
+        """Start with all sub-datasets."""
         return Opening()
 
     def observe(self, report: RoundReport) -> Decision:
-        """Exclude all that overfit, take back what is being forgotten, and go on from the end."""
+        """Exclude all that overfit, readmit the forgotten, and continue from the end."""
         spells = {curve.sub_dataset: _spell_of(report, curve.sub_dataset) for curve in report.curves}
         leaving = tuple(n for n in report.active if self._overfits(spells[n]))
         if self.random_seed is not None:
-            leaving = drawn_by_lot(report, len(leaving), self.random_seed)
+            leaving = draw_random_control(report, len(leaving), self.random_seed)
         returning = tuple(
             name
             for name, spell in spells.items()
@@ -106,7 +106,7 @@ def _below(score: float, point: MetricPoint) -> float:
 
 
 def _spell_of(report: RoundReport, name: str) -> Curve:
-    """Return the sub-dataset's curve since it last became active, or last was excluded; rounds joined."""
+    """Return the sub-dataset's curve over all rounds since it was last readmitted or excluded."""
     rounds = [*report.previous, report]
     is_active = name in report.active
     start = len(rounds)

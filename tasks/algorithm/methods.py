@@ -1,4 +1,4 @@
-"""Every method by name: the strategy between its rounds, and what its worker does otherwise than draw by plan."""
+"""Methods by name: the strategy between rounds, and the row policy inside the worker."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Policy = Dynamix | Ies
 
 @dataclass(frozen=True)
 class Method:
-    """One method: the class of its strategy, and that of its policy inside the worker, if it has one."""
+    """Classes of a method's strategy and of its policy inside the worker, if any."""
 
     strategy: type[Any]
     policy: type[Dynamix] | type[Ies] | None = None
@@ -37,14 +37,14 @@ METHODS = {
     "dynamix_sft": Method(Sft, Dynamix),
     "ies": Method(Sft, Ies),
 }
-# What the search's settings say of exclusions, and only some methods take.
+# Settings of exclusions, which only some methods accept.
 RULES = ("rule", "min_delta", "exclude_per_round", "optimizer_on_rollback")
-# Settings of every search that a strategy may take; its other fields are the method's own options.
+# Common settings that a strategy may accept; its other fields are the method's own options.
 SHARED = ("max_epochs", "min_delta", "exclude_per_round", "optimizer_on_rollback")
 
 
 def takes(method: str, setting: str) -> bool:
-    """Say whether a setting of `RULES` takes effect in the method."""
+    """Return whether a setting of `RULES` takes effect in the method."""
     names = {field.name for field in fields(METHODS[method].strategy)}
     return setting in names or ("rule" in names and setting in ("rule", "min_delta"))
 
@@ -54,15 +54,15 @@ def strategy_of(
 ) -> Strategy:
     """Return the method's strategy with its settings."""
     entry = METHODS[method]
-    wanted = {field.name for field in fields(entry.strategy)}
-    given: dict[str, Any] = {name: shared[name] for name in SHARED if name in wanted}
-    if "rule" in wanted:
+    accepted = {field.name for field in fields(entry.strategy)}
+    given: dict[str, Any] = {name: shared[name] for name in SHARED if name in accepted}
+    if "rule" in accepted:
         given["rule"] = rule
     strategy: Strategy = entry.strategy(**given, **(own if entry.policy is None else {}))
     return strategy
 
 
 def policy_of(method: str, own: Mapping[str, Any]) -> Policy | None:
-    """Return the method's policy inside the worker with its options; None: rows are drawn by plan and all trained."""
+    """Return the method's policy inside the worker with its options; None: train on all rows as planned."""
     policy = METHODS[method].policy
     return policy(**own) if policy is not None else None

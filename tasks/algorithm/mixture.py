@@ -1,4 +1,4 @@
-"""The mixture of a round: rows of each sub-dataset, length of the roll-out, and when the budget ends the search."""
+"""The mixture of a round: rows per sub-dataset, length of the roll-out, and the end of the budget."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class TrainSplit(Protocol):
 
 @dataclass(frozen=True)
 class MixtureSettings:
-    """Settings of a search that its mixtures and its end depend on.
+    """Settings that determine the mixtures and the end of a search.
 
     Attributes:
         proportions: "by_size" (each row once an epoch), "equal", or a weight for each sub-dataset.
-        share_unit: whether a share counts examples or tokens.
+        share_unit: unit of the shares.
         compute_budget_epochs: C, the length of a roll-out in epochs of its mixture.
         max_epochs: total budget in full-mixture epochs.
     """
@@ -45,7 +45,7 @@ class MixturePlan:
 
     Attributes:
         rows_per_epoch: rows of each sub-dataset in one epoch of this mixture, in the mixture's order.
-        epoch_rows, full_epoch_rows: rows in one epoch of this mixture, and of all N (the budget's unit).
+        epoch_rows, full_epoch_rows: rows in one epoch of this mixture, and of all N sub-datasets (the budget's unit).
         epochs, num_rows, num_steps: length of the roll-out; epochs are of this mixture.
         evaluation_offsets: steps after the roll-out's start at which a checkpoint is published, ascending.
         example_shares, token_shares: realized share of each sub-dataset.
@@ -73,8 +73,8 @@ def plan_mixture(
 ) -> MixturePlan:
     """Return the mixture of the round that follows `state`.
 
-    The roll-out lasts as long as the strategy asked for, else C epochs of this mixture, or for what is left of the
-    budget; cut to whole evaluation intervals, and at least one.
+    The roll-out lasts as long as the strategy asks for, by default C epochs, within the remaining budget; it is cut
+    to whole evaluation intervals, and at least one.
 
     Args:
         splits: the train splits of all sub-datasets, in the mixture's order.
@@ -109,11 +109,10 @@ def plan_mixture(
 def _num_intervals(
     settings: MixtureSettings, state: SearchState, full_epoch_rows: int, epoch_rows: int
 ) -> int:
-    wanted_epochs = state.rollout_epochs or settings.compute_budget_epochs
-    wanted = round(wanted_epochs * settings.evals_per_epoch)
+    requested = round((state.rollout_epochs or settings.compute_budget_epochs) * settings.evals_per_epoch)
     rows_left = settings.max_epochs * full_epoch_rows - state.spent_examples
     affordable = int(rows_left / epoch_rows * settings.evals_per_epoch + 1e-9)
-    return max(1, min(wanted, affordable))
+    return max(1, min(requested, affordable))
 
 
 class EpochSizes(Protocol):
@@ -131,7 +130,7 @@ def stop_reason_of(
     """Return why the search ends with this decision; empty while it goes on.
 
     Args:
-        before: the state that the round began with.
+        before: the state at the start of the round.
         examples: training rows that the round consumed.
     """
     active = (set(before.active) - set(decision.exclude)) | set(decision.include)
@@ -152,9 +151,9 @@ def shares_of(sizes: Mapping[str, float], proportions: str | Mapping[str, float]
     """Return each sub-dataset's share of an epoch; the shares sum to 1.
 
     Args:
-        sizes: size of each active sub-dataset, in the unit the shares are meant in (examples or tokens).
+        sizes: size of each active sub-dataset, in examples or tokens, as the shares.
         proportions: "by_size" (each row once an epoch), "equal", or a weight for each sub-dataset; weights of
-            sub-datasets that are not in `sizes` are left out and the rest are scaled up.
+            sub-datasets that are not in `sizes` are dropped and the rest scaled up.
     """
     if proportions == "by_size":
         weights = dict(sizes)
@@ -175,20 +174,19 @@ def draws_per_epoch(
 ) -> dict[str, int]:
     """Return how many rows of each sub-dataset one epoch draws; the total is the mixture's row count.
 
-    With `share_unit="tokens"` a share counts tokens, so a sub-dataset of long rows gives fewer of them; the
-    epoch then has about the mixture's tokens rather than its rows. Rounded by largest remainder, at least one
-    row for each.
+    With `share_unit="tokens"` the epoch has about the mixture's number of tokens instead, and fewer rows of a
+    sub-dataset of long rows. Rounded by largest remainder, at least one row each.
     """
     if share_unit == "examples":
         shares = shares_of(num_rows, proportions)
-        wanted = {name: share * sum(num_rows.values()) for name, share in shares.items()}
+        exact = {name: share * sum(num_rows.values()) for name, share in shares.items()}
     else:
         shares = shares_of(num_tokens, proportions)
         budget = sum(num_tokens.values())
-        wanted = {name: shares[name] * budget * num_rows[name] / num_tokens[name] for name in num_rows}
-    draws = {name: int(value) for name, value in wanted.items()}
-    missing = round(sum(wanted.values())) - sum(draws.values())
-    by_remainder = sorted(wanted, key=lambda name: draws[name] - wanted[name])
+        exact = {name: shares[name] * budget * num_rows[name] / num_tokens[name] for name in num_rows}
+    draws = {name: int(value) for name, value in exact.items()}
+    missing = round(sum(exact.values())) - sum(draws.values())
+    by_remainder = sorted(exact, key=lambda name: draws[name] - exact[name])
     for name in by_remainder[:missing]:
         draws[name] += 1
     return {name: max(1, count) for name, count in draws.items()}

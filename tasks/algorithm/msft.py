@@ -15,22 +15,22 @@ from tasks.algorithm.strategy import (
     Rehearse,
     RoundReport,
     along_the_path,
-    drawn_by_lot,
+    draw_random_control,
     rehearsed,
 )
 
 
 @dataclass(frozen=True)
 class Msft:
-    """The paper's search (section 3.2): exclude what overfits earliest and roll back to its peak.
+    """The paper's search (section 3.2): exclude the earliest overfitting sub-dataset, roll back to its peak.
 
     Attributes:
         rehearsal: factor on the share at which excluded sub-datasets stay in the mixture (paper: 0).
-        rehearse: which of their rows; "correct": those that the checkpoint rolled back to answers as labelled.
-        loss_guard: share above its least at which the loss of what overfits must end; None: go by the score alone.
-        peak_window: where a sub-dataset's peak is looked for: "round", this roll-out; "path", the whole path that led
-            here, which alone shows what loses a little in each roll-out. The rollback goes to the best in this one.
-        random_seed: a control: as many leave, at the same times and with the same rollback, but drawn by lot.
+        rehearse: rows to rehearse; "correct": those that the checkpoint rolled back to answers as labelled.
+        loss_guard: minimum final loss, as a share above its minimum, of an overfitting sub-dataset; None: score only.
+        peak_window: where peaks are searched: "round", this roll-out; "path", the whole accepted path, which also
+            shows a small loss in each roll-out. The rollback goes to the best point of this roll-out.
+        random_seed: random control: as many leave at the same times with the same rollback, drawn at random;
             None: those that overfit.
     """
 
@@ -48,11 +48,11 @@ class Msft:
         return replace(self.rule, loss_guard=self.loss_guard)
 
     def open(self, sub_datasets: tuple[str, ...]) -> Opening:
-        """Begin with all of them."""
+        """Start with all sub-datasets."""
         return Opening()
 
     def observe(self, report: RoundReport) -> Decision:
-        """Exclude the earliest overfitting sub-datasets, or advance where none overfits."""
+        """Exclude the earliest overfitting sub-datasets, or advance if none overfits."""
         curves = along_the_path(report) if self.peak_window == "path" else report.curves
         active = [curve for curve in curves if curve.sub_dataset in report.active]
         leaving = rank_overfitting(active, self._rule)[: self.exclude_per_round]
@@ -74,22 +74,22 @@ class Msft:
                 verdicts=verdicts,
             )
         first = next(curve for curve in report.curves if curve.sub_dataset == leaving[0].sub_dataset)
-        target = first.peak.checkpoint  # an older one, on the path, would cost the others more
+        target = first.peak.checkpoint  # an older peak on the path would cost the others more
         return Decision(
             roll_back_to=target,
             exclude=names,
             optimizer=self.optimizer_on_rollback,
             weights=rehearsed(report, set(report.active) - set(names), self.rehearsal),
-            reason=self._reason_to_exclude(leaving, active, report, target) + self._of_the_lot(names),
+            reason=self._reason_to_exclude(leaving, active, report, target) + self._note_on_control(names),
             verdicts=verdicts,
         )
 
     def _names(self, leaving: list[Curve], report: RoundReport) -> tuple[str, ...]:
         if self.random_seed is None:
             return tuple(curve.sub_dataset for curve in leaving)
-        return drawn_by_lot(report, len(leaving), self.random_seed)
+        return draw_random_control(report, len(leaving), self.random_seed)
 
-    def _of_the_lot(self, names: tuple[str, ...]) -> str:
+    def _note_on_control(self, names: tuple[str, ...]) -> str:
         return "" if self.random_seed is None else f"; but by lot {', '.join(names)} leaves"
 
     def _reason_to_advance(self, active: list[Curve]) -> str:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, order=True)
 class CheckpointKey:
-    """Name a checkpoint within one search; steps repeat after a rollback, so a step alone never does.
+    """Identify a checkpoint within one search; the step alone does not, because steps repeat after a rollback.
 
     Ordered by publication: round first, then optimizer step on the accepted path.
     """
@@ -26,7 +26,7 @@ class CheckpointKey:
 
 @dataclass(frozen=True)
 class Exclusion:
-    """One sub-dataset that left the mixture: when, where it is rolled back to, and its score there in [0, 1]."""
+    """One exclusion of a sub-dataset: its round, the checkpoint rolled back to, and the score there."""
 
     sub_dataset: str
     round: int
@@ -44,17 +44,17 @@ class Champion:
 
 @dataclass(frozen=True)
 class SearchState:
-    """Where a search stands between two rounds.
+    """State of a search between two rounds.
 
     Attributes:
         round: index of the next round, from 0.
         active: sub-datasets still in the mixture, in the mixture's order.
-        excluded: exclusions in the order they happened.
+        excluded: exclusions in their order.
         checkpoint: where the next roll-out starts; None means the base model.
-        optimizer: whether the next roll-out restores the optimizer's state with the weights, or resets it.
-        weights: factor on the share of each sub-dataset named, excluded ones too; None: none is changed.
+        optimizer: "restore" the optimizer's state with the weights for the next roll-out, or "reset" it.
+        weights: factor on the share of each named sub-dataset, also of excluded ones; None: no change.
         rollout_epochs: length of the next roll-out in epochs of its mixture; None: C.
-        spent_examples: training examples consumed so far, discarded ones counted.
+        spent_examples: training examples consumed so far, including discarded ones.
         champion: best checkpoint ever published; None before the first evaluation.
         stop_reason: why the search ended, in words; empty while it goes on.
     """
@@ -72,7 +72,7 @@ class SearchState:
 
     @property
     def is_finished(self) -> bool:
-        """Say whether no further round is to be run."""
+        """Return whether the search has ended."""
         return bool(self.stop_reason)
 
     @classmethod
@@ -109,7 +109,7 @@ class DecidedRound(Protocol):
 
     Attributes:
         sub_datasets: all of them, in the mixture's order.
-        scores_at_target: score of each sub-dataset at the checkpoint that is rolled back to.
+        scores_at_target: score of each sub-dataset at the checkpoint rolled back to.
         champion: best checkpoint so far.
         examples: training rows that the round consumed.
     """

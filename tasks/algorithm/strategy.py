@@ -1,4 +1,4 @@
-"""What a strategy is: what to do after a roll-out, as one small pure object."""
+"""Strategies: pure objects that decide what follows a roll-out."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ PeakWindow = Literal["round", "path"]
 
 @dataclass(frozen=True)
 class RoundReport:
-    """What a strategy sees of a round.
+    """Measurements of a round, the input of a strategy.
 
     Attributes:
-        round: its index.
+        round: index of the round.
         active: the sub-datasets trained in full in this roll-out, in the mixture's order.
         curves: validation curves of all N sub-datasets, in the mixture's order; never a test score.
         steps_per_epoch: optimizer steps in one epoch of this round's mixture.
-        previous: the rounds before this one, from the first; theirs are empty.
+        previous: the earlier rounds in order; their own `previous` is empty.
     """
 
     round: int
@@ -47,7 +47,7 @@ class RoundReport:
 
 @dataclass(frozen=True)
 class Opening:
-    """What a search begins with.
+    """Start of a search.
 
     Attributes:
         active: the first mixture; None: all sub-datasets.
@@ -60,17 +60,17 @@ class Opening:
 
 @dataclass(frozen=True)
 class Decision:
-    """What the search does next.
+    """Decision after a round.
 
     Attributes:
-        exclude, include: sub-datasets that leave, and that come back into, the mixture.
-        roll_back_to: where the next roll-out starts; the roll-out's last checkpoint means "advance".
-        optimizer: whether the optimizer's state is restored with the weights.
-        weights: factor on the share of each sub-dataset named, excluded ones too (rehearsal); else 1 for the
-            active ones and 0 for the others.
+        exclude, include: sub-datasets that leave the mixture, and that return to it.
+        roll_back_to: start of the next roll-out; the last checkpoint of this one means "advance".
+        optimizer: restore the optimizer's state with the weights, or reset it.
+        weights: factor on the share of each named sub-dataset, also of excluded ones (rehearsal); otherwise 1
+            for active and 0 for excluded ones.
         rollout_epochs: length of the next roll-out in epochs of its mixture; None: C.
-        stop: why the strategy wants no further round; empty: it goes on.
-        reason: the decision in words, for a person.
+        stop: why the strategy ends the search; empty: it continues.
+        reason: the decision in words.
         verdicts: one for each sub-dataset, in the mixture's order.
     """
 
@@ -86,10 +86,10 @@ class Decision:
 
 
 class Strategy(Protocol):
-    """Turn what the rounds measured into what the search does next, without side effects."""
+    """Map the measurements of a round to a decision, without side effects."""
 
     def open(self, sub_datasets: tuple[str, ...]) -> Opening:
-        """Return what the first round trains on."""
+        """Return the start of the search."""
         ...
 
     def observe(self, report: RoundReport) -> Decision:
@@ -98,13 +98,13 @@ class Strategy(Protocol):
 
 
 def rehearsed(report: RoundReport, active: Collection[str], factor: float) -> dict[str, float] | None:
-    """Return the weights that keep everything but the next round's `active` at `factor` of its share."""
+    """Return the weights that keep all sub-datasets outside `active` at `factor` of their shares."""
     names = [curve.sub_dataset for curve in report.curves if curve.sub_dataset not in active]
     return dict.fromkeys(names, factor) if names and factor > 0 else None
 
 
 def along_the_path(report: RoundReport) -> tuple[Curve, ...]:
-    """Return this round's curves with the points before them on the accepted path, back to the base model."""
+    """Return this round's curves extended by the accepted path, back to the base model."""
     paths = [list(curve.points) for curve in report.curves]
     start = min(point.checkpoint for point in paths[0])
     for past in reversed(report.previous):
@@ -118,10 +118,10 @@ def along_the_path(report: RoundReport) -> tuple[Curve, ...]:
     )
 
 
-def drawn_by_lot(report: RoundReport, num: int, random_seed: int) -> tuple[str, ...]:
-    """Return `num` of the active sub-datasets: a control for whatever chooses them.
+def draw_random_control(report: RoundReport, num: int, random_seed: int) -> tuple[str, ...]:
+    """Draw `num` of the active sub-datasets at random, as a control for rules that choose them.
 
-    The draw depends on what was measured, so that searches with other seeds draw otherwise.
+    The draw depends on the losses too, so that it differs between searches with other seeds.
     """
-    lot = Random(f"{random_seed} {report.round} {[curve.end.loss for curve in report.curves]}")
-    return tuple(lot.sample(report.active, num))
+    random = Random(f"{random_seed} {report.round} {[curve.end.loss for curve in report.curves]}")
+    return tuple(random.sample(report.active, num))

@@ -24,7 +24,7 @@ HUB = "hub:"
 
 
 class Export(Value):
-    """What `msft export` exported, and to which place."""
+    """Result of `msft export`."""
 
     search: str
     checkpoint: str

@@ -97,7 +97,7 @@ def read_axis(text: str) -> Axis:
     except ValueError:
         values = None
     if not separator or not path or not values:
-        raise ConfigError(f"--over {text}", ["wanted the form a.b=1,2,3"])
+        raise ConfigError(f"--over {text}", ["expected the form a.b=1,2,3"])
     return Axis(path=path, values=tuple(values))
 
 
@@ -171,7 +171,7 @@ def _require_test_split(config: SearchConfig) -> None:
 def _check_axes(axes: Sequence[Axis], methods: Sequence[str]) -> None:
     names = [axis.name for axis in axes]
     if len(set(names)) != len(names):
-        raise ConfigError("--over", [f"wanted axes of different names; got {', '.join(names)}"])
+        raise ConfigError("--over", [f"expected axes of different names; got {', '.join(names)}"])
     problems = [
         f"{method} sets {axis.path} itself, so all points of this axis would be one search; leave one of them out"
         for axis in axes
@@ -212,7 +212,7 @@ def _at(config: SearchConfig, axis: Axis, value: Any) -> SearchConfig:
     if axis.path == SPLIT:
         name, separator, column = str(value).partition(":")
         if value != "none" and not separator:
-            raise ConfigError(where, ["wanted NAME:COLUMN, or none"])
+            raise ConfigError(where, ["expected NAME:COLUMN, or none"])
         return config if value == "none" else split_by_column(config, name, column)
     if axis.path == ROWS:
         names = [sub_dataset.name for sub_dataset in config.mixture.sub_datasets]
@@ -227,7 +227,9 @@ def _first(config: SearchConfig, count: Any, where: str) -> SearchConfig:
     mixture = config.mixture.model_dump(mode="json")
     available = len(mixture["sub_datasets"])
     if not isinstance(count, int) or not 1 <= count <= available:
-        raise ConfigError(where, [f"wanted a whole number from 1 to {available}, the number of sub-datasets"])
+        raise ConfigError(
+            where, [f"expected a whole number from 1 to {available}, the number of sub-datasets"]
+        )
     kept = mixture["sub_datasets"][:count]
     changes: dict[str, Any] = {"mixture.sub_datasets": kept}
     if isinstance(mixture["proportions"], dict):

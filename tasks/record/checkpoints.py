@@ -1,4 +1,4 @@
-"""Checkpoints on the disk: where they are, their manifest, and what was trained up to each."""
+"""Checkpoints on disk: publication, manifest, verification, and the training up to each."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ TRAINER = "trainer_state.json"
 def publish_with_manifest(
     directory: Path, write: Callable[[Path], None], meta: Mapping[str, Any], num_bytes: int
 ) -> None:
-    """Publish the files that `write` makes, and a manifest of their sizes and hashes.
+    """Publish the files that `write` creates with a manifest of their sizes and hashes.
 
     Args:
-        write: fills the staging folder it is given.
-        meta: entries of the manifest beside the files.
-        num_bytes: about what the files need.
+        write: fills the staging folder passed to it.
+        meta: further entries of the manifest.
+        num_bytes: approximate size of the files.
     Raises:
-        NoDiskSpaceError: the files do not fit; nothing of them is left.
+        NoDiskSpaceError: the files do not fit; none is left behind.
     """
 
     def write_all(staging: Path) -> None:
@@ -39,7 +39,7 @@ def publish_with_manifest(
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
-    """Return the manifest; raise CheckpointDamagedError where there is none that can be read."""
+    """Return the manifest; raise CheckpointDamagedError if it cannot be read."""
     try:
         content: dict[str, Any] = json.loads((directory / MANIFEST).read_text())
     except (OSError, ValueError) as error:
@@ -51,9 +51,9 @@ def verify(directory: Path, only: str | None = None, *, by_size: bool = False) -
     """Return the manifest after comparing every file (or `only` this one) with it.
 
     Args:
-        by_size: read no content; finds what a kill or a full disk leaves, and no flipped bit.
+        by_size: compare sizes only; detects kills and full disks, but no flipped bit.
     Raises:
-        CheckpointDamagedError: a file is missing, has another size or another hash; names each.
+        CheckpointDamagedError: files are missing or have another size or hash; lists each.
     """
     manifest = read_manifest(directory)
     problems = []
@@ -64,7 +64,7 @@ def verify(directory: Path, only: str | None = None, *, by_size: bool = False) -
         if not file.is_file():
             problems.append(f"{name}: missing")
         elif file.stat().st_size != expected["bytes"]:
-            problems.append(f"{name}: got {file.stat().st_size} bytes, wanted {expected['bytes']}")
+            problems.append(f"{name}: got {file.stat().st_size} bytes, expected {expected['bytes']}")
         elif not by_size and hash_file(file) != expected["sha256"]:
             problems.append(f"{name}: content differs from its sha256")
     if problems:
@@ -73,7 +73,7 @@ def verify(directory: Path, only: str | None = None, *, by_size: bool = False) -
 
 
 def set_aside(directory: Path) -> None:
-    """Rename a damaged checkpoint to `damaged-…`, for whoever wants to look at it; an older one is removed."""
+    """Rename a damaged checkpoint to `damaged-…` for inspection, replacing an older one."""
     aside = directory.with_name(f"damaged-{directory.name}")
     shutil.rmtree(aside, ignore_errors=True)
     if directory.exists():
@@ -98,7 +98,7 @@ def reference_to(directory: Path, search_directory: Path) -> CheckpointRef:
 
 
 def intervals_before(directory: Path) -> list[IntervalStats]:
-    """Return what a roll-out had trained when it published a checkpoint, one entry an evaluation interval."""
+    """Return the training up to a checkpoint, one entry per evaluation interval."""
     trainer = json.loads((directory / TRAINER).read_text())
     return [IntervalStats.model_validate(interval) for interval in trainer["intervals"]]
 

@@ -1,4 +1,4 @@
-"""The journal of a search: one JSON event a line, appended and synced, never rewritten."""
+"""The journal of a search: one JSON event per line, appended and synced, never rewritten."""
 
 from __future__ import annotations
 
@@ -33,8 +33,7 @@ from tasks.runtime.files import is_out_of_space, no_room, sync
 class History(Value):
     """The events of one search and the state after them.
 
-    Each round contributes one `RoundDecided`; all else is commentary, so that a search that was interrupted inside a
-    round resumes at that round's start.
+    Only `RoundDecided` changes the state, so a search interrupted inside a round resumes at that round's start.
     """
 
     events: tuple[Event, ...]
@@ -45,7 +44,7 @@ class History(Value):
         """Return the history of these events.
 
         Raises:
-            ValueError: the first does not start a search; or a round is missing, or there twice.
+            ValueError: the first does not start a search, or a round is missing or repeated.
         """
         if not events or not isinstance(events[0], SearchStarted):
             raise ValueError("no event says that a search has started")
@@ -57,7 +56,7 @@ class History(Value):
         """Return the history with one more event.
 
         Raises:
-            ValueError: a round is missing, or there twice.
+            ValueError: a round is missing or repeated.
         """
         state = self.state
         if isinstance(event, RoundDecided):
@@ -73,36 +72,36 @@ class History(Value):
 
     @property
     def rounds(self) -> list[RoundDecided]:
-        """Return the decided rounds, in their order."""
+        """Return the decided rounds in order."""
         return rounds_of(self.events)
 
     @property
     def crowned(self) -> ChampionCrowned | None:
-        """Return the end of the search; None while it goes on."""
+        """Return the end of the search; None before it."""
         return champion_of(self.events)
 
     @property
     def champion(self) -> ChampionResult:
-        """Return the champion of a search that has come to its end."""
+        """Return the champion of a finished search."""
         assert self.crowned is not None
         return self.crowned.champion
 
     @model_serializer
     def _shown(self) -> dict[str, int]:
-        """Return what Prefect's pages show of it, since a flow's parameters may have at most 512 KB there."""
+        """Return a short form for Prefect's pages, which limit a flow's parameters to 512 KB."""
         return {"num_events": len(self.events), "round": self.state.round}
 
 
 def read_events(search_directory: str) -> list[Event]:
-    """Return the events in their order; a last line that was being written when the machine died is left out.
+    """Return the events in order, without a last line torn by a crash.
 
     Raises:
-        JournalError: another line is not an event, or of a newer version.
+        JournalError: another line is no event, or is of a newer version.
     """
     path = Path(search_directory, JOURNAL)
     if not path.exists():
         return []
-    # Bytes, since a torn line may end inside a character; a line without its end was never finished.
+    # Bytes, because a torn line may end inside a character; a line without a line end is torn.
     lines = path.read_bytes().split(b"\n")[:-1]
     events = []
     for number, line in enumerate(lines, start=1):
@@ -123,7 +122,7 @@ def read_history(search_directory: str) -> History:
 
 
 def history_of(search_directory: str, events: Sequence[Event]) -> History:
-    """Return the history of events that were read from the journal in `search_directory`; raises as `read_history`."""
+    """Return the history of events read from `search_directory`; raises as `read_history`."""
     try:
         return History.of(events)
     except ValueError as error:
@@ -132,10 +131,10 @@ def history_of(search_directory: str, events: Sequence[Event]) -> History:
 
 
 def append_event(search_directory: str, event: OneEvent) -> OneEvent:
-    """Record one event and return it with its time; once this returns, no crash can take it back.
+    """Append one event and return it with its time; it survives any crash from then on.
 
     Raises:
-        NoDiskSpaceError: it does not fit; nothing of it is left.
+        NoDiskSpaceError: the event does not fit; none of it is left behind.
     """
     path = Path(search_directory, JOURNAL)
     recorded = event.model_copy(update={"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
@@ -149,7 +148,7 @@ def append_event(search_directory: str, event: OneEvent) -> OneEvent:
             if end == 0:  # the file may be new
                 sync(path.parent)
         except OSError as error:
-            os.ftruncate(descriptor, end)  # whoever is told of a failure must not find the event later
+            os.ftruncate(descriptor, end)  # a failed event must not be found later
             if is_out_of_space(error):
                 raise no_room(path, "an event", len(content)) from error
             raise
@@ -159,7 +158,7 @@ def append_event(search_directory: str, event: OneEvent) -> OneEvent:
 
 
 def _write_all(descriptor: int, content: bytes) -> None:
-    """Write to the file's end, and to the disk; one call writes only what fits on a disk that fills up."""
+    """Append and sync; a single `os.write` may write only a part on a full disk."""
     os.lseek(descriptor, 0, os.SEEK_END)
     left = memoryview(content)
     while left:
@@ -168,7 +167,7 @@ def _write_all(descriptor: int, content: bytes) -> None:
 
 
 def _cut_torn_line(descriptor: int) -> int:
-    """Cut a last line without its end, so that the next event does not join it; return where the file now ends."""
+    """Cut off a torn last line, so that the next event does not join it; return the file's new size."""
     size = os.lseek(descriptor, 0, os.SEEK_END)
     end = os.pread(descriptor, size, 0).rfind(b"\n") + 1
     os.ftruncate(descriptor, end)

@@ -1,4 +1,4 @@
-"""Names and addresses that stand on the pages of MLflow and Prefect, the same on both."""
+"""Names and addresses that the pages of MLflow and Prefect share."""
 
 from __future__ import annotations
 
@@ -8,32 +8,31 @@ from urllib.parse import urlsplit
 from tasks.contracts import SearchRef
 from tasks.redaction import without_password
 
-# Where `mlflow ui` listens unless it is told otherwise.
-_LOCAL_PAGES = "http://127.0.0.1:5000"
+_LOCAL_PAGES = "http://127.0.0.1:5000"  # the default of `mlflow ui`
 _NUM_NAMED = 4
 
 
 def search_title(name: str, search_id: str) -> str:
-    """Return what a search is called: as its directory."""
+    """Return the title of a search, the name of its directory."""
     return f"{name}-{search_id}"
 
 
 def round_title(search: SearchRef, round_index: int, active: Sequence[str]) -> str:
-    """Return what a round is called: `search-0a1b2c3d / round-3 [gsm8k, boolq]`; a long mixture is cut."""
+    """Return the title of a round, `search-0a1b2c3d / round-3 [gsm8k, boolq]`; a long mixture is cut."""
     named = list(active) if len(active) <= _NUM_NAMED else [*active[: _NUM_NAMED - 1], "…"]
     count = "" if len(active) <= _NUM_NAMED else f" {len(active)} of"
     return f"{search_title(search.name, search.search_id)} / round-{round_index}{count} [{', '.join(named)}]"
 
 
 def mlflow_command(search: SearchRef) -> str:
-    """Return the command that shows the pages of the search's store; empty where a server shows them."""
+    """Return the command that shows the search's local store; empty for a server."""
     if search.tracking_uri.startswith("http"):
         return ""
     return f"mlflow ui --backend-store-uri {without_password(search.tracking_uri)}"
 
 
 def mlflow_address(search: SearchRef) -> str:
-    """Return the address of the search's run on MLflow's pages, in the layout for training rather than for agents."""
+    """Return the address of the search's run on MLflow's pages, in the layout for training."""
     base = _LOCAL_PAGES
     if search.tracking_uri.startswith("http"):
         parts = urlsplit(search.tracking_uri)

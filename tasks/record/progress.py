@@ -1,4 +1,4 @@
-"""How far a roll-out has come: the line that its worker leaves for its watcher, and what a killed one did in vain."""
+"""Progress of a roll-out, written by its worker, and the training lost to killed workers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _REPORT_S = 0.25
 
 
 class LostTraining(Value):
-    """Training beyond the checkpoint that a restarted worker goes on from."""
+    """Training beyond the checkpoint that a restarted worker resumes from."""
 
     num_tokens: int
     num_examples: int
@@ -37,10 +37,9 @@ class Restart(Value):
 
 
 class ProgressFile:
-    """The worker's side: rank 0 writes where it is, every quarter of a second at most.
+    """Progress written by rank 0, at most every quarter of a second.
 
-    Whatever ends the worker, the last line tells up to which step it came, but for the quarter second and the
-    step after it.
+    After a kill it misses at most a quarter of a second and one step.
     """
 
     def __init__(self, directory: Path, step: int, num_steps: int, device: str) -> None:
@@ -52,7 +51,7 @@ class ProgressFile:
         self._reported_at = 0.0
 
     def note_restart(self, trained: Mapping[str, float]) -> None:
-        """Put on record what a worker before this one had trained beyond where this one goes on from.
+        """Record the training of the previous worker beyond the step that this one resumes from.
 
         Args:
             trained: num_tokens, num_examples, flops and seconds since the roll-out's start, at this worker's start.
@@ -68,17 +67,17 @@ class ProgressFile:
             lost=LostTraining.model_validate(lost),
         )
         restarts = read_restarts(self._directory)
-        if restarts[-1:] != (restart,):  # else a kill came between these two lines, and it is on record
+        if restarts[-1:] != (restart,):  # equal if a kill came between this write and the unlink
             content = [one.model_dump(mode="json") for one in (*restarts, restart)]
             write_file(self._directory / _RESTARTS, json.dumps(content))
         (self._directory / _PROGRESS).unlink()
 
     def is_due(self, step: int) -> bool:
-        """Say whether to report now; the last step always is."""
+        """Return whether to report now; the last step is always reported."""
         return time.monotonic() - self._reported_at >= _REPORT_S or step == self._num_steps
 
     def report(self, step: int, loss: float, tokens_per_s: float, trained: Mapping[str, float]) -> None:
-        """Write where the roll-out is; `step` counts from its start, `trained` is as in `note_restart`."""
+        """Write the progress; `step` counts from the roll-out's start, `trained` is as in `note_restart`."""
         self._reported_at = time.monotonic()
         own_steps = max(1, step - self._started_from)
         line = {
@@ -91,12 +90,12 @@ class ProgressFile:
             "trained": dict(trained),
             "at_ms": time.time_ns() // 1_000_000,
         }
-        with suppress(NoDiskSpaceError):  # it is only shown; the next checkpoint says how much room is needed
+        with suppress(NoDiskSpaceError):  # only for display; the next checkpoint reports a full disk
             write_file(self._directory / _PROGRESS, json.dumps(line))
 
 
 def read_progress(round_directory: Path) -> dict[str, Any] | None:
-    """Return the newest line of a roll-out's worker; None before its first."""
+    """Return the progress of a roll-out; None before its first report."""
     try:
         line: dict[str, Any] = json.loads((round_directory / _PROGRESS).read_text())
     except FileNotFoundError:
@@ -105,6 +104,6 @@ def read_progress(round_directory: Path) -> dict[str, Any] | None:
 
 
 def read_restarts(round_directory: Path) -> tuple[Restart, ...]:
-    """Return one entry for each time that the round's training was taken up again."""
+    """Return one entry for each restart of the round's training."""
     path = round_directory / _RESTARTS
     return tuple(map(Restart.model_validate, json.loads(path.read_text()))) if path.is_file() else ()

@@ -1,4 +1,4 @@
-"""Where the searches of a folder stand, read from their directories alone."""
+"""Status of the searches in a folder, read from their directories."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ Condition = Literal["running", "resumable", "finished", "not begun", "unreadable
 
 
 class SearchStatus(Value):
-    """Where one search stands.
+    """Status of one search.
 
     Attributes:
-        search: its name and id, as its directory is called.
-        owner: the process that runs it, None where none does.
-        progress: step of the roll-out under way, and its steps; None before its first.
+        search: name of its directory, `NAME-ID`.
+        owner: the process that runs it, if any.
+        progress: current step and number of steps of the running roll-out; None before its first step.
         champion_score: mean validation accuracy, or loss if the search selects by loss.
         spent_epochs: full-mixture epochs trained.
-        problem: why its journal cannot be read; empty where it can.
+        problem: why its journal cannot be read; empty if it can.
     """
 
     search: str
@@ -56,16 +56,16 @@ class SearchStatus(Value):
 
 
 def list_searches(output_root: str) -> list[SearchStatus]:
-    """Return the status of every search under `output_root`, the one that said something last at the end."""
+    """Return the status of every search under `output_root`, by the time of its last event."""
     found = [status_of(str(path)) for path in _directories(output_root)]
     return sorted(found, key=lambda status: (status.last_event_at or "", status.search))
 
 
 def find_search(output_root: str, search: str) -> str:
-    """Return the directory of a search: itself, or by name, by id or by the beginning of both in `output_root`.
+    """Return the directory of a search, given as a directory, or as a name, an id or a prefix in `output_root`.
 
     Raises:
-        SearchNotFoundError: there is none, or several begin so.
+        SearchNotFoundError: none matches, or several do.
     """
     if _is_search(Path(search)):
         return str(Path(search))
@@ -115,27 +115,27 @@ def _status(
 
 
 def resumed_config(directory: str, overrides: Sequence[str]) -> SearchConfig:
-    """Return the configuration that a search goes on with: its own, where it now lies.
+    """Return the configuration to resume a search with: its own, at its present place.
 
     Args:
-        overrides: other places or means (`tracking.uri=…`, `training.num_processes=…`), as `msft search` takes them.
+        overrides: settings that do not change results (`tracking.uri=…`), as for `msft search`.
     Raises:
-        ConfigError: nothing of it is on record, or a password of `tracking.uri` was (rightly) not kept.
-        OtherSearchError: with these values it would be another search.
+        ConfigError: the search has no record, or the password of `tracking.uri` is missing (it is never stored).
+        OtherSearchError: the overrides make it another search.
     """
     path = Path(directory, CONFIG)
     events = read_events(directory)
     if not events or not path.is_file():
         raise ConfigError(
             directory,
-            ["the search has not begun, nothing of it is on record; start it with: msft search CONFIG"],
+            ["the search has not begun and has no record; start it with: msft search CONFIG"],
         )
     config = load_config(str(path), overrides)
     config = config.model_copy(update={"output_root": str(Path(directory).resolve().parent)})
     if ":***@" in (config.tracking.uri or ""):
         uri = config.tracking.uri
         raise ConfigError(
-            str(path), [f"tracking.uri: {uri} is kept without its password; give it: --set tracking.uri=…"]
+            str(path), [f"tracking.uri: {uri} is stored without its password; give it: --set tracking.uri=…"]
         )
     started = start_of(events)
     if search_id_of(config) != started.search_id:
@@ -153,7 +153,7 @@ def _is_search(path: Path) -> bool:
 
 
 def command_for(status: SearchStatus) -> str:
-    """Return the command that goes on with a search."""
+    """Return the command that resumes a search."""
     return f"msft resume {os.path.relpath(status.directory)}"
 
 

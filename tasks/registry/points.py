@@ -1,4 +1,4 @@
-"""What a search writes into its MLflow runs: data, points, files and words."""
+"""Data, metric points, files and texts that a search logs to its MLflow runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What this machine does while a roll-out runs: MLflow's own readings of processors, memory, disk and GPUs."""
+"""System metrics during a roll-out, by MLflow's monitors of processors, memory, disk and GPUs."""
 
 from __future__ import annotations
 

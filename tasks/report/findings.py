@@ -1,4 +1,4 @@
-"""What a search came to, in three sentences."""
+"""The result of a search in three sentences."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def standing(view: SearchView) -> str:
 
 
 def is_discarded(view: SearchView, key: CheckpointKey) -> bool:
-    """Say whether a checkpoint lies on a stretch that a rollback discarded."""
+    """Return whether a rollback discarded the checkpoint."""
     told = view.round_of(key)
     return key in told.own and not told.is_accepted(key)
 

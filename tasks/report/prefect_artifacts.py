@@ -1,4 +1,4 @@
-"""What Prefect's pages show of a search: runs with names that read, progress, tables and links."""
+"""Prefect's pages of a search: readable run names, progress, tables and links."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def _key(search: SearchRef, name: str) -> str:
 
 
 def _show(create: Callable[[], Any]) -> bool:
-    """Say whether an artifact could be made; a server that is away must not end, or hold up, what it would show."""
+    """Return whether the artifact was created; an unreachable server neither ends nor delays the task."""
     if TaskRunContext.get() is None:
         return False
     try:

@@ -1,4 +1,4 @@
-"""What a reader of the report must not overlook."""
+"""Warnings in the report."""
 
 from __future__ import annotations
 

@@ -152,7 +152,7 @@ def mixture_rows(view: SearchView) -> tuple[MixtureRow, ...]:
 
 @dataclass(frozen=True)
 class DataRow:
-    """What one sub-dataset is made of; None: not on record yet."""
+    """Data of one sub-dataset; None: not recorded yet."""
 
     name: str
     source: str

@@ -1,1 +1,1 @@
-"""What runs in a process of its own; imports neither prefect nor mlflow."""
+"""Programs that run in their own process; they import neither prefect nor mlflow."""

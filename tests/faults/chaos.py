@@ -148,7 +148,7 @@ class Campaign:
         return code
 
     def _wait_for_moment(self, command: Command) -> bool:
-        """Wait some time, or less where a phase drawn by lot begins; say whether the search still runs.
+        """Wait a random time, or until a random phase begins; return whether the search still runs.
 
         Times alone would hit the long phases only, and a phase alone may not come again.
         """

@@ -1,4 +1,4 @@
-"""What must be the same in two searches of one configuration, however often one of them was killed."""
+"""Results that two searches of one configuration share, however often one was killed."""
 
 from __future__ import annotations
 

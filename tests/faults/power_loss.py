@@ -25,7 +25,7 @@ _KINDS = ("all names", "synced and renamed names", "synced names")
 
 
 class PowerLoss:
-    """What a power loss could have left of `root`, after each step that changes it.
+    """Images of `root` that a power loss could leave after each step that changes it.
 
     Attributes:
         images: in the order of the steps, by kind; the last three are those of the end.

@@ -124,7 +124,7 @@ class Pool:
         return [str(state.name) for state in self.client.read_flow_run_states(run)]
 
     def history(self) -> str:
-        """Say when each run of the pool came to each of its states."""
+        """Return the times at which each run of the pool entered its states."""
         runs = self.client.read_flow_runs(sort=FlowRunSort.EXPECTED_START_TIME_ASC)
         return "\n".join(
             f"{run.id}: "

@@ -28,7 +28,7 @@ def _program(name: str) -> str | None:
 
 
 def has_postgres() -> bool:
-    """Say whether PostgreSQL is installed here; where it is not, the tests take SQLite."""
+    """Return whether PostgreSQL is installed; without it the tests use SQLite."""
     return None not in map(_program, ("initdb", "postgres", "psql"))
 
 
@@ -118,7 +118,7 @@ def _run(command: list[str], **options: object) -> None:
 
 @dataclass(frozen=True)
 class Team:
-    """What a worker of the team is told: where MLflow is, and who it is there."""
+    """Address of MLflow and credentials of a team's worker."""
 
     uri: str
     username: str

@@ -130,7 +130,7 @@ def round_of(checkpoint: Path) -> int:
 
 
 def is_training(machine: Machine, output_root: Path, round_index: int) -> bool:
-    """Say whether the round's worker has made a step, has published a checkpoint, and still runs."""
+    """Return whether the round's worker has trained, has published a checkpoint, and still runs."""
     return (
         any(output_root.glob(f"chaos-*/rounds/{round_index:03}/progress.json"))
         and bool(published(output_root, round_index))
@@ -139,7 +139,7 @@ def is_training(machine: Machine, output_root: Path, round_index: int) -> bool:
 
 
 def was_preempted(output_root: Path, round_index: int) -> bool:
-    """Say whether the round's worker has left word that it was told to end and saved first."""
+    """Return whether the round's worker reported that it was preempted and saved first."""
     accounts = output_root.glob(f"chaos-*/rounds/{round_index:03}/rollout_failure.json")
     return any(json.loads(account.read_text())["preempted"] for account in accounts)
 

@@ -136,7 +136,7 @@ def test_a_worker_that_ends_within_the_grace_is_let_do_so(
 
 
 def works(number: int) -> bool:
-    """Say whether the process is there, and not only because nobody has reaped it."""
+    """Return whether the process runs and is no zombie."""
     try:
         return psutil.Process(number).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

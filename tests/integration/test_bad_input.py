@@ -1,4 +1,4 @@
-"""Bad input ends with a message that says what, where, got, wanted and what to do; nothing finished is lost."""
+"""Bad input ends with a message that names the input, got, expected and the fix; finished work is kept."""
 
 from __future__ import annotations
 

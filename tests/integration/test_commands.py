@@ -151,7 +151,7 @@ def test_quiet_leaves_stdout_empty(place: Path, command: str) -> None:
         (("doctor", SMOKE, "--set", "sed=1"), 2, "did you mean seed"),
         (("compare", SMOKE, "--methods", "sfd"), 2, "got 'sfd'; expected a method or preset"),
         (("compare", SMOKE, "--seeds", "one"), 2, "got 'one'; expected whole numbers"),
-        (("sweep", SMOKE, "--over", "rows"), 2, "wanted the form a.b=1,2,3"),
+        (("sweep", SMOKE, "--over", "rows"), 2, "expected the form a.b=1,2,3"),
     ],
     ids=lambda value: " ".join(value[:1]) if isinstance(value, tuple) else None,
 )

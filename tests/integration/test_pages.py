@@ -1,4 +1,4 @@
-"""What a reviewer finds on the pages of MLflow and Prefect after a search, asked of their stores."""
+"""Contents of the pages of MLflow and Prefect after a search, read from their stores."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tasks.report.markdown import spaced
 
 
 class Store:
-    """What MLflow holds of the search, and the search's own journal."""
+    """MLflow's record of the search, and the search's journal."""
 
     def __init__(self, config: SearchConfig) -> None:
         self.directory = next(Path(config.output_root).glob("smoke-*"))

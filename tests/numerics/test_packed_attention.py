@@ -126,7 +126,7 @@ def test_adapters_train_on_packed_rows_with_recomputation(
 
 @pytest.mark.usefixtures("kernel")
 def test_rows_without_their_bounds_see_each_other(tiny_base: BaseModelRef) -> None:
-    """Which `check_packing` refuses before the first step."""
+    """`check_packing` refuses this before the first step."""
     rows, model = rows_of(7, 19), model_of(LLAMA)
     use_packed_attention(model, tiny_base, torch.device("cuda"), "bf16")
     right, _ = losses_and_gradients(model, rows, packed=True)

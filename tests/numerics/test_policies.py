@@ -1,4 +1,4 @@
-"""What the methods and the moving average do inside the worker, against plain loops and through a SIGTERM."""
+"""Policies and the moving average inside the worker, against plain loops and through a SIGTERM."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tables of bad input share: a case, and the place in which it writes its files and runs the real code."""
+"""A case of bad input, and the place in which it writes its files and runs the real code."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class Place:
 
 
 class Case(NamedTuple):
-    """What is done, which error it must give, and what the message must say."""
+    """An action, the error that it must raise, and parts of the message."""
 
     act: Callable[[Place], object]
     error: type[MsftError]

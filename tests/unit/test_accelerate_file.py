@@ -1,4 +1,4 @@
-"""An Accelerate config file that a search cannot run by is refused when the configuration is read."""
+"""An unusable Accelerate config file is refused when the configuration is loaded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ONE_MACHINE = "distributed_type: MULTI_GPU\nnum_processes: 2\n"
 
 
 def load(tmp_path: Path, accelerate: str, *overrides: str) -> list[str]:
-    """Return the problems that loading a search with this Accelerate file gives."""
+    """Return the problems of a search with this Accelerate file."""
     (tmp_path / "search.yaml").write_text(SEARCH)
     (tmp_path / "accelerate.yaml").write_text(accelerate)
     try:
@@ -47,9 +47,7 @@ def load(tmp_path: Path, accelerate: str, *overrides: str) -> list[str]:
         ("a: [", "is not YAML"),
     ],
 )
-def test_a_file_that_a_search_cannot_run_by_is_refused_with_what_to_do(
-    tmp_path: Path, text: str, told: str
-) -> None:
+def test_an_unusable_accelerate_file_is_refused_with_a_fix(tmp_path: Path, text: str, told: str) -> None:
     (problem,) = load(tmp_path, text)
     assert problem.startswith("training.accelerate_config: ")
     assert told in problem
@@ -57,7 +55,7 @@ def test_a_file_that_a_search_cannot_run_by_is_refused_with_what_to_do(
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("written", ["", "mixed_precision: 'no'\n", "mixed_precision: no\n"])
-def test_a_file_without_a_precision_of_its_own_takes_that_of_the_search(
+def test_a_file_without_precision_uses_that_of_the_search(
     tmp_path: Path, precision: str, written: str
 ) -> None:
     assert load(tmp_path, ONE_MACHINE + written, f"training.precision={precision}") == []

@@ -1,4 +1,4 @@
-"""Every kind of bad input gives its message: what, where, got, wanted, what to do; unusual good input works."""
+"""Every kind of bad input names the input, got, expected and the fix; unusual good input works."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def test_an_axis_is_read_as_yaml() -> None:
     assert (axis.name, axis.values) == ("learning_rate", (1e-5, 2e-5))
     assert read_axis("search.rule=paper,guarded").values == ("paper", "guarded")
     for text in ("search.rule", "search.rule=", "=1", "a=[1"):
-        with pytest.raises(ConfigError, match="wanted the form"):
+        with pytest.raises(ConfigError, match="expected the form"):
             read_axis(text)
 
 
@@ -117,11 +117,11 @@ def test_the_first_sub_datasets_keep_their_weights() -> None:
 @pytest.mark.parametrize(
     ("axis", "problem"),
     [
-        ("num_sub_datasets=3", "wanted a whole number from 1 to 2"),
-        ("num_sub_datasets=0", "wanted a whole number from 1 to 2"),
+        ("num_sub_datasets=3", "expected a whole number from 1 to 2"),
+        ("num_sub_datasets=0", "expected a whole number from 1 to 2"),
         ("search.compute_budget_epochs=-1", "expected a number above 0"),
         ("search.no_such=1", "unknown key"),
-        ("split=max", "wanted NAME:COLUMN, or none"),
+        ("split=max", "expected NAME:COLUMN, or none"),
         ("split=max:label", "generated rows have no columns"),
         ("split=nobody:label", "no such sub-dataset; there are max, roman"),
     ],

@@ -81,7 +81,7 @@ def test_verify_names_every_file_that_is_not_as_published(tmp_path: Path) -> Non
     (directory / "state").unlink()
     with pytest.raises(CheckpointDamagedError) as caught:
         verify(directory)
-    assert "weights: got 9 bytes, wanted 10" in str(caught.value)
+    assert "weights: got 9 bytes, expected 10" in str(caught.value)
     assert "state: missing" in str(caught.value)
 
 

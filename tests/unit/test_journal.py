@@ -71,11 +71,11 @@ def test_an_event_takes_one_line(tmp_path: Path) -> None:
     "torn",
     [
         _line("two")[:-20],
-        _line("two"),  # whole, but its end was never written
+        _line("two"),  # complete but for its line end
         '{"kind": "environment_changed", "differences": ["ü'.encode()[:-1],  # inside a character
     ],
 )
-def test_a_torn_last_line_is_left_out_and_then_cut(tmp_path: Path, torn: str | bytes) -> None:
+def test_a_torn_last_line_is_ignored_and_then_cut(tmp_path: Path, torn: str | bytes) -> None:
     raw = torn if isinstance(torn, bytes) else torn.encode()
     _write(tmp_path, f"{_line('one')}\n".encode() + raw)
     assert _names(tmp_path) == ["one"]
@@ -91,7 +91,7 @@ def test_a_torn_only_line_is_cut_too(tmp_path: Path) -> None:
     assert _names(tmp_path) == ["one"]
 
 
-def test_an_event_that_is_written_in_pieces_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_event_written_in_pieces_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = os.write
     monkeypatch.setattr(os, "write", lambda descriptor, content: write(descriptor, content[:7]))
     for name in ("one", "two"):
@@ -101,7 +101,7 @@ def test_an_event_that_is_written_in_pieces_is_whole(tmp_path: Path, monkeypatch
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 @pytest.mark.parametrize("fits", [0, 5])
-def test_nothing_is_left_of_an_event_that_does_not_fit(
+def test_an_event_that_does_not_fit_leaves_nothing(
     tmp_path: Path, number: int, fits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _append(tmp_path, "one")
@@ -125,7 +125,7 @@ def test_nothing_is_left_of_an_event_that_does_not_fit(
 
 
 @pytest.mark.parametrize("broken", ["{", "", "[1]", '"text"', '{"no": "event"}', "3", "null"])
-def test_a_broken_line_before_the_end_is_an_error_with_its_number(tmp_path: Path, broken: str) -> None:
+def test_a_broken_inner_line_is_an_error_with_its_number(tmp_path: Path, broken: str) -> None:
     _write(tmp_path, f"{_line('one')}\n{broken}\n{_line('three')}\n")
     with pytest.raises(JournalError, match=rf"{JOURNAL}, line 2: not an event"):
         read_events(str(tmp_path))
@@ -149,7 +149,7 @@ def test_a_line_that_is_not_utf_8_is_an_error_with_its_number(tmp_path: Path) ->
         ([], "line 1: not the history of one search: no event says that a search has started"),
     ],
 )
-def test_events_that_are_no_history_are_an_error_that_names_the_file(
+def test_events_that_are_no_history_are_an_error_with_the_file(
     tmp_path: Path, events: list[Event], told: str
 ) -> None:
     for event in events:
@@ -158,7 +158,7 @@ def test_events_that_are_no_history_are_an_error_that_names_the_file(
         read_history(str(tmp_path))
 
 
-def test_an_event_without_a_field_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_a_missing_field_is_an_error_with_its_name(tmp_path: Path) -> None:
     _write(tmp_path, '{"kind": "search_started", "version": 2, "search_id": "a", "config": {}}\n')
     with pytest.raises(
         JournalError, match=r"line 1: not an event: search_started\.sub_datasets: Field required"

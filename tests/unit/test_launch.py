@@ -1,4 +1,4 @@
-"""Which devices a worker is started for, and where a person reads which it got."""
+"""Devices of a worker, and where they are shown."""
 
 from __future__ import annotations
 

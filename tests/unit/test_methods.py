@@ -1,4 +1,4 @@
-"""The methods beside mSFT, on hand-made curves; test_strategies.py has mSFT."""
+"""The methods other than mSFT, on hand-written curves; test_strategies.py covers mSFT."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Points = list[tuple[float, float]]  # (score, loss)
 
 
 def _report(number: int, active: str, previous: tuple[RoundReport, ...] = (), **curves: Any) -> RoundReport:
-    """Return a round of intervals of 10 steps, 4 to an epoch, that goes on from the end of the one before.
+    """Return a round with intervals of 10 steps, 4 per epoch, that continues from the end of the previous one.
 
     A curve is a list of scores (its losses are all 1) or of pairs of score and loss.
     """
@@ -61,7 +61,7 @@ def test_sft_spends_the_whole_budget_on_one_roll_out_of_all() -> None:
     assert (decision.exclude, decision.roll_back_to, bool(decision.stop)) == ((), CheckpointKey(0, 20), True)
 
 
-def test_continual_sft_goes_from_each_ones_own_peak_to_the_next() -> None:
+def test_continual_sft_continues_from_each_peak() -> None:
     method = ContinualSft(3)
     assert method.open(("a", "b", "c")).active == ("a",)
     first = method.observe(_report(0, "a", a=[0.1, 0.5, 0.2], b=[0.9, 0.2, 0.3], c=[0.1, 0.2, 0.3]))
@@ -74,7 +74,7 @@ def test_continual_sft_goes_from_each_ones_own_peak_to_the_next() -> None:
 PROBED = {"a": [0.1, 0.5, 0.4, 0.3, 0.2], "b": [0.1, 0.2, 0.3, 0.4, 0.5], "c": [0.5, 0.2, 0.2, 0.2, 0.2]}
 
 
-def test_sro_returns_to_the_base_and_leaves_each_out_at_its_optimum() -> None:
+def test_sro_restarts_and_excludes_each_at_its_optimum() -> None:
     method = SroSft(6)
     assert method.open(("a", "b", "c")).rollout_epochs == 3
     probe = _report(0, "abc", **PROBED)
@@ -104,8 +104,8 @@ def test_sro_returns_to_the_base_and_leaves_each_out_at_its_optimum() -> None:
     assert method.observe(third).stop
 
 
-def test_an_optimum_is_whole_intervals_where_their_steps_are_rounded() -> None:
-    """Four evaluations in an epoch of 150 steps stand at 38, 75, 112 and 150; the first is a quarter of an epoch."""
+def test_an_optimum_counts_whole_evaluation_intervals() -> None:
+    """The evaluations of an epoch of 150 steps are at 38, 75, 112 and 150; the first is a quarter of an epoch."""
     keys = [BASE, *(CheckpointKey(0, step) for step in (38, 75, 112, 150))]
     scores = {"a": [0.1, 0.5, 0.4, 0.3, 0.2], "b": [0.1, 0.2, 0.3, 0.4, 0.5]}
     probe = RoundReport(
@@ -127,7 +127,7 @@ def test_an_optimum_is_whole_intervals_where_their_steps_are_rounded() -> None:
     assert SoftSroSft(2).observe(probe).weights == {"a": 0.25, "b": 1.0}
 
 
-def test_soft_sro_trains_each_its_optimums_epochs_in_one_roll_out() -> None:
+def test_soft_sro_trains_each_for_its_optimum_in_one_roll_out() -> None:
     method = SoftSroSft(6)
     decision = method.observe(_report(0, "abc", **PROBED))
     assert (decision.roll_back_to, decision.exclude, decision.rollout_epochs) == (BASE, ("c",), 1.0)
@@ -142,7 +142,7 @@ def test_msft_with_rehearsal_keeps_the_excluded_at_a_small_share() -> None:
     assert Msft(ExclusionRule(False, 0.05), 1, "restore").observe(report).weights is None
 
 
-# Below the peak by 0.05 twice, and a loss 10 % above its least.
+# Below the peak by 0.05 twice, and a loss 10 % above its minimum.
 FALLEN: Points = [(0.1, 2.0), (0.6, 1.0), (0.55, 1.05), (0.54, 1.1)]
 
 
@@ -150,12 +150,12 @@ FALLEN: Points = [(0.1, 2.0), (0.6, 1.0), (0.55, 1.05), (0.54, 1.1)]
     ("points", "leaves"),
     [
         (FALLEN, True),
-        ([*FALLEN[:2], (0.56, 1.05), (0.54, 1.1)], False),  # once only
+        ([*FALLEN[:2], (0.56, 1.05), (0.54, 1.1)], False),  # only once
         ([*FALLEN[:3], (0.54, 1.09)], False),  # its loss has not risen enough
         ([*FALLEN[:3], (0.61, 1.2)], False),  # its accuracy still grows
     ],
 )
-def test_forward_excludes_what_lost_accuracy_twice_while_its_loss_rose(points: Points, leaves: bool) -> None:
+def test_forward_excludes_after_two_drops_with_rising_loss(points: Points, leaves: bool) -> None:
     report = _report(0, "ab", a=points, b=[0.1, 0.2, 0.3, 0.4])
     decision = Forward(0.05).observe(report)
     assert decision.exclude == (("a",) if leaves else ())
@@ -171,7 +171,7 @@ def test_forward_sees_a_peak_of_an_earlier_round() -> None:
     assert Forward(0.05).observe(third).exclude == ("a",)
 
 
-def test_forward_takes_back_what_is_forgotten_and_judges_it_anew() -> None:
+def test_forward_readmits_the_forgotten_and_judges_it_anew() -> None:
     first = _report(0, "ab", a=FALLEN, b=[0.1, 0.2, 0.3, 0.4])
     second = _report(1, "b", (first,), a=[(0.54, 1.1), (0.44, 1.3), (0.43, 1.3)], b=[0.4, 0.4, 0.4])
     assert Forward(0.05).observe(second).include == ()
@@ -181,7 +181,7 @@ def test_forward_takes_back_what_is_forgotten_and_judges_it_anew() -> None:
     assert Forward(0.05, readmit_drop=0.1).observe(third).exclude == ()
 
 
-def test_forward_by_lot_excludes_as_many_and_repeats_itself() -> None:
+def test_forward_random_control_excludes_as_many_and_repeats() -> None:
     report = _report(0, "abcdef", a=FALLEN, **{name: [0.1, 0.2, 0.3, 0.4] for name in "bcdef"})
     drawn = [Forward(0.05, random_seed=seed).observe(report).exclude for seed in range(20)]
     assert {len(names) for names in drawn} == {1}
@@ -202,8 +202,8 @@ def test_dynamix_shares_are_the_sources_formula() -> None:
 @pytest.mark.parametrize(
     ("losses", "is_mastered"),
     [
-        ([1.0, 0.5], False),  # two passes bend nothing
-        ([1.0, 0.5, 0.0005], True),  # a straight line: falling, but steadily
+        ([1.0, 0.5], False),  # too few passes
+        ([1.0, 0.5, 0.0005], True),  # falls steadily
         ([1.0, 0.5, 0.4], False),
         ([9.0, 1.0, 0.5, 0.4, 0.3, 0.2, 0.1], True),  # the last five count
         ([9.0, 9.0, 1.0, 0.5, 0.4, 0.3, 0.2], False),  # bends of 0.4, 0 and 0
@@ -262,12 +262,12 @@ def _problems(search: dict[str, Any]) -> list[str]:
         ),
     ],
 )
-def test_methods_and_options_that_cannot_be_are_refused(search: dict[str, Any], problem: str) -> None:
+def test_invalid_methods_and_options_are_refused(search: dict[str, Any], problem: str) -> None:
     assert _problems(search) == [problem]
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_is_configured_by_its_name(method: str) -> None:
+def test_every_method_is_configured_by_name(method: str) -> None:
     assert _problems({"method": method}) == []
     if takes(method, "min_delta"):
         assert _problems({"method": method, "min_delta": 0.1}) == []

@@ -31,11 +31,11 @@ def reference(uri: str) -> SearchRef:
         (["a", "b", "c", "d", "e"], "mix-0a1b2c3d / round-3 5 of [a, b, c, …]"),
     ],
 )
-def test_a_round_is_called_by_what_it_trains_on(active: list[str], title: str) -> None:
+def test_a_round_title_lists_its_active_sub_datasets(active: list[str], title: str) -> None:
     assert round_title(reference(""), 3, active) == title
 
 
-def test_a_file_store_is_shown_by_a_command_and_a_server_by_its_own_address() -> None:
+def test_a_local_store_has_a_command_a_server_its_own_address() -> None:
     local = reference("sqlite:////searches/mlflow.db")
     assert mlflow_command(local) == "mlflow ui --backend-store-uri sqlite:////searches/mlflow.db"
     assert mlflow_address(local).startswith("http://127.0.0.1:5000/#/experiments/7/runs/beef")
@@ -75,7 +75,7 @@ def started() -> SearchStarted:
     return made_events.started(NAMES)
 
 
-def test_a_search_is_told_with_its_exclusions_their_reasons_and_its_cost() -> None:
+def test_the_search_note_has_exclusions_reasons_and_cost() -> None:
     told = tell_search([started(), decided(0, "boolq peaked first: exclude", ("boolq",), (0, 300))])
     assert "**Under way:** round 1 on gsm8k." in told
     assert (
@@ -86,7 +86,7 @@ def test_a_search_is_told_with_its_exclusions_their_reasons_and_its_cost() -> No
     assert "| accepted | 1,000 | 10 | 2e+09 | 1.5 |" in told
 
 
-def test_a_long_search_is_told_within_the_length_of_a_tag_and_says_what_is_left_out() -> None:
+def test_a_long_search_note_fits_a_tag_and_names_the_cut() -> None:
     events = [
         started(),
         *(decided(number, f"reason {number} " + "x" * 300, (), (number, 9)) for number in range(60)),
@@ -98,7 +98,7 @@ def test_a_long_search_is_told_within_the_length_of_a_tag_and_says_what_is_left_
     assert "**Cost:**" in told
 
 
-def test_a_round_is_told_with_the_scores_its_decision_rests_on() -> None:
+def test_the_round_note_has_the_scores_behind_the_decision() -> None:
     event = decided(0, "boolq peaked first: exclude", ("boolq",), (0, 300))
     told = tell_round(event, by_loss=False)
     assert told.startswith("**Decision of round 0:** boolq peaked first: exclude.")
@@ -123,7 +123,7 @@ def test_a_round_is_told_with_the_scores_its_decision_rests_on() -> None:
     ],
     ids=["a server of our own", "the team's server"],
 )
-def test_the_summary_names_the_page_of_the_server_that_was_used(
+def test_the_summary_links_the_server_in_use(
     api: str, pages: str | None, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PREFECT__FLOW_RUN_ID", "fee2a778-aa38-422b-9cb8-248db26f2298")

@@ -1,4 +1,4 @@
-"""The interval of a difference between two methods, on made-up scores."""
+"""Confidence intervals of the difference between two methods, on synthetic scores."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def test_a_method_is_not_different_from_itself() -> None:
         assert not found.is_clear
 
 
-def test_the_mean_is_over_sub_datasets_whatever_their_sizes() -> None:
+def test_the_mean_weighs_sub_datasets_equally() -> None:
     method = {"small": ["1111"], "large": ["0" * 100]}
     control = {"small": ["0000"], "large": ["0" * 100]}
     assert paired_difference(method, control, ()).mean == pytest.approx(0.5)
 
 
-def test_a_clear_winner_is_clear_of_zero_and_a_loser_below_it() -> None:
+def test_a_clear_winner_excludes_zero_a_clear_loser_is_below() -> None:
     rng = np.random.default_rng(1)
     better = {"a": [noisy(rng, 0.9) for _ in range(3)]}
     worse = {"a": [noisy(rng, 0.6) for _ in range(3)]}
@@ -46,7 +46,7 @@ def test_a_clear_winner_is_clear_of_zero_and_a_loser_below_it() -> None:
     assert lost.mean == pytest.approx(-won.mean)
 
 
-def test_two_methods_of_one_skill_are_not_told_apart() -> None:
+def test_methods_of_equal_skill_are_not_distinguished() -> None:
     rng = np.random.default_rng(2)
     found = paired_difference(
         {"a": [noisy(rng, 0.7) for _ in range(3)]}, {"a": [noisy(rng, 0.7) for _ in range(3)]}, ()
@@ -70,8 +70,8 @@ def test_one_seed_gives_the_interval_of_its_rows() -> None:
     assert found.high == pytest.approx(0.1 + 1.96 * 0.015, abs=0.004)
 
 
-def test_pairing_gives_a_narrower_interval_where_rows_are_hard_for_both() -> None:
-    """The same two accuracies; only whether the same rows are hard for both differs."""
+def test_pairing_narrows_the_interval_of_correlated_rows() -> None:
+    """The accuracies are the same; only the correlation of the rows differs."""
     rng = np.random.default_rng(4)
     control = rng.random(400) < 0.6
     method = control | (rng.random(400) < 0.1)
@@ -82,7 +82,7 @@ def test_pairing_gives_a_narrower_interval_where_rows_are_hard_for_both() -> Non
 
 
 def test_rows_that_all_seeds_share_count_once() -> None:
-    """Five seeds that win on the very same rows are no more rows than one seed's; five test sets are."""
+    """Five seeds with the same test rows narrow the interval no more than one; five test sets do."""
     control, method = "0" * 200, "1" * 20 + "0" * 180
     shared = paired_difference({"a": [method] * 5}, {"a": [control] * 5}, ("a",))
     own = paired_difference({"a": [method] * 5}, {"a": [control] * 5}, ())
@@ -90,12 +90,10 @@ def test_rows_that_all_seeds_share_count_once() -> None:
 
 
 @pytest.mark.parametrize(("num_seeds", "seed_spread", "least"), [(3, 0.0, 0.95), (5, 0.05, 0.88)])
-def test_the_interval_holds_the_true_difference_about_as_often_as_it_says(
-    num_seeds: int, seed_spread: float, least: float
-) -> None:
+def test_the_interval_has_about_its_stated_coverage(num_seeds: int, seed_spread: float, least: float) -> None:
     """Two sub-datasets of 200 rows; `seed_spread` is the standard deviation of the true difference over seeds.
 
-    Plain percentiles hold it in four of five cases with five seeds.
+    Plain percentiles cover it in four of five cases with five seeds.
     """
     rng = np.random.default_rng(5)
     num_held = 0

@@ -1,4 +1,4 @@
-"""What is checked across splits and sub-datasets before anything is trained."""
+"""Checks across splits and sub-datasets before training."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _config(protocol: str = "validation", on_overlap: str = "error", **sub_datas
 
 
 def _splits(train: str, validation: str, test: str) -> Splits:
-    """Return splits with a row for each letter."""
+    """Return splits with one row per letter."""
     texts = {"train": train, "validation": validation, "test": test}
     return {split: [Example(letter, " x", "x") for letter in letters] for split, letters in texts.items()}
 
@@ -38,7 +38,7 @@ def test_splits_without_a_shared_prompt_pass() -> None:
     _check_overlap(_config(), {"a": _splits("abc", "de", "f"), "b": _splits("ghi", "jk", "l")})
 
 
-def test_a_prompt_twice_in_one_split_or_in_two_train_splits_passes() -> None:
+def test_a_prompt_twice_within_or_across_train_splits_passes() -> None:
     _check_overlap(_config(), {"a": _splits("aab", "cc", "d"), "b": _splits("ab", "e", "f")})
 
 
@@ -60,7 +60,7 @@ def test_a_prompt_in_two_splits_is_an_error_naming_both_rows(splits: dict[str, S
     assert pair in str(caught.value)
 
 
-def test_prompts_that_differ_in_white_space_alone_are_one() -> None:
+def test_prompts_that_differ_only_in_white_space_are_equal() -> None:
     splits = _splits("", "", "")
     splits["train"], splits["test"] = [Example("a  b\n", " x", "x")], [Example(" a b", " y", "y")]
     with pytest.raises(SplitOverlapError, match="'a b'"):
@@ -75,15 +75,15 @@ def test_ten_overlaps_are_shown_and_the_rest_counted() -> None:
     assert "… and 5 more" in str(caught.value)
 
 
-def test_an_overlap_is_a_warning_by_choice(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_overlap_can_be_set_to_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
     _check_overlap(_config(on_overlap="warn"), {"a": _splits("abc", "b", "f")})
     printed = capsys.readouterr().out
     assert "warning:" in printed
     assert "a/train row 1 = a/validation row 0: 'b'" in printed
 
 
-def test_in_the_paper_s_protocol_selecting_on_test_is_no_overlap_but_training_on_it_is() -> None:
-    splits = _splits("abc", "de", "de")  # the rows that select are those of test
+def test_the_papers_protocol_may_select_but_not_train_on_test() -> None:
+    splits = _splits("abc", "de", "de")  # the validation rows are the test rows
     _check_overlap(_config("paper"), {"a": splits})
     with pytest.raises(SplitOverlapError, match="a/train row 0 = a/validation row 0"):
         _check_overlap(_config("paper"), {"a": _splits("abc", "ade", "ade")})
@@ -103,7 +103,7 @@ PLAIN = Example("p", " x", "x")
         ([PLAIN], "exact_match"),
     ],
 )
-def test_auto_takes_the_metric_that_all_rows_allow(rows: list[Example], metric: str) -> None:
+def test_auto_chooses_the_metric_that_all_rows_allow(rows: list[Example], metric: str) -> None:
     config = _config()
     assert _metric_of(config, config.mixture.sub_datasets[0], rows) == metric
 
@@ -115,7 +115,7 @@ def test_auto_takes_the_metric_that_all_rows_allow(rows: list[Example], metric: 
         ("loss", "loss gives no accuracy; set evaluation.selection to loss"),
     ],
 )
-def test_a_metric_that_the_rows_or_the_selection_cannot_use_is_refused(metric: str, problem: str) -> None:
+def test_an_unusable_metric_is_refused(metric: str, problem: str) -> None:
     config = _config(metric=metric)
     with pytest.raises(ConfigError, match=r"mixture\.sub_datasets\.a\.metric: ") as caught:
         _metric_of(config, config.mixture.sub_datasets[0], [CHOICE, PLAIN])

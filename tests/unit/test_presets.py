@@ -1,4 +1,4 @@
-"""The mixtures of data/: every file is a valid search, and rows of each hub schema pass through its templates."""
+"""The mixtures of data/: each file is a valid search, and its templates fit the hub's rows."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PAPER = [
     *("commonsense_qa", "openbookqa", "aqua_rat", "gsm8k", "sciq"),
     *("arc_easy", "hellaswag", "winogrande", "boolq", "medmcqa"),
 ]
-# Rows of train, validation and test, where they are not 1,800, 300 and 500.
+# Rows of train, validation and test, if not 1,800, 300 and 500.
 REAL_ROWS = {
     "aqua_rat": (1800, 300, 254),
     "sciq": (599, 150, 250),
@@ -50,7 +50,7 @@ def test_every_file_is_a_search_named_as_the_file(path: Path) -> None:
 @pytest.mark.parametrize(
     ("small", "large"), [("paper5", "paper10"), ("paper10", "paper15"), ("real10", "real20")]
 )
-def test_a_larger_mixture_is_the_smaller_one_and_more(small: str, large: str) -> None:
+def test_a_larger_mixture_contains_the_smaller_one(small: str, large: str) -> None:
     few, many = _load(small), _load(large)
     num = len(few.mixture.sub_datasets)
     assert many.mixture.sub_datasets[:num] == few.mixture.sub_datasets
@@ -67,7 +67,7 @@ def test_the_paper_s_mixture_and_settings() -> None:
     assert [len(_names(name)) for name in ("paper5", "paper15", "real20")] == [5, 15, 20]
 
 
-def test_the_paper_s_protocol_is_the_command_that_its_file_gives() -> None:
+def test_the_papers_protocol_is_the_command_in_its_file() -> None:
     text = (DATA / "paper10.yaml").read_text()
     command = next(line for line in text.splitlines() if "search.protocol=paper" in line)
     overrides = [word for word in command.split() if "=" in word]
@@ -77,7 +77,7 @@ def test_the_paper_s_protocol_is_the_command_that_its_file_gives() -> None:
 
 
 @pytest.mark.parametrize("name", _names("paper15"))
-def test_rows_of_the_hub_s_schema_become_what_is_expected(name: str, tmp_path: Path) -> None:
+def test_rows_of_the_hub_schema_become_the_expected_examples(name: str, tmp_path: Path) -> None:
     config = _load("paper15", seed=0)
     [sub_dataset] = [s for s in config.mixture.sub_datasets if s.name == name]
     assert sub_dataset.splits.test in ("test", "validation")
@@ -85,7 +85,7 @@ def test_rows_of_the_hub_s_schema_become_what_is_expected(name: str, tmp_path: P
     rows, expected = HUB_ROWS[name]
     Dataset.from_list(rows).to_parquet(tmp_path / "train.parquet")
     local = sub_dataset.model_dump(mode="json") | {
-        "hub": str(tmp_path),  # a folder in the hub's layout goes the way of a hub id
+        "hub": str(tmp_path),  # a folder in the hub's layout is read like a hub id
         "hub_config": None,
         "revision": None,
         "splits": {"train": "train", "validation": "train", "test": None},
@@ -97,7 +97,7 @@ def test_rows_of_the_hub_s_schema_become_what_is_expected(name: str, tmp_path: P
 
 
 @pytest.mark.parametrize("name", ["real10", "real20"])
-def test_the_real_rows_are_whole_and_no_text_stands_in_two_splits(name: str) -> None:
+def test_real_rows_are_complete_and_in_one_split_only(name: str) -> None:
     if not SHARED.is_dir():
         pytest.skip(f"no {SHARED}: the benchmark rows of data/{name}.yaml are not part of this repository")
     config = _load(name)

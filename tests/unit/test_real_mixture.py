@@ -1,4 +1,4 @@
-"""What the comparison on real data keeps: every finished search's numbers, and what they were run on."""
+"""The comparison on real data collects every finished search's numbers and their environment."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.benchmarks.real_mixture import CONFIG, collect, copy_comparison, desc
 
 
 def _search(directory: Path, seed: int, accuracy: float) -> None:
-    """Write what a finished search leaves."""
+    """Write the files of a finished search."""
     config = load_config(str(CONFIG), [f"seed={seed}"])
     (directory / "report").mkdir(parents=True)
     (directory / "journal.jsonl").write_text("")
@@ -32,7 +32,7 @@ def test_every_finished_search_is_collected_with_its_seed(tmp_path: Path) -> Non
     searches = tmp_path / "searches"
     _search(searches / "a-1", seed=1, accuracy=0.5)
     _search(searches / "b" / "a-2", seed=2, accuracy=0.7)
-    _search(searches / "mlflow-artifacts" / "run" / "artifacts", seed=1, accuracy=0.5)  # MLflow's copy of one
+    _search(searches / "mlflow-artifacts" / "run" / "artifacts", seed=1, accuracy=0.5)  # MLflow's copy
     _search(searches / "unfinished", seed=3, accuracy=0.0)
     (searches / "unfinished" / "report" / "scores.csv").unlink()
     merged = collect(searches, tmp_path)
@@ -43,7 +43,7 @@ def test_every_finished_search_is_collected_with_its_seed(tmp_path: Path) -> Non
     assert summary_of(merged["scores"])["test_accuracy"].tolist() == [55.0, 75.0]
 
 
-def test_what_the_comparison_wrote_is_copied_and_nothing_of_a_search(tmp_path: Path) -> None:
+def test_only_the_comparisons_files_are_copied(tmp_path: Path) -> None:
     searches = tmp_path / "searches"
     _search(searches / "a-1", seed=1, accuracy=0.5)
     for path in ("compare-1/table.csv", "table.csv", "mlflow-artifacts/x/report.csv", "cache/split.json"):
@@ -54,7 +54,7 @@ def test_what_the_comparison_wrote_is_copied_and_nothing_of_a_search(tmp_path: P
     assert sorted(map(str, copied)) == ["compare-1/table.csv", "table.csv"]
 
 
-def test_a_slice_limits_every_split_and_takes_a_cpus_settings_on_a_cpu_alone() -> None:
+def test_a_slice_limits_all_splits_and_uses_cpu_settings_on_cpu() -> None:
     for on_cpu, batch_size in ((True, 16), (False, 64)):
         overrides = overrides_of(str(CONFIG), (4, 3, 9), ["training.max_length=128"], on_cpu=on_cpu)
         config = load_config(str(CONFIG), overrides)

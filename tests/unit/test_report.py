@@ -1,4 +1,4 @@
-"""The report says and draws what the journal says; from journals made up by hand."""
+"""The report tells and draws the journal; journals are written by hand."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ from tests.unit.made_search import MadeSearch
 def rolled_back(tmp_path: Path) -> MadeSearch:
     """Two sub-datasets; each interval is half an epoch.
 
-    Round 0 goes back to its first of four intervals and excludes `early`; round 1 goes back to its start and so
-    discards all; round 2 goes on. The champion is the third checkpoint of round 0, which was discarded.
+    Round 0 goes back to its first of four intervals and excludes `early`; round 1 goes back to its start and discards
+    all; round 2 advances. The champion is the third checkpoint of round 0, a discarded one.
     """
     search = MadeSearch(tmp_path / "made-0badcafe", ["early", "late"])
     search.decide(
@@ -52,7 +52,7 @@ def rolled_back(tmp_path: Path) -> MadeSearch:
 
 @pytest.fixture
 def forward(tmp_path: Path) -> MadeSearch:
-    """A search without rollback that selects by loss: `one` leaves, and comes back as `two` leaves."""
+    """A search without rollback that selects by loss: `one` leaves, and returns when `two` leaves."""
     search = MadeSearch(tmp_path / "forward", ["one", "two", "three"], evaluation={"selection": "loss"})
     weights = {"one": 0.1, "two": 0.45, "three": 0.45}
     search.decide(
@@ -89,7 +89,7 @@ def _kinds(view: SearchView) -> list[str]:
     return [remark.kind for remark in remarks(view)]
 
 
-def test_the_verdict_says_what_was_excluded_who_won_and_what_it_cost(rolled_back: MadeSearch) -> None:
+def test_the_verdict_names_exclusions_champion_and_cost(rolled_back: MadeSearch) -> None:
     assert verdict(_view(rolled_back)) == (
         "1 of 2 sub-datasets was excluded in 3 rounds, each past its peak (validation accuracy at the peak → at the "
         "end of that roll-out): early in round 0 (0.800 → 0.500).",
@@ -102,7 +102,7 @@ def test_the_verdict_says_what_was_excluded_who_won_and_what_it_cost(rolled_back
     assert standing(_view(rolled_back)) == "Ended after 3 rounds: enough is spent"
 
 
-def test_what_interruptions_had_repeated_is_in_one_total_and_has_a_colour(rolled_back: MadeSearch) -> None:
+def test_repeated_training_has_a_total_and_a_colour(rolled_back: MadeSearch) -> None:
     *before, last, crowned = rolled_back.events()
     restarted = last.model_copy(update={"restarts": (restart(flops=6e9, num_tokens=3000, seconds=1.0),)})
     rolled_back.rewrite([*before, restarted, crowned])
@@ -118,9 +118,7 @@ def test_what_interruptions_had_repeated_is_in_one_total_and_has_a_colour(rolled
         assert f".work-{kind} {{ background:" in html
 
 
-def test_both_pages_show_the_bytes_written_and_the_plan_beside_what_came_of_it(
-    rolled_back: MadeSearch,
-) -> None:
+def test_both_pages_show_bytes_and_plan_beside_outcome(rolled_back: MadeSearch) -> None:
     started, first, *rest = rolled_back.events()
     checkpoints = (CheckpointSize(key=CheckpointKey(0, 10), num_bytes=2_500_000),)
     rolled_back.rewrite([started, first.model_copy(update={"checkpoints": checkpoints}), *rest])
@@ -140,12 +138,10 @@ def test_both_pages_show_the_bytes_written_and_the_plan_beside_what_came_of_it(
         '<th class="name">rounds</th>' + 3 * '<td class="number">11</td>' + '<td class="number"><b>3</b></td>'
     )
     assert told in html
-    assert (
-        "| training FLOPs | 11 FLOPs | 11 FLOPs | 11 FLOPs | 7 GFLOPs |" in markdown
-    )  # as all FLOPs of the pages
+    assert "| training FLOPs | 11 FLOPs | 11 FLOPs | 11 FLOPs | 7 GFLOPs |" in markdown
 
 
-def test_shading_covers_the_discarded_stretches_alone(rolled_back: MadeSearch) -> None:
+def test_shading_covers_only_discarded_training(rolled_back: MadeSearch) -> None:
     view = _view(rolled_back)
     for ax in (mean_chart(view), sub_dataset_chart(view, "early"), sub_dataset_chart(view, "late")):
         stretches = [patch.get_extents().transformed(ax.transData.inverted()) for patch in ax.patches]
@@ -158,14 +154,14 @@ def test_shading_covers_the_discarded_stretches_alone(rolled_back: MadeSearch) -
     assert render_html(view).count('<g class="shade">') == 2 * 3
 
 
-def test_a_search_that_discarded_nothing_shades_nothing(forward: MadeSearch) -> None:
+def test_without_discarded_training_nothing_is_shaded(forward: MadeSearch) -> None:
     view = _view(forward)
     assert len(mean_chart(view).patches) == 0
     assert '<g class="discarded">' not in render_html(view)
     assert "of which none were discarded" in verdict(view)[2]
 
 
-def test_lines_part_the_accepted_path_from_the_discarded(rolled_back: MadeSearch) -> None:
+def test_accepted_and_discarded_lines_are_separate(rolled_back: MadeSearch) -> None:
     view = _view(rolled_back)
     kinds = ("accepted", "resting", "discarded", "jump")
     late = _lines(sub_dataset_chart(view, "late"), *kinds)
@@ -200,7 +196,7 @@ def test_the_tree_holds_every_checkpoint_once(rolled_back: MadeSearch) -> None:
     assert [points[0] for points in branches if points[0][1] != points[1][1]] == [(10, 0), (10, 0)]
 
 
-def test_forgetting_compares_the_exclusion_with_the_end_and_the_champion(rolled_back: MadeSearch) -> None:
+def test_forgetting_compares_exclusion_end_and_champion(rolled_back: MadeSearch) -> None:
     early, late = score_rows(_view(rolled_back))
     assert (early.at_exclusion, early.at_end, early.champion) == (0.8, 0.4, 0.7)
     assert early.since_exclusion == pytest.approx(-0.4)
@@ -209,7 +205,7 @@ def test_forgetting_compares_the_exclusion_with_the_end_and_the_champion(rolled_
     assert (late.at_exclusion, late.change, late.rounds) == (None, None, ())
 
 
-def test_a_sub_dataset_that_comes_back_is_told_and_drawn_so(forward: MadeSearch) -> None:
+def test_a_readmission_is_told_and_drawn(forward: MadeSearch) -> None:
     view = _view(forward)
     assert verdict(view)[0] == (
         "So far, 2 of 3 sub-datasets were excluded in 3 rounds, each past its peak (validation loss at the peak → at "
@@ -234,21 +230,21 @@ def test_a_loss_is_shown_as_a_loss(forward: MadeSearch) -> None:
 def test_the_mixture_shows_each_rounds_shares(forward: MadeSearch) -> None:
     text = render_markdown(_view(forward))
     assert "| 0 | 0.67 | 0.00 | − one, new weights |" in text
-    assert "| 1 | 0.67 | 0.00 | − two, + one, new weights |" in text  # none are asked for any more
+    assert "| 1 | 0.67 | 0.00 | − two, + one, new weights |" in text  # no weights in this round
     assert "| 2 | 0.67 | 0.00 | goes on |" in text
     assert "| one | 33.3 % | 10.0 % | 50.0 % |" in text
     assert "| two | 33.3 % | 45.0 % | – |" in text
 
 
 @pytest.mark.parametrize("render", [render_html, render_markdown])
-def test_the_page_holds_the_whole_record(render: object, rolled_back: MadeSearch) -> None:
+def test_the_page_contains_the_whole_record(render: object, rolled_back: MadeSearch) -> None:
     assert callable(render)
     page = render(_view(rolled_back))
     for text in ("early peaked first", "as told", "a/model", "data/late", "2.13.0", "0badcafe", "3.50"):
         assert text in page, text
 
 
-def test_what_comes_from_the_user_is_escaped(tmp_path: Path) -> None:
+def test_user_input_is_escaped(tmp_path: Path) -> None:
     search = MadeSearch(tmp_path / "made", ["victim", "other"])
     scores = {"victim": [0.1, 0.9, 0.2], "other": [0.1, 0.2, 0.3]}
     search.decide(scores, target=1, exclude=["victim"], reason="<b>bold</b> | `code`", stop_reason="<u>")
@@ -268,7 +264,7 @@ def test_what_comes_from_the_user_is_escaped(tmp_path: Path) -> None:
     assert all(line.endswith("|") for line in table)
 
 
-def test_the_page_loads_nothing_and_its_drawings_are_well_formed(rolled_back: MadeSearch) -> None:
+def test_the_page_loads_nothing_and_its_svg_is_well_formed(rolled_back: MadeSearch) -> None:
     page = render_html(_view(rolled_back))
     assert not re.search(r"https?:|<script|<link|<img|@import|src=", page)
     ids = re.findall(r' id="([^"]*)"', page)
@@ -280,7 +276,7 @@ def test_the_page_loads_nothing_and_its_drawings_are_well_formed(rolled_back: Ma
         ET.fromstring(drawing)
 
 
-def test_an_unfinished_search_says_so_and_keeps_test_closed(tmp_path: Path) -> None:
+def test_an_unfinished_search_says_so_and_hides_test_scores(tmp_path: Path) -> None:
     search = MadeSearch(tmp_path / "made", ["early", "late"])
     search.decide({"early": [0.1, 0.8, 0.5], "late": [0.1, 0.2, 0.4]}, target=1, exclude=["early"])
     (search.directory / "rounds" / "001").mkdir(parents=True)
@@ -309,7 +305,7 @@ def test_a_search_without_specifications_still_has_its_curves(tmp_path: Path) ->
     assert "trained on 200 rows" in verdict(view)[2]
 
 
-def test_the_papers_protocol_stands_in_the_title(tmp_path: Path) -> None:
+def test_the_title_names_the_papers_protocol(tmp_path: Path) -> None:
     settings = {"max_epochs": 9, "protocol": "paper"}
     search = MadeSearch(tmp_path / "made", ["a", "b"], search=settings)
     search.decide({"a": [0.1, 0.8], "b": [0.1, 0.2]}, stop_reason="enough")
@@ -338,7 +334,7 @@ def test_few_validation_rows_are_a_warning(tmp_path: Path, rows: int, expected: 
         ([0.1, 0.5, 0.49, 0.48, 0.46], "fell by 0.040, within the ±0.071 that 400 rows leave open"),
     ],
 )
-def test_a_fall_that_may_be_noise_is_a_warning(tmp_path: Path, curve: list[float], expected: str) -> None:
+def test_a_drop_within_noise_is_a_warning(tmp_path: Path, curve: list[float], expected: str) -> None:
     search = MadeSearch(tmp_path / "made", ["a", "b"])
     search.decide({"a": curve, "b": [0.1, 0.2, 0.3, 0.4, 0.5]}, target=1, exclude=["a"])
     noisy = [remark.text for remark in remarks(_view(search)) if remark.kind == "noisy peak"]
@@ -373,11 +369,13 @@ def test_twenty_sub_datasets_keep_their_labels_apart(tmp_path: Path) -> None:
     assert "and 13 more" in verdict(view)[0]
     html = render_html(view)
     assert all(name in html for name in names)
-    assert max(len(outcome_of(view, told)) for told in view.rounds) < 56  # what the drawing has room for
+    assert (
+        max(len(outcome_of(view, told)) for told in view.rounds) < 56
+    )  # the width that the drawing has room for
 
 
 @given(st.lists(st.tuples(st.floats(0, 900), st.text("ab", min_size=1, max_size=30)), max_size=20))
-def test_no_two_labels_meet(places: list[tuple[float, str]]) -> None:
+def test_labels_do_not_overlap(places: list[tuple[float, str]]) -> None:
     spans: dict[int, list[tuple[float, float]]] = {}
     for x, _, text, side, line in spread([(x, "excluded", text) for x, text in places], right=944.0):
         begin = x - 7 * len(text) if side == "right" else x
@@ -394,11 +392,11 @@ def test_drawings_take_the_colours_of_the_page(rolled_back: MadeSearch) -> None:
         assert set(re.findall(r"var\((--\w+)\)", drawing)) <= set(re.findall(r"(--\w+):", html))
 
 
-def test_a_search_gives_the_same_bytes_each_time(rolled_back: MadeSearch) -> None:
+def test_the_page_is_deterministic(rolled_back: MadeSearch) -> None:
     assert render_html(_view(rolled_back)) == render_html(_view(rolled_back))
 
 
-def test_the_command_writes_both_pages_and_says_where(rolled_back: MadeSearch) -> None:
+def test_the_command_writes_both_pages_and_prints_their_paths(rolled_back: MadeSearch) -> None:
     root = str(rolled_back.directory.parent)
     result = CliRunner().invoke(app, ["report", "0badcafe", "--output-root", root])
     assert result.exit_code == 0, result.output
@@ -407,7 +405,7 @@ def test_the_command_writes_both_pages_and_says_where(rolled_back: MadeSearch) -
     assert all(page.parent == rolled_back.directory / "report" and page.stat().st_size for page in pages)
 
 
-def test_a_directory_whose_journal_tells_of_no_search_is_named(tmp_path: Path) -> None:
+def test_a_journal_without_a_search_is_an_error_with_its_path(tmp_path: Path) -> None:
     append_event(str(tmp_path), EnvironmentChanged(differences=(), numerical_environment={}))
     with pytest.raises(JournalError, match="no event says that a search has started"):
         write_page(str(tmp_path))

@@ -1,4 +1,4 @@
-"""Deletion of checkpoints that no later step of a search needs, after a rollback and at the end of the search."""
+"""Deletion of unneeded checkpoints after a rollback and at the end of a search."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EVERY = {f"{round_index:03}/checkpoints/step-{step:08}" for round_index in (0, 1
 
 @pytest.fixture
 def search(prepare_root: Callable[[Path], Path], tmp_path: Path) -> SearchRef:
-    """Two decided rounds and the current one, of two checkpoints each, in MLflow and on disk."""
+    """Two decided rounds and the current one, two checkpoints each, in MLflow and on disk."""
     root = prepare_root(tmp_path / "searches")
     search = SearchRef(
         search_id="0a1b2c3d", name="kept", directory=str(root / "kept"), tracking_uri=f"sqlite:///{root}/mlflow.db",
@@ -52,7 +52,7 @@ def on_disk(search: SearchRef) -> set[str]:
     return {str(path.relative_to(root)) for path in root.glob("*/checkpoints/*")}
 
 
-def test_a_rollback_deletes_and_names_what_is_not_needed(
+def test_a_rollback_deletes_and_names_unneeded_checkpoints(
     search: SearchRef, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It keeps the start of the next round (0, 8), the champion (0, 4) and the current round."""
@@ -75,7 +75,7 @@ def test_a_rollback_to_a_damaged_checkpoint_deletes_nothing(search: SearchRef) -
     assert on_disk(search) == EVERY
 
 
-def test_a_rollback_to_an_unregistered_checkpoint_deletes_nothing(search: SearchRef) -> None:
+def test_a_rollback_to_an_unregistered_one_deletes_nothing(search: SearchRef) -> None:
     with pytest.raises(CheckpointNotFoundError):
         rollback.roll_back.fn(search, replace(STATE, checkpoint=CheckpointKey(0, 6)))
     assert on_disk(search) == EVERY
@@ -84,7 +84,7 @@ def test_a_rollback_to_an_unregistered_checkpoint_deletes_nothing(search: Search
 def test_the_end_of_a_search_keeps_only_the_champion(
     search: SearchRef, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Three rounds are decided, so none is current; (0, 8) starts no round any more."""
+    """Three rounds are decided and none is current; (0, 8) starts no further round."""
     rollback.keep_the_champion(search, replace(STATE, round=3, stop_reason="the budget is spent"))
     assert on_disk(search) == {"000/checkpoints/step-00000004"}
     assert "deleted 5 unneeded checkpoints" in " ".join(capsys.readouterr().out.split())

@@ -1,4 +1,4 @@
-"""Which failures may pass: a worker says so in its account, and a task is tried again only where it may."""
+"""Transient failures: a worker reports them, and a task is retried only after one."""
 
 from __future__ import annotations
 

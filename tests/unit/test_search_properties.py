@@ -1,4 +1,4 @@
-"""The algorithm against a reference written from the pseudo-code of the paper, over random inputs."""
+"""The algorithm against a reference from the paper's pseudo-code, on random inputs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Counts = dict[str, list[int]]  # correct validation rows of each sub-dataset at 
 
 @st.composite
 def _correct_rows(draw: st.DrawFn) -> Counts:
-    """Draw a roll-out's curves; few values, so that ties are common."""
+    """Draw a roll-out's curves with few values, so that ties are common."""
     num_points = draw(st.integers(1, 6))
     values = st.one_of(st.sampled_from([80, 90, 100]), st.integers(0, VALIDATION_ROWS))
     curve = st.lists(values, min_size=num_points, max_size=num_points)
@@ -40,9 +40,9 @@ def _key(index: int) -> CheckpointKey:
 def _reference_decision(
     counts: Counts, active: set[str], min_delta: int | None, exclude_per_round: int
 ) -> tuple[list[str], int]:
-    """Return what is excluded, and the index of the checkpoint to go on from; `min_delta` in rows, None: paper.
+    """Return the exclusions and the index of the checkpoint to continue from; `min_delta` in rows, None: paper.
 
-    Whole numbers and loops only, straight from the pseudo-code.
+    Only integers and loops, as in the pseudo-code.
     """
     candidates = []
     for order, (name, points) in enumerate(counts.items()):
@@ -67,7 +67,7 @@ def _reference_decision(
     exclude_per_round=st.integers(1, 3),
     data=st.data(),
 )
-def test_a_decision_is_that_of_the_pseudo_code(
+def test_decisions_equal_the_pseudo_code(
     counts: Counts, min_delta: int | None, exclude_per_round: int, data: st.DataObject
 ) -> None:
     active = data.draw(st.sets(st.sampled_from(list(counts)), min_size=1))
@@ -89,7 +89,7 @@ def test_a_decision_is_that_of_the_pseudo_code(
     ),
     min_delta=st.integers(0, 40),
 )
-def test_with_memory_each_is_held_to_its_best_on_the_path_as_a_plain_walk_has_it(
+def test_path_window_equals_a_plain_walk_over_the_path(
     rollouts: list[list[tuple[int, ...]]], min_delta: int
 ) -> None:
     """The walk keeps the accepted points in one list, which a rollback cuts."""
@@ -142,7 +142,7 @@ def _remembering_reference(
 
 
 @given(rounds=st.lists(_correct_rows(), min_size=1, max_size=4))
-def test_the_champion_is_the_earliest_of_the_best_means_ever_published(rounds: list[Counts]) -> None:
+def test_the_champion_is_the_earliest_of_the_best_means(rounds: list[Counts]) -> None:
     champion: Champion | None = None
     published: list[tuple[float, CheckpointKey]] = []
     for number, counts in enumerate(rounds):
@@ -155,7 +155,7 @@ def test_the_champion_is_the_earliest_of_the_best_means_ever_published(rounds: l
 
 
 @given(counts=_correct_rows())
-def test_mean_scores_are_the_plain_means(counts: Counts) -> None:
+def test_mean_scores_are_plain_means(counts: Counts) -> None:
     for index, mean in enumerate(mean_scores(_curves(counts)).values()):
         total = sum(points[index] for points in counts.values())
         assert abs(mean - total / VALIDATION_ROWS / len(counts)) < 1e-9
@@ -184,7 +184,7 @@ def test_shares_of_examples_hold_within_one_row(num_rows: dict[str, int], data: 
     for name, weight_of_name in weights.items():
         wanted = max(1.0, weight_of_name / sum(weights.values()) * total)
         assert abs(draws[name] - wanted) < 1 + 1e-6
-    if total * min(weights.values()) / sum(weights.values()) >= 1:  # no share was raised to its one row
+    if total * min(weights.values()) / sum(weights.values()) >= 1:  # no share was raised to one row
         assert sum(draws.values()) == total
 
 
@@ -200,9 +200,7 @@ def test_shares_of_tokens_hold_within_one_row(num_rows: dict[str, int], data: st
 
 
 @given(num_rows=sizes, data=st.data())
-def test_weights_of_excluded_ones_are_shared_among_the_rest(
-    num_rows: dict[str, int], data: st.DataObject
-) -> None:
+def test_weights_of_excluded_ones_go_to_the_rest(num_rows: dict[str, int], data: st.DataObject) -> None:
     weights = data.draw(st.fixed_dictionaries(dict.fromkeys("abcdefgh", st.floats(0.01, 100))))
     shares = shares_of(num_rows, weights)
     assert list(shares) == list(num_rows)

@@ -23,13 +23,13 @@ def _decided(round_index: int, target: tuple[int, int], **changes: Any) -> Round
     return decided(round_index, target, NAMES, **changes)
 
 
-def test_a_new_search_has_everything_active_and_starts_from_the_base_model() -> None:
+def test_a_new_search_has_all_active_and_starts_from_the_base() -> None:
     state = fold([STARTED])
     assert state == SearchState(active=("a", "b", "c", "d"))
     assert (state.checkpoint, state.champion, state.is_finished) == (None, None, False)
 
 
-def test_a_decision_excludes_and_sets_where_the_next_round_starts() -> None:
+def test_a_decision_excludes_and_sets_the_next_round_s_start() -> None:
     weights = {"a": 1.0, "b": 2.0, "d": 3.0}
     event = _decided(0, (0, 20), exclude=("c",), optimizer="reset", weights=weights)
     assert fold([STARTED, event]) == SearchState(
@@ -44,7 +44,7 @@ def test_a_decision_excludes_and_sets_where_the_next_round_starts() -> None:
     )
 
 
-def test_exclusions_stand_in_the_order_they_happened_and_spent_examples_add_up() -> None:
+def test_exclusions_keep_their_order_and_spent_examples_add_up() -> None:
     state = fold(
         [
             STARTED,
@@ -66,13 +66,13 @@ def test_exclusions_stand_in_the_order_they_happened_and_spent_examples_add_up()
     assert (state.round, state.spent_examples) == (3, 175)
 
 
-def test_the_champion_of_the_last_decision_counts() -> None:
+def test_the_last_decision_sets_the_champion() -> None:
     champion = Champion(CheckpointKey(1, 30), 0.75)
     state = fold([STARTED, _decided(0, (0, 20)), _decided(1, (0, 20), champion=champion)])
     assert state.champion == champion
 
 
-def test_a_re_admitted_sub_dataset_returns_to_its_place_in_the_mixture() -> None:
+def test_a_readmitted_sub_dataset_returns_to_its_place() -> None:
     state = fold(
         [
             STARTED,
@@ -85,7 +85,7 @@ def test_a_re_admitted_sub_dataset_returns_to_its_place_in_the_mixture() -> None
     assert [e.sub_dataset for e in state.excluded] == ["d"]
 
 
-def test_a_sub_dataset_can_leave_come_back_and_leave_again() -> None:
+def test_a_readmitted_sub_dataset_can_be_excluded_again() -> None:
     state = fold(
         [
             STARTED,
@@ -103,7 +103,7 @@ def test_a_stop_reason_ends_the_search() -> None:
     assert state.is_finished
 
 
-def test_commentary_between_decisions_changes_nothing() -> None:
+def test_other_events_do_not_change_the_state() -> None:
     note, decision = EnvironmentChanged(differences=(), numerical_environment={}), _decided(0, (0, 20))
     assert fold([STARTED, note, decision, note]) == fold([STARTED, decision])
 

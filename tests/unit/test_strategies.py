@@ -15,12 +15,12 @@ START = CheckpointKey(1, 100)  # a checkpoint of the round before
 
 
 def _at(interval: int) -> CheckpointKey:
-    """Return the checkpoint that many intervals of 5 steps into round 2."""
+    """Return the checkpoint after `interval` intervals of 5 steps in round 2."""
     return CheckpointKey(2, 100 + 5 * interval) if interval else START
 
 
 def _report(active: str, **scores: tuple[float, ...]) -> RoundReport:
-    """Return a report on `scores`, in the mixture's order; `active` lists the active ones by letter."""
+    """Return a report on `scores`, in the mixture's order; `active` has one letter per active sub-dataset."""
     curves = tuple(
         Curve(name, tuple(MetricPoint(_at(i), score, 1.0, 200) for i, score in enumerate(points)))
         for name, points in scores.items()
@@ -38,21 +38,21 @@ def _decide(
     return Msft(ExclusionRule(literal, 0.05), exclude_per_round, optimizer).observe(report)
 
 
-def test_the_earliest_overfitting_goes_and_the_search_rolls_back_to_its_peak() -> None:
+def test_rolls_back_to_the_peak_of_the_earliest_overfitting() -> None:
     decision = _decide(_report("abc", a=(0.1, 0.2, 0.9, 0.3), b=(0.1, 0.6, 0.5, 0.4), c=(0.1, 0.2, 0.3, 0.4)))
     assert decision.exclude == ("b",)
     assert decision.roll_back_to == _at(1)
 
 
-def test_a_peak_at_the_start_excludes_and_discards_the_whole_roll_out() -> None:
+def test_a_peak_at_the_start_discards_the_whole_roll_out() -> None:
     decision = _decide(_report("ab", a=(0.7, 0.5, 0.4), b=(0.1, 0.2, 0.3)))
     assert decision.exclude == ("a",)
     assert decision.roll_back_to == START
     assert "peaked earliest, at the round's start (step 100)" in decision.reason
 
 
-def test_by_lot_as_many_leave_with_the_same_rollback_but_others() -> None:
-    """The draw differs between random seeds and between searches, and is the same for the same report."""
+def test_random_control_keeps_number_and_rollback_but_not_names() -> None:
+    """The draw depends on the random seed and on the report."""
     report = _report("abcd", a=(0.1, 0.9, 0.3), b=(0.1, 0.2, 0.3), c=(0.1, 0.2, 0.4), d=(0.1, 0.2, 0.5))
     rule = ExclusionRule(literal=False, min_delta=0.05)
     decisions = [Msft(rule, 1, "restore", random_seed=seed).observe(report) for seed in range(20)]
@@ -73,7 +73,7 @@ def _with_loss(report: RoundReport, loss: float) -> RoundReport:
     return replace(report, curves=curves)
 
 
-def test_where_none_overfits_the_search_advances_to_the_last_checkpoint() -> None:
+def test_without_overfitting_it_advances_to_the_last_checkpoint() -> None:
     decision = _decide(_report("ab", a=(0.1, 0.2, 0.3), b=(0.1, 0.3, 0.28)))
     assert decision.exclude == ()
     assert decision.roll_back_to == _at(2)
@@ -83,7 +83,7 @@ def test_where_none_overfits_the_search_advances_to_the_last_checkpoint() -> Non
     )
 
 
-def test_flat_is_excluded_at_the_start_by_the_literal_rule_only() -> None:
+def test_only_the_literal_rule_excludes_a_flat_curve() -> None:
     report = _report("ab", a=(0.2, 0.2, 0.2), b=(0.1, 0.3, 0.5))
     literal, guarded = _decide(report, literal=True), _decide(report)
     assert (literal.exclude, literal.roll_back_to) == (("a",), START)
@@ -98,7 +98,9 @@ def test_flat_is_excluded_at_the_start_by_the_literal_rule_only() -> None:
         ((0.1, 0.9, 0.4), (0.6, 0.6, 0.4), "b"),  # the earliest of equal scores is the peak
     ],
 )
-def test_ties_between_sub_datasets(a: tuple[float, ...], b: tuple[float, ...], gone: str) -> None:
+def test_ties_go_to_the_larger_drop_then_the_mixture_order(
+    a: tuple[float, ...], b: tuple[float, ...], gone: str
+) -> None:
     assert _decide(_report("ab", a=a, b=b)).exclude == (gone,)
 
 
@@ -111,12 +113,12 @@ def test_a_drop_of_exactly_min_delta_does_not_exclude() -> None:
     ("losses", "gone"),
     [
         ((0.9, 0.4, 0.3), ()),  # the loss still falls
-        ((0.9, 0.40, 0.419), ()),  # 4.75 % above its least
+        ((0.9, 0.40, 0.419), ()),  # 4.75 % above its minimum
         ((0.9, 0.40, 0.421), ("a",)),  # 5.25 % above it
         ((0.9, 0.40, 0.6), ("a",)),
     ],
 )
-def test_under_the_loss_guard_a_fall_of_the_score_alone_excludes_nothing(
+def test_loss_guard_keeps_those_whose_loss_has_not_risen(
     losses: tuple[float, ...], gone: tuple[str, ...]
 ) -> None:
     points = zip((0.1, 0.8, 0.6), losses, strict=True)
@@ -132,7 +134,7 @@ def test_under_the_loss_guard_a_fall_of_the_score_alone_excludes_nothing(
 
 
 def _round(index: int, start: CheckpointKey, scores: dict[str, tuple[float, ...]]) -> RoundReport:
-    """Return a round of 10 steps an epoch, evaluated every 5; its first scores are those at its start."""
+    """Return a round of 10 steps an epoch, evaluated every 5; the first scores are those at its start."""
     keys = [start, *(CheckpointKey(index, start.step + 5 * i) for i in range(1, len(scores["a"])))]
     curves = tuple(
         Curve(
@@ -145,7 +147,7 @@ def _round(index: int, start: CheckpointKey, scores: dict[str, tuple[float, ...]
 
 
 def _slow_loser() -> RoundReport:
-    """Return three rounds in each of which `a` loses 0.03 at most; the first one was cut after its second point."""
+    """Return three rounds in which `a` loses at most 0.03 each; the first was rolled back to its second point."""
     base = CheckpointKey(0, 0)
     first = _round(0, base, {"a": (0.1, 0.87, 0.99), "b": (0.1, 0.2, 0.3)})
     second = _round(1, CheckpointKey(0, 5), {"a": (0.87, 0.86, 0.84), "b": (0.2, 0.3, 0.4)})
@@ -153,20 +155,20 @@ def _slow_loser() -> RoundReport:
     return replace(third, previous=(first, second))
 
 
-def test_with_memory_what_loses_a_little_in_every_round_goes_and_without_it_stays() -> None:
+def test_only_the_path_window_excludes_a_slow_decline() -> None:
     rule = ExclusionRule(literal=False, min_delta=0.05)
-    forgetful = Msft(rule, 1, "restore", loss_guard=0.05).observe(_slow_loser())
-    remembering = Msft(rule, 1, "restore", loss_guard=0.05, peak_window="path").observe(_slow_loser())
-    assert forgetful.exclude == ()
-    assert (remembering.exclude, remembering.roll_back_to) == (("a",), CheckpointKey(2, 20))
-    assert remembering.reason == (
+    per_round = Msft(rule, 1, "restore", loss_guard=0.05).observe(_slow_loser())
+    on_path = Msft(rule, 1, "restore", loss_guard=0.05, peak_window="path").observe(_slow_loser())
+    assert per_round.exclude == ()
+    assert (on_path.exclude, on_path.roll_back_to) == (("a",), CheckpointKey(2, 20))
+    assert on_path.reason == (
         "a peaked earliest, 1.00 epochs before the roll-out (step 5), at 0.870 and fell to 0.810: "
         "exclude, roll back to its best in this one, round 2 step 20"
     )
 
 
-def test_memory_is_of_the_path_that_led_here_alone() -> None:
-    """The 0.99 at round 0 step 10 was discarded; round 1 goes on from step 5."""
+def test_path_window_ignores_discarded_points() -> None:
+    """The 0.99 at round 0 step 10 was discarded; round 1 continues from step 5."""
     a, b = along_the_path(_slow_loser())
     assert [(str(point.checkpoint), point.score) for point in a.points] == [
         ("round 0 step 0", 0.1),
@@ -179,7 +181,7 @@ def test_memory_is_of_the_path_that_led_here_alone() -> None:
     assert [point.score for point in b.points] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
 
 
-def test_a_roll_out_discarded_to_its_start_leaves_no_memory() -> None:
+def test_path_window_ignores_a_fully_discarded_roll_out() -> None:
     base = CheckpointKey(0, 0)
     first = _round(0, base, {"a": (0.1, 0.9, 0.95), "b": (0.1, 0.2, 0.3)})
     second = _round(1, CheckpointKey(0, 5), {"a": (0.9, 0.99, 0.7), "b": (0.2, 0.1, 0.1)})
@@ -188,18 +190,18 @@ def test_a_roll_out_discarded_to_its_start_leaves_no_memory() -> None:
     assert [point.score for point in a.points] == [0.1, 0.9, 0.91, 0.92]
 
 
-def test_the_last_active_one_can_go() -> None:
+def test_the_last_active_sub_dataset_can_be_excluded() -> None:
     decision = _decide(_report("b", a=(0.9, 0.5, 0.1), b=(0.3, 0.5, 0.1)))
     assert (decision.exclude, decision.roll_back_to) == (("b",), _at(1))
 
 
-def test_an_excluded_one_is_never_a_candidate() -> None:
+def test_an_excluded_sub_dataset_is_never_a_candidate() -> None:
     decision = _decide(_report("b", a=(0.9, 0.5, 0.1), b=(0.1, 0.2, 0.3)))
     assert (decision.exclude, decision.roll_back_to) == ((), _at(2))
     assert [verdict.word for verdict in decision.verdicts] == ["excluded before", "still learning"]
 
 
-def test_two_a_round_go_together_to_the_earlier_peak() -> None:
+def test_two_exclusions_roll_back_to_the_earlier_peak() -> None:
     scores = {"a": (0.1, 0.2, 0.9, 0.3), "b": (0.1, 0.6, 0.5, 0.4), "c": (0.7, 0.7, 0.7, 0.7)}
     decision = _decide(_report("abc", **scores), exclude_per_round=2)
     assert decision.exclude == ("b", "a")
@@ -207,22 +209,22 @@ def test_two_a_round_go_together_to_the_earlier_peak() -> None:
     assert "with it goes a" in decision.reason
 
 
-def test_two_a_round_excludes_no_more_than_overfit() -> None:
+def test_exclude_per_round_excludes_no_more_than_overfit() -> None:
     decision = _decide(_report("ab", a=(0.1, 0.2, 0.3), b=(0.1, 0.6, 0.4)), exclude_per_round=2)
     assert decision.exclude == ("b",)
 
 
 @pytest.mark.parametrize("optimizer", ["restore", "reset"])
-def test_the_optimizer_s_fate_at_a_roll_back_is_passed_on(optimizer: Literal["restore", "reset"]) -> None:
+def test_a_rollback_passes_on_the_optimizer_setting(optimizer: Literal["restore", "reset"]) -> None:
     decision = _decide(_report("a", a=(0.1, 0.6, 0.4)), optimizer=optimizer)
     assert decision.optimizer == optimizer
 
 
-def test_an_advance_keeps_the_optimizer_s_state() -> None:
+def test_an_advance_restores_the_optimizer_state() -> None:
     assert _decide(_report("a", a=(0.1, 0.2, 0.3)), optimizer="reset").optimizer == "restore"
 
 
-def test_the_reason_names_the_sub_dataset_its_scores_and_the_way_back() -> None:
+def test_the_reason_names_sub_dataset_scores_and_rollback_target() -> None:
     decision = _decide(_report("ab", a=(0.1, 0.2, 0.812, 0.7), b=(0.1, 0.2, 0.3, 0.4)))
     assert decision.reason == (
         "a peaked earliest, 0.50 epochs into the roll-out (step 110), at 0.812 and fell to 0.700: "
@@ -230,13 +232,13 @@ def test_the_reason_names_the_sub_dataset_its_scores_and_the_way_back() -> None:
     )
 
 
-def test_the_reason_names_who_was_tied() -> None:
+def test_the_reason_names_ties() -> None:
     reason = _decide(_report("abc", a=(0.1, 0.6, 0.4), b=(0.1, 0.9, 0.1), c=(0.1, 0.2, 0.3))).reason
     assert reason.startswith("b peaked earliest")
     assert "; tied with a, it lost most or stands first in the mixture:" in reason
 
 
-def test_verdicts_cover_all_sub_datasets_in_the_mixture_s_order() -> None:
+def test_verdicts_cover_all_sub_datasets_in_mixture_order() -> None:
     scores = {"c": (0.1, 0.6, 0.4), "a": (0.1, 0.2, 0.9), "b": (0.1, 0.5, 0.2)}
     verdicts = _decide(_report("cb", **scores)).verdicts
     assert [(v.sub_dataset, v.word) for v in verdicts] == [
@@ -246,7 +248,7 @@ def test_verdicts_cover_all_sub_datasets_in_the_mixture_s_order() -> None:
     ]
 
 
-def test_the_champion_is_kept_from_a_discarded_stretch() -> None:
+def test_a_discarded_checkpoint_can_be_champion() -> None:
     report = _report("ab", a=(0.5, 0.6, 0.5, 0.4), b=(0.1, 0.2, 0.9, 0.9))
     assert _decide(report).roll_back_to == _at(1)
     champion = choose_champion(None, mean_scores(report.curves))

@@ -1,4 +1,4 @@
-"""What a command prints of its log records: all, errors alone, or on stderr beside a JSON result."""
+"""A command prints all its log records, only errors, or on stderr next to a JSON result."""
 
 from __future__ import annotations
 

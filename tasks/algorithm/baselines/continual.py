@@ -10,19 +10,19 @@ from tasks.algorithm.strategy import Decision, Opening, RoundReport
 
 @dataclass(frozen=True)
 class ContinualSft:
-    """Train on each sub-dataset alone, in the mixture's order, and go on from its own best validation score.
+    """Train on each sub-dataset alone, in the mixture's order, each from the best checkpoint of the one before.
 
-    Each gets `max_epochs` of its own rows, so that all of them together cost the common budget.
+    Each trains for `max_epochs` of its own rows, so that all together cost the common budget.
     """
 
     max_epochs: float
 
     def open(self, sub_datasets: tuple[str, ...]) -> Opening:
-        """Begin with the first."""
+        """Start with the first sub-dataset."""
         return Opening(active=sub_datasets[:1], rollout_epochs=self.max_epochs)
 
     def observe(self, report: RoundReport) -> Decision:
-        """Go on with the next from this one's peak."""
+        """Continue with the next sub-dataset from this one's peak."""
         (name,) = report.active
         names = [curve.sub_dataset for curve in report.curves]
         following = names[names.index(name) + 1 :][:1]

@@ -1,4 +1,4 @@
-"""DynamixSFT (arXiv 2508.12116): a sub-dataset's share follows what a step on it gains."""
+"""DynamixSFT (arXiv 2508.12116): shares follow the loss gained by a step on each sub-dataset."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Dynamix:
-    """A bandit over the sub-datasets, whose arms keep to their shares by size.
+    """A bandit over the sub-datasets with their shares by size as prior.
 
     Attributes:
         gamma: share of uniform exploration.
         alpha: weight of the past in the moving average of rewards.
-        beta: sharpness of the softmax (the source: 4 for 1B parameters, 5 for 8B).
-        every_steps: optimizer steps between two updates.
+        beta: sharpness of the softmax (source: 4 for 1B parameters, 5 for 8B).
+        every_steps: optimizer steps between updates.
     """
 
     gamma: float = 0.3
@@ -24,7 +24,7 @@ class Dynamix:
     every_steps: int = 50
 
     def shares(self, values: Mapping[str, float], prior: Mapping[str, float]) -> dict[str, float]:
-        """Return each sub-dataset's probability to be drawn, from its value Q and its share by size."""
+        """Return the probability to draw each sub-dataset, from its value Q and its share by size."""
         soft = {name: math.exp(self.beta * values[name]) * prior[name] for name in prior}
         total = math.fsum(soft.values())
         return {name: (1 - self.gamma) * soft[name] / total + self.gamma / len(prior) for name in prior}
@@ -32,7 +32,7 @@ class Dynamix:
     def update(
         self, values: Mapping[str, float], before: Mapping[str, float], after: Mapping[str, float]
     ) -> dict[str, float]:
-        """Return the values after a look-ahead: the loss on each one's batch before and after a step on it."""
+        """Return the updated values from the loss on a batch of each sub-dataset before and after a step on it."""
         gains = {name: (before[name] - after[name]) / max(before[name], 1e-12) for name in values}
         least, span = min(gains.values()), max(gains.values()) - min(gains.values())
         rewards = {name: (gain - least) / span if span > 0 else 0.0 for name, gain in gains.items()}

@@ -1,4 +1,4 @@
-"""IES (arXiv 2502.07547): a row that is mastered leaves back-propagation."""
+"""IES (arXiv 2502.07547): skip the backward pass for mastered rows."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ class Ies:
     """Instance-dependent early stopping.
 
     A row is mastered while the second-order difference of its loss, l_t - 2 l_(t-1) + l_(t-2) over its last passes,
-    stays within ±delta on average over `window` passes (fewer where there are fewer: ours). Its loss is still
-    measured, forward only, so a row that moves again is trained again.
+    stays within ±delta on average over `window` passes (fewer at the start: ours). Its loss is still measured by a
+    forward pass, so a row whose loss changes again is trained again.
 
     Attributes:
-        delta: in nats (the source's default; tuned from 1e-1 to 1e-5 there).
+        delta: in nats (the source's default, tuned there from 1e-1 to 1e-5).
         window: passes of the moving average.
     """
 
@@ -24,11 +24,11 @@ class Ies:
 
     @property
     def num_kept(self) -> int:
-        """Return how many of a row's last losses the rule needs."""
+        """Return the number of last losses that the rule needs."""
         return self.window + 2
 
     def is_mastered(self, losses: Sequence[float]) -> bool:
-        """Say whether a row with these losses, one a pass and the newest last, is to be left out."""
+        """Return whether to skip a row with these losses, one per pass, newest last."""
         recent = losses[-self.num_kept :]
         bends = [abs(c - 2 * b + a) for a, b, c in zip(recent, recent[1:], recent[2:], strict=False)]
         return bool(bends) and sum(bends) / len(bends) <= self.delta

@@ -1,4 +1,4 @@
-"""SFT, the control: one roll-out on the whole mixture; and what every baseline shares."""
+"""SFT, the control: one roll-out on the whole mixture. Also verdicts for all baselines."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Sft:
     max_epochs: float
 
     def open(self, sub_datasets: tuple[str, ...]) -> Opening:
-        """Spend the whole budget on one roll-out."""
+        """Start a roll-out with the whole budget."""
         return Opening(rollout_epochs=self.max_epochs)
 
     def observe(self, report: RoundReport) -> Decision:
-        """Stop."""
+        """Stop after the only roll-out."""
         return Decision(
             report.last,
             "one roll-out on the whole mixture is all of this method",
@@ -29,7 +29,7 @@ class Sft:
 
 
 def peaks_in_words(report: RoundReport, gone: tuple[str, ...] = ()) -> tuple[Verdict, ...]:
-    """Return where each curve has its peak, without judging it."""
+    """Return a verdict on each curve from the place of its peak alone."""
     verdicts = []
     for curve in report.curves:
         if curve.sub_dataset in gone:

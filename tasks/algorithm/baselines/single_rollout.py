@@ -1,4 +1,4 @@
-"""The paper's single-roll-out ablations: one roll-out finds every optimum c_i, then training begins anew."""
+"""The paper's single-roll-out ablations: one roll-out finds every optimum c_i, then training restarts."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from tasks.algorithm.baselines.sft import peaks_in_words
 from tasks.algorithm.strategy import Decision, Opening, RoundReport
 
-_EPSILON = 1e-6  # epochs; peaks lie on evaluation intervals, which are never this short
+_EPSILON = 1e-6  # epochs; far below an evaluation interval
 
 
 @dataclass(frozen=True)
 class SroSft:
-    """Retrain from the base model, and leave i out once it has had its c_i epochs.
+    """Retrain from the base model, and exclude i after c_i epochs.
 
-    The first roll-out takes half of the budget, so that both together fit into it (ours: the paper does not count
-    the first).
+    The first roll-out takes half of the budget, so that both fit into it (ours: the paper does not count the first).
     """
 
     max_epochs: float
@@ -25,7 +24,7 @@ class SroSft:
         return Opening(rollout_epochs=self.max_epochs / 2)
 
     def observe(self, report: RoundReport) -> Decision:
-        """Return to the base model after the first roll-out, and then leave out whoever is due."""
+        """Return to the base model after the first roll-out, then exclude each sub-dataset at its optimum."""
         rounds = (*report.previous, report)
         optima = optima_of(rounds[0])
         trained = sum(one.epochs_until(one.last) for one in rounds[1:])
@@ -59,7 +58,7 @@ class SoftSroSft:
         return Opening(rollout_epochs=self.max_epochs / 2)
 
     def observe(self, report: RoundReport) -> Decision:
-        """Return to the base model with the shares found, and stop after that roll-out."""
+        """Return to the base model with the shares found, and stop after the second roll-out."""
         if report.round > 0:
             stop = "each sub-dataset has had its optimum's epochs"
             return Decision(report.last, "the second roll-out is over", stop=stop)
@@ -81,8 +80,8 @@ class SoftSroSft:
 def optima_of(report: RoundReport) -> dict[str, float]:
     """Return c_i of each sub-dataset: epochs of the whole mixture until its peak.
 
-    In whole evaluation intervals: the step of an evaluation is rounded, and a quarter of an epoch of 150 steps would
-    else be 0.253 epochs, for which a roll-out of 0.25 is not enough.
+    Counted in evaluation intervals, because their steps are rounded: a quarter of an epoch of 150 steps would be
+    0.253 epochs, more than a roll-out of 0.25.
     """
     keys = sorted(point.checkpoint for point in report.curves[0].points)
     interval = report.epochs_until(report.last) / max(1, len(keys) - 1)

@@ -12,7 +12,7 @@ START = CheckpointKey(0, 0)
 
 
 def _key(index: int) -> CheckpointKey:
-    """Return the roll-out's start for 0, and else the checkpoint `index` intervals of 10 steps later."""
+    """Return the checkpoint after `index` intervals of 10 steps; 0 is the roll-out's start."""
     return START if index == 0 else CheckpointKey(1, 10 * index)
 
 
@@ -25,7 +25,7 @@ def _curve(name: str, *scores: float) -> Curve:
     [
         ((0.1, 0.5, 0.3, 0.4), 1, 0.1),
         ((0.1, 0.5, 0.5, 0.4), 1, 0.1),  # a tie goes to the earlier checkpoint
-        ((0.5, 0.4, 0.5, 0.5), 0, 0.0),  # a tie with the end, too
+        ((0.5, 0.4, 0.5, 0.5), 0, 0.0),  # also in a tie with the end
         ((0.3, 0.3, 0.3), 0, 0.0),
         ((0.6, 0.2, 0.1), 0, 0.5),
         ((0.1, 0.2, 0.3), 2, 0.0),
@@ -52,24 +52,24 @@ def test_the_order_of_the_points_does_not_matter() -> None:
 
 
 @pytest.mark.parametrize(("peak", "end"), [(0.80, 0.75), (0.60, 0.55), (0.35, 0.30), (1.0, 0.95)])
-def test_equal_drops_are_equal_wherever_they_begin(peak: float, end: float) -> None:
+def test_equal_drops_are_equal_despite_float_rounding(peak: float, end: float) -> None:
     assert _curve("a", peak, end).drop == 0.05
 
 
 @pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
-def test_a_score_that_is_no_finite_number_is_an_error_naming_the_sub_dataset(score: float) -> None:
+def test_a_non_finite_score_is_an_error_with_the_sub_dataset(score: float) -> None:
     with pytest.raises(NonFiniteScoreError, match=r"'roman', score at round 1 step 10") as caught:
         _curve("roman", 0.5, score)
     assert str(score) in str(caught.value)
 
 
-def test_a_curve_without_points_is_an_error_naming_the_sub_dataset() -> None:
+def test_an_empty_curve_is_an_error_with_the_sub_dataset() -> None:
     with pytest.raises(EmptyCurveError, match="'roman' has no validation score"):
         Curve("roman", ())
 
 
-def test_a_round_start_of_an_earlier_round_comes_before_the_steps_trained_from_it() -> None:
-    # Rolled back to step 20 of round 0, round 1 counts on from 20.
+def test_a_round_start_precedes_the_steps_trained_from_it() -> None:
+    # Round 1 starts from step 20 of round 0 and counts on from 20.
     points = ((CheckpointKey(1, 30), 0.4), (CheckpointKey(0, 20), 0.7), (CheckpointKey(1, 40), 0.2))
     curve = Curve("a", tuple(MetricPoint(key, score, 1.0, 200) for key, score in points))
     assert curve.peak.checkpoint == CheckpointKey(0, 20)
@@ -81,7 +81,7 @@ def test_mean_scores_weigh_every_sub_dataset_alike() -> None:
     assert means == {_key(0): 0.3, _key(1): 0.6}
 
 
-def test_mean_scores_hold_the_checkpoints_that_all_curves_share() -> None:
+def test_mean_scores_cover_the_checkpoints_that_all_curves_share() -> None:
     assert list(mean_scores([_curve("a", 0.1, 0.4, 0.7), _curve("b", 0.3, 0.5)])) == [_key(0), _key(1)]
 
 
@@ -95,13 +95,13 @@ def test_means_that_differ_by_float_rounding_are_a_tie() -> None:
     assert choose_champion(None, mean_scores(curves)).checkpoint == _key(0)
 
 
-def test_a_champion_stays_until_it_is_beaten() -> None:
+def test_a_champion_stays_until_beaten() -> None:
     before = Champion(CheckpointKey(0, 20), 0.5)
     assert choose_champion(before, {CheckpointKey(1, 10): 0.5}) == before
     better = choose_champion(before, {CheckpointKey(1, 10): 0.6, CheckpointKey(1, 20): 0.4})
     assert better == Champion(CheckpointKey(1, 10), 0.6)
 
 
-def test_a_champion_of_nothing_is_an_error() -> None:
+def test_a_champion_without_scores_is_an_error() -> None:
     with pytest.raises(EmptyCurveError):
         choose_champion(None, {})

@@ -17,18 +17,18 @@ TOTALS = {"num_tokens": 0, "num_examples": 0, "flops": 0.0, "seconds": 0.0}
 
 
 def trained(steps: int) -> dict[str, float]:
-    """Return what `steps` steps of 10 tokens, 2 rows, 1 kFLOP and half a second train."""
+    """Return the cost of `steps` steps of 10 tokens, 2 rows, 1 kFLOP and half a second."""
     return {"num_tokens": 10 * steps, "num_examples": 2 * steps, "flops": 1e3 * steps, "seconds": 0.5 * steps}
 
 
 def event(target: tuple[int, int] = (0, 4), **more: Any) -> RoundDecided:
-    """Return a round of checkpoints at 0, 4 and 8, that goes back to 4."""
+    """Return a round with checkpoints at 0, 4 and 8, rolled back to step 4 by default."""
     intervals = tuple(interval(CheckpointKey(0, step), **trained(4)) for step in (4, 8))
     evaluation = EvaluationCost(num_tokens=7, num_examples=3, flops=5.0, seconds=0.25)
     return decided(0, target, intervals=intervals, evaluation=evaluation, **more)
 
 
-def test_bytes_belong_to_the_work_that_wrote_them_and_lost_training_to_restarts() -> None:
+def test_bytes_and_lost_training_count_to_their_kind_of_work() -> None:
     sizes = {0: 100, 4: 300, 8: 301}
     checkpoints = tuple(CheckpointSize(key=CheckpointKey(0, s), num_bytes=size) for s, size in sizes.items())
     restarts = (restart(**trained(2)), restart(**trained(1)))
@@ -42,12 +42,12 @@ def test_bytes_belong_to_the_work_that_wrote_them_and_lost_training_to_restarts(
     assert total_by_kind([*lines, *lines])["discarded"] == LedgerLine(-1, "discarded", 80, 16, 8e3, 4.0, 602)
 
 
-def test_a_round_that_goes_back_before_its_own_checkpoints_accepts_none() -> None:
+def test_a_rollback_before_the_round_accepts_no_training() -> None:
     assert [line.num_tokens for line in event(target=(-1, 4)).ledger] == [0, 80, 7, 0]
 
 
-def test_what_a_killed_worker_trained_beyond_its_last_checkpoint_is_on_record_once(tmp_path: Path) -> None:
-    """Killed at step 7, taken up at 4; killed again before its first step, and taken up at 4 again."""
+def test_lost_training_of_a_killed_worker_is_recorded_once(tmp_path: Path) -> None:
+    """Killed at step 7, resumed at 4; killed again before its first step, and resumed at 4 again."""
     ProgressFile(tmp_path, 0, 9, "cpu").report(7, 1.0, 2.0, trained(7))
     ProgressFile(tmp_path, 4, 9, "cpu").note_restart(trained(4))
     ProgressFile(tmp_path, 4, 9, "cpu").note_restart(trained(4))
@@ -55,7 +55,7 @@ def test_what_a_killed_worker_trained_beyond_its_last_checkpoint_is_on_record_on
     assert (one.reached_step, one.resumed_step, one.lost.model_dump()) == (7, 4, trained(3))
 
 
-def test_a_kill_between_the_record_and_the_removal_counts_nothing_twice(tmp_path: Path) -> None:
+def test_a_kill_between_record_and_removal_counts_nothing_twice(tmp_path: Path) -> None:
     ProgressFile(tmp_path, 0, 9, "cpu").report(7, 1.0, 2.0, trained(7))
     line = read_progress(tmp_path)
     ProgressFile(tmp_path, 4, 9, "cpu").note_restart(trained(4))
@@ -64,14 +64,14 @@ def test_a_kill_between_the_record_and_the_removal_counts_nothing_twice(tmp_path
     assert len(read_restarts(tmp_path)) == 1
 
 
-def test_a_worker_that_saved_when_it_was_told_to_end_lost_nothing(tmp_path: Path) -> None:
-    """Its last line is of the step before the one it saved."""
+def test_a_preempted_worker_that_saved_lost_nothing(tmp_path: Path) -> None:
+    """Its last report is of the step before the saved one."""
     ProgressFile(tmp_path, 0, 9, "cpu").report(6, 1.0, 2.0, trained(6))
     ProgressFile(tmp_path, 7, 9, "cpu").note_restart(trained(7))
     assert read_restarts(tmp_path)[0].lost.model_dump() == TOTALS
 
 
-def test_the_time_left_is_by_the_steps_of_this_worker(tmp_path: Path) -> None:
+def test_the_time_left_counts_only_steps_of_this_worker(tmp_path: Path) -> None:
     progress = ProgressFile(tmp_path, 5, 9, "cpu")
     progress.report(7, 1.0, 2.0, trained(7))
     line = read_progress(tmp_path)
