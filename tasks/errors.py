@@ -18,10 +18,8 @@ class MsftError(Exception):
     retryable = False
     subject = "{}"
 
-    def __init__(
-        self, what: str, *, got: str = "", expected: str = "", wanted: str = "", log: str = "", fix: str = ""
-    ) -> None:
-        rows = {"got": got, "expected": expected or wanted, "log": log, "fix": fix}
+    def __init__(self, what: str, *, got: str = "", expected: str = "", log: str = "", fix: str = "") -> None:
+        rows = {"got": got, "expected": expected, "log": log, "fix": fix}
         lines = [f"  {label + ':':<10}{text}" for label, text in rows.items() if text]
         super().__init__("\n".join([self.subject.format(what), *lines]))
 

@@ -33,7 +33,7 @@ MUTATING = {
     "update",
 }
 # Run ids that MLflow has told, by search and round; what one search of a comparison is shown by and runs on.
-MAY_KEEP_STATE = {"tasks/registry/runs.py", "tasks/runtime/gpu_slots.py"}
+MAY_KEEP_STATE = {"tasks/registry/runs.py"}
 # They hand the environment to other processes, learn from it who started them and which GPUs they may use, or show
 # the configured server.
 MAY_READ_ENVIRONMENT = {
