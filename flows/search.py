@@ -76,5 +76,5 @@ def _search(
             while not history.state.is_finished:
                 history, start = search_round(search, history, start)
             history = crown_champion(search, history)
-            write_report(search, history)
+            write_report(search.ref, history)
             return history.champion

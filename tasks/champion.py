@@ -12,6 +12,7 @@ from tasks.record.events import ChampionCrowned
 from tasks.record.journal import History, append_event
 from tasks.record.ownership import own_cache
 from tasks.record.paths import CHAMPION
+from tasks.record.view import view_of
 from tasks.registry.champion import log_test_scores, register_champion
 from tasks.registry.checkpoints import find_checkpoint
 from tasks.registry.points import log_test_datasets
@@ -43,7 +44,7 @@ def _crown(search: SearchRun, history: History) -> ChampionResult:
     test = score_champion(search, checkpoint, splits)
     directory = Path(ref.directory, CHAMPION)
     validation = _validation_of(checkpoint, search.inputs.names)
-    card = card_of(search.config, ref, history.events, checkpoint.key, (validation, test))
+    card = card_of(view_of(history, ref.directory), directory, checkpoint.key, (validation, test))
     card.write(directory)
     registered = register_champion(ref, directory, checkpoint, card)
     hashes = {part.name: part.test_sha256 for part in parts if part.test_sha256 is not None}

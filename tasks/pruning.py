@@ -11,6 +11,7 @@ from tasks.record.events import CheckpointSize, RoundDecided
 from tasks.record.journal import History, append_event
 from tasks.record.paths import round_directory
 from tasks.record.progress import read_restarts
+from tasks.record.view import view_of
 from tasks.report import messages
 from tasks.stage import stage
 
@@ -53,5 +54,5 @@ def record_decision(search: SearchRef, history: History, decided: RoundDecided) 
     restarts = read_restarts(round_directory(search.directory, decided.round))
     event = append_event(search.directory, decided.model_copy(update={"restarts": restarts}))
     after = history.after(event)
-    messages.show_decision(event.decision, event.round, after.state, by_loss=history.started.by_loss)
+    messages.show_decision(view_of(after, search.directory))
     return after

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
-from tasks.algorithm.state import SearchState
-from tasks.contracts import ChampionResult, SearchRef, SearchRun
-from tasks.record.events import Event, rounds_of
+from tasks.contracts import SearchRef
 from tasks.record.journal import History
 from tasks.record.paths import JOURNAL, REPORT
-from tasks.record.view import view_of
+from tasks.record.view import SearchView, view_of
 from tasks.registry.checkpoints import accept_path
 from tasks.registry.points import describe_run, log_files, log_summary, tag_search
 from tasks.registry.runs import close_round_run, close_search_run
@@ -26,8 +24,6 @@ from tasks.report.plan_view import plan_table
 from tasks.runtime.files import publish_file
 from tasks.stage import stage
 
-Events = Sequence[Event]
-
 
 @stage("write round report", run_name="report up to round {history.state.round}")
 def report_round(search: SearchRef, history: History) -> None:
@@ -35,14 +31,14 @@ def report_round(search: SearchRef, history: History) -> None:
 
     A resumed search does it again, since a kill may have come between the decision and its report.
     """
-    events, state, rounds = history.events, history.state, history.rounds
-    describe_run(search, search.run_id, tell_search(events))
-    if not rounds:
+    view = view_of(history, search.directory)
+    describe_run(search, search.run_id, tell_search(view))
+    if not history.rounds:
         return
-    newest = rounds[-1]
+    newest, state = history.rounds[-1], history.state
     decision = newest.decision
     run_id = accept_path(search, newest.round, decision.roll_back_to, newest.intervals)
-    describe_run(search, run_id, tell_round(newest, by_loss=history.started.by_loss))
+    describe_run(search, run_id, tell_round(view, newest))
     close_round_run(
         search,
         run_id,
@@ -56,22 +52,35 @@ def report_round(search: SearchRef, history: History) -> None:
     excluded = ", ".join(exclusion.sub_dataset for exclusion in state.excluded)
     tag_search(search, {"msft.excluded": excluded or "none", "msft.num_rounds": str(state.round)})
     log_files(search, [Path(search.directory, JOURNAL)])
-    prefect_artifacts.show_round(search, events)
+    prefect_artifacts.show_round(search, view)
 
 
 @stage("write report")
-def write_report(run: SearchRun, history: History) -> None:
-    """Write the frames as CSV and Parquet and the report's page, log them, print the summary, close the run."""
-    config, search = run.config, run.ref
-    events, state, champion = history.events, history.state, history.champion
+def write_report(search: SearchRef, history: History) -> None:
+    """Write frames and page, record them and the end of the search in MLflow, and tell how it ended."""
     view = view_of(history, search.directory)
-    frames = {
-        "curves": curves_frame(events),
-        "decisions": decisions_frame(events),
-        "ledger": ledger_frame(events),
-        "scores": scores_frame(state, champion, by_loss=history.started.by_loss),
+    frames = frames_of(view)
+    _write_files(search, view, frames)
+    _log_end(search, view, frames["scores"])
+    prefect_artifacts.show_end(search, view)
+    close_search_run(search, "FINISHED")
+    messages.show_summary(view)
+    messages.show_pages(search, history.champion, prefect_artifacts.page_of_this_run())
+    tell_table(plan_table(view.plan))
+
+
+def frames_of(view: SearchView) -> dict[str, pd.DataFrame]:
+    """Return all frames of a finished search by name."""
+    return {
+        "curves": curves_frame(view),
+        "decisions": decisions_frame(view),
+        "ledger": ledger_frame(view),
+        "scores": scores_frame(view),
+        "plan": pd.DataFrame([comparison.model_dump() for comparison in view.plan]),
     }
-    frames["plan"] = pd.DataFrame([comparison.model_dump() for comparison in view.plan])
+
+
+def _write_files(search: SearchRef, view: SearchView, frames: Mapping[str, pd.DataFrame]) -> None:
     directory = Path(search.directory, REPORT)
     for name, frame in frames.items():
         publish_file(directory / f"{name}.csv", partial(frame.to_csv, index=False))
@@ -79,24 +88,24 @@ def write_report(run: SearchRun, history: History) -> None:
     write_page(search.directory, view)
     log_files(search, [*sorted(directory.iterdir())], "report")
     log_files(search, [Path(search.directory, JOURNAL)])
-    scored = zip(*(frames["scores"][column] for column in ("split", "sub_dataset", "score")), strict=True)
+
+
+def _log_end(search: SearchRef, view: SearchView, scores: pd.DataFrame) -> None:
+    crowned = view.history.crowned
+    assert crowned is not None
+    scored = zip(*(scores[column] for column in ("split", "sub_dataset", "score")), strict=True)
     metrics = {f"champion/{split}/{name}": float(score) for split, name, score in scored}
-    metrics |= {f"ledger/{kind}/flops": line.flops for kind, line in view.totals.items()}
-    metrics |= {f"ledger/{kind}/tokens": float(line.num_tokens) for kind, line in view.totals.items()}
-    metrics |= {f"ledger/{kind}/bytes": float(line.num_bytes) for kind, line in view.totals.items()}
-    tags = {"msft.champion": str(champion.key), "msft.stop_reason": state.stop_reason}
-    assert history.crowned is not None
-    stamp_ms = int(pd.Timestamp(history.crowned.at).timestamp()) * 1000
-    log_summary(search, metrics, tags, stamp_ms)
-    describe_run(search, search.run_id, tell_search(events))
-    prefect_artifacts.show_end(search, events)
-    close_search_run(search, "FINISHED")
-    messages.show_summary(config, search, state, champion, view.totals, view.reasons)
-    messages.show_pages(search, champion, prefect_artifacts.page_of_this_run())
-    tell_table(plan_table(view.plan))
+    for kind, line in view.totals.items():
+        metrics[f"ledger/{kind}/flops"] = line.flops
+        metrics[f"ledger/{kind}/tokens"] = float(line.num_tokens)
+        metrics[f"ledger/{kind}/bytes"] = float(line.num_bytes)
+    tags = {"msft.champion": str(crowned.champion.key), "msft.stop_reason": view.state.stop_reason}
+    # The time of the event, so that logging again changes nothing.
+    log_summary(search, metrics, tags, int(pd.Timestamp(crowned.at).timestamp()) * 1000)
+    describe_run(search, search.run_id, tell_search(view))
 
 
-def curves_frame(events: Events) -> pd.DataFrame:
+def curves_frame(view: SearchView) -> pd.DataFrame:
     """Return one row a round, sub-dataset and checkpoint."""
     rows = [
         {
@@ -109,14 +118,14 @@ def curves_frame(events: Events) -> pd.DataFrame:
             "loss": point.loss,
             "num_examples": point.num_examples,
         }
-        for decided in rounds_of(events)
+        for decided in view.history.rounds
         for curve in decided.curves
         for point in curve.points
     ]
     return pd.DataFrame(rows)
 
 
-def decisions_frame(events: Events) -> pd.DataFrame:
+def decisions_frame(view: SearchView) -> pd.DataFrame:
     """Return one row a round: what was decided, and why."""
     return pd.DataFrame(
         [
@@ -131,23 +140,24 @@ def decisions_frame(events: Events) -> pd.DataFrame:
                 "champion_score": decided.champion.score,
                 "reason": decided.decision.reason,
             }
-            for decided in rounds_of(events)
+            for decided in view.history.rounds
         ]
     )
 
 
-def ledger_frame(events: Events) -> pd.DataFrame:
+def ledger_frame(view: SearchView) -> pd.DataFrame:
     """Return one row a round and kind of work: accepted, discarded, evaluation, restart."""
-    return pd.DataFrame([asdict(line) for decided in rounds_of(events) for line in decided.ledger])
+    return pd.DataFrame([asdict(line) for decided in view.history.rounds for line in decided.ledger])
 
 
-def scores_frame(state: SearchState, champion: ChampionResult, *, by_loss: bool) -> pd.DataFrame:
+def scores_frame(view: SearchView) -> pd.DataFrame:
     """Return one row a split and sub-dataset: the champion's score, and the one it had when it was excluded.
 
-    A score is what the search selected by, higher is better: the accuracy, or the negated loss.
+    A score is what the search selects by, higher is better: the accuracy, or the negated loss.
     """
-    at_exclusion = {exclusion.sub_dataset: exclusion.score for exclusion in state.excluded}
-    splits = [("validation", champion.validation), ("test", champion.test)]
+    assert view.crowned is not None
+    at_exclusion = {exclusion.sub_dataset: exclusion.score for exclusion in view.state.excluded}
+    by_loss = view.metric == "loss"
     return pd.DataFrame(
         [
             {
@@ -159,7 +169,7 @@ def scores_frame(state: SearchState, champion: ChampionResult, *, by_loss: bool)
                 "num_examples": score.num_examples,
                 "score_at_exclusion": at_exclusion.get(score.sub_dataset),
             }
-            for split, scores in splits
+            for split, scores in (("validation", view.crowned.validation), ("test", view.crowned.test))
             if scores is not None
             for score in scores.scores
         ]

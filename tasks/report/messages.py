@@ -6,7 +6,7 @@ Each is plain text, which Prefect's pages and log files show, with markup or a t
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +14,10 @@ from typing import Any
 from rich.rule import Rule
 from rich.text import Text
 
-from tasks.algorithm.costs import LedgerLine
 from tasks.algorithm.state import CheckpointKey, SearchState
-from tasks.algorithm.strategy import Decision
-from tasks.config.schema import SearchConfig
 from tasks.contracts import ChampionResult, CheckpointScores, Mixture, SearchRef
 from tasks.record.names import mlflow_address, mlflow_command
+from tasks.record.view import SearchView
 from tasks.report import words
 from tasks.report.scores import champion_table, cost_table, decision_table
 from tasks.report.table import Table
@@ -142,37 +140,29 @@ def show_scores(scores: CheckpointScores, keys: Sequence[CheckpointKey]) -> None
     )
 
 
-def show_decision(decision: Decision, number: int, state: SearchState, *, by_loss: bool) -> None:
-    """Tell a round's decision, with the table that it rests on."""
-    tell_table(decision_table(decision.verdicts, by_loss=by_loss))
-    tell(("decision", "bold"), f" of round {number}: {decision.reason}")
-    if state.champion is not None:
-        unit, score = (
-            words.unit(by_loss=by_loss),
-            words.score(words.shown(state.champion.score, by_loss=by_loss), 4),
-        )
-        tell(f"champion so far: {state.champion.checkpoint}, mean validation {unit} {score}")
+def show_decision(view: SearchView) -> None:
+    """Tell the decision of the newest round, with the table that it rests on."""
+    newest = view.history.rounds[-1]
+    tell_table(decision_table(newest.decision.verdicts, view.metric))
+    tell(("decision", "bold"), f" of round {newest.round}: {newest.decision.reason}")
+    if view.champion is not None:
+        score = words.score(view.score(view.champion.score).shown, 4)
+        tell(f"champion so far: {view.champion.checkpoint}, mean validation {view.metric} {score}")
 
 
-def show_summary(
-    config: SearchConfig,
-    search: SearchRef,
-    state: SearchState,
-    champion: ChampionResult,
-    totals: Mapping[str, LedgerLine],
-    reasons: Sequence[str],
-) -> None:
-    """Tell how the search ended; `reasons` are the decisions of its rounds in words."""
-    title = " (protocol: paper, selected on the test splits)" if config.search.protocol == "paper" else ""
-    tell_heading(f"search {search.name}-{search.search_id}: summary{title}")
+def show_summary(view: SearchView) -> None:
+    """Tell how a search ended: its decisions, the champion's scores and the cost."""
+    assert view.crowned is not None
+    state, champion = view.state, view.crowned
+    title = " (protocol: paper, selected on the test splits)" if view.is_paper_protocol else ""
+    tell_heading(f"search {view.title}: summary{title}")
     tell(f"ended after {state.round} rounds: {state.stop_reason}")
     tell(f"excluded, in order: {', '.join(e.sub_dataset for e in state.excluded) or 'none'}")
-    for number, reason in enumerate(reasons):
+    for number, reason in enumerate(view.reasons):
         tell(f"  round {number}: {reason}")
     tell(("champion", "bold"), f": {champion.key}, in {champion.directory}")
-    by_loss = config.evaluation.selection == "loss"
-    tell_table(champion_table(champion.validation, champion.test, state.excluded, by_loss=by_loss))
-    tell_table(cost_table(totals.values()))
+    tell_table(champion_table(view, champion.validation, champion.test))
+    tell_table(cost_table(view.totals.values()))
 
 
 def show_pages(search: SearchRef, champion: ChampionResult, prefect_page: str) -> None:

@@ -11,21 +11,14 @@ from typing import Any
 import yaml
 
 from tasks.algorithm.state import CheckpointKey
-from tasks.config.schema import SearchConfig
-from tasks.contracts import CheckpointScores, SearchRef
-from tasks.record.events import rounds_of, start_of
-from tasks.record.journal import History
+from tasks.contracts import CheckpointScores
 from tasks.record.names import search_title
-from tasks.record.paths import CHAMPION
-from tasks.report.markdown import (
-    Events,
-    champion_headings,
-    champion_rows,
-    exclusions_line,
-    table,
-)
+from tasks.record.view import SearchView
+from tasks.report.markdown import exclusions_line
+from tasks.report.scores import champion_table
 from tasks.runtime.files import write_file
 
+Splits = tuple[CheckpointScores, CheckpointScores]
 FILE = "README.md"
 
 
@@ -43,35 +36,41 @@ class ModelCard:
         write_file(directory / FILE, f"---\n{front}---\n\n{self.body}\n")
 
 
-def card_of(
-    config: SearchConfig,
-    search: SearchRef,
-    events: Events,
-    key: CheckpointKey,
-    scores: tuple[CheckpointScores, CheckpointScores],
-) -> ModelCard:
-    """Return the card of the checkpoint `key` with its validation and its test scores."""
-    base = config.model.source or "drawn from the search's seed (model.from_config)"
-    splits = dict(zip(("validation", "test"), scores, strict=True))
-    started = start_of(events)
-    hub = {"base_model": config.model.source} if config.model.source is not None else {}
+def card_of(view: SearchView, directory: Path, key: CheckpointKey, scores: Splits) -> ModelCard:
+    """Return the card of a checkpoint.
+
+    Args:
+        view: of the search that published it.
+        directory: where the model is.
+        key: of the checkpoint.
+        scores: its validation and its test scores.
+    """
+    started = view.started
+    source = started.config["model"]["source"]
+    base = source or "drawn from the search's seed (model.from_config)"
     front = {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
-        **hub,
+        **({"base_model": source} if source is not None else {}),
         "tags": ["msft", "supervised-fine-tuning"],
         "msft": {
-            "search": search_title(search.name, search.search_id),
+            "search": _title(view),
             "round": key.round,
             "step": key.step,
-            "mixture": list(started.sub_datasets),
-            "exclusions": _exclusions(events),
-            "scores": {split: _plain(part) for split, part in splits.items()},
+            "mixture": list(view.names),
+            "exclusions": [
+                {"sub_dataset": name, "round": told.index, "step": told.target.step}
+                for told in view.rounds
+                for name in told.exclude
+            ],
+            "scores": {
+                split: _plain(part) for split, part in zip(("validation", "test"), scores, strict=True)
+            },
         },
     }
     lineage = {
-        "msft.search": search_title(search.name, search.search_id),
-        "msft.search_id": search.search_id,
+        "msft.search": _title(view),
+        "msft.search_id": started.search_id,
         "msft.round": str(key.round),
         "msft.step": str(key.step),
         "msft.checkpoint": str(key),
@@ -79,44 +78,29 @@ def card_of(
         "msft.content_sha256": json.dumps({what: sha256[:16] for what, sha256 in started.content.items()}),
         "msft.git_commit": str(started.environment["git_commit"]),
     }
-    return ModelCard(front, _body(search, events, key, scores, base), lineage)
+    return ModelCard(front, _body(view, directory.resolve(), key, scores, base), lineage)
 
 
-def _body(
-    search: SearchRef,
-    events: Events,
-    key: CheckpointKey,
-    scores: tuple[CheckpointScores, CheckpointScores],
-    base: str,
-) -> str:
-    state = History.of(events).state
-    by_loss = start_of(events).by_loss
-    directory = Path(search.directory, CHAMPION).resolve()
+def _body(view: SearchView, directory: Path, key: CheckpointKey, scores: Splits, base: str) -> str:
     load = (
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         f'model = AutoModelForCausalLM.from_pretrained("{directory}")\n'
         f'tokenizer = AutoTokenizer.from_pretrained("{directory}")'
     )
-    rows = champion_rows(*scores, state, by_loss=by_loss)
     parts = [
-        f"# msft-{search.name}",
-        f"Champion of search `{search_title(search.name, search.search_id)}`: {key}, fine-tuned from `{base}` on "
-        f"{', '.join(start_of(events).sub_datasets)}.",
-        exclusions_line(state, by_loss=by_loss),
-        table(champion_headings(by_loss=by_loss), rows),
+        f"# msft-{view.started.name}",
+        f"Champion of search `{_title(view)}`: {key}, fine-tuned from `{base}` on {', '.join(view.names)}.",
+        exclusions_line(view),
+        champion_table(view, *scores).markdown(),
         "Validation chose this checkpoint among all that were scored; the test rows were scored once, afterwards.",
         f"```python\n{load}\n```",
-        f"Or from MLflow: `mlflow artifacts download -u models:/msft-{search.name}@champion`.",
+        f"Or from MLflow: `mlflow artifacts download -u models:/msft-{view.started.name}@champion`.",
     ]
     return "\n\n".join(parts)
 
 
-def _exclusions(events: Events) -> list[dict[str, Any]]:
-    return [
-        {"sub_dataset": name, "round": decided.round, "step": decided.decision.roll_back_to.step}
-        for decided in rounds_of(events)
-        for name in decided.decision.exclude
-    ]
+def _title(view: SearchView) -> str:
+    return search_title(view.started.name, view.started.search_id)
 
 
 def _plain(scores: CheckpointScores) -> dict[str, dict[str, Any]]:

@@ -33,9 +33,9 @@ from prefect.utilities.urls import url_for
 from tasks.config.loading import load_config, search_id_of
 from tasks.contracts import SearchRef
 from tasks.errors import MsftError
-from tasks.record.events import rounds_of, start_of
 from tasks.record.names import mlflow_address, mlflow_command, round_title, search_title
-from tasks.report.markdown import Events, round_rows, tell_round, tell_search
+from tasks.record.view import SearchView
+from tasks.report.markdown import round_rows, tell_round, tell_search
 from tasks.runtime.prefect_server import LOCAL_PAGES
 
 logger = logging.getLogger(__name__)
@@ -85,18 +85,16 @@ def show_link(search: SearchRef) -> None:
     )
 
 
-def show_round(search: SearchRef, events: Events) -> None:
+def show_round(search: SearchRef, view: SearchView) -> None:
     """Show the newest decision in words, and the table of all rounds."""
-    newest = rounds_of(events)[-1]
-    text = tell_round(newest, by_loss=start_of(events).by_loss)
+    text, rows = tell_round(view, view.history.rounds[-1]), round_rows(view)
     _show(lambda: create_markdown_artifact(text, key=_key(search, "decision")))
-    rows = round_rows(events)
     _show(lambda: create_table_artifact(rows, key=_key(search, "rounds"), description="All rounds so far"))
 
 
-def show_end(search: SearchRef, events: Events) -> None:
-    """Show how the search ended: what was excluded when and why, what it cost, who won."""
-    text = tell_search(events)
+def show_end(search: SearchRef, view: SearchView) -> None:
+    """Show how the search ended: exclusions with reasons, cost, and the champion's scores."""
+    text = tell_search(view)
     _show(lambda: create_markdown_artifact(text, key=_key(search, "summary")))
 
 

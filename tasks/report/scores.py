@@ -6,63 +6,54 @@ from collections.abc import Iterable, Sequence
 
 from tasks.algorithm.costs import LedgerLine
 from tasks.algorithm.exclusion import Verdict
-from tasks.algorithm.state import Exclusion
 from tasks.contracts import CheckpointScores, SubDatasetScore
+from tasks.record.view import Metric, Score, SearchView
 from tasks.report import words
 from tasks.report.table import Table, names, numbers, styled
 
 
-def decision_table(verdicts: Iterable[Verdict], *, by_loss: bool) -> Table:
+def decision_table(verdicts: Iterable[Verdict], metric: Metric) -> Table:
     """Return a row for each sub-dataset: its peak in the round, its score there and at the end, and its verdict."""
-    unit = words.unit(by_loss=by_loss)
     rows = []
     for verdict in verdicts:
         scores = [
-            words.score(words.shown(score, by_loss=by_loss))
-            for score in (verdict.peak_score, verdict.end_score)
+            words.score(Score(score, metric).shown) for score in (verdict.peak_score, verdict.end_score)
         ]
         drop = words.score(verdict.peak_score - verdict.end_score)
         cells = (verdict.sub_dataset, str(verdict.peak.step), *scores, drop, verdict.word)
         rows.append(styled(cells, {"excluded now": "now", "excluded before": "before"}.get(verdict.word, "")))
-    headings = numbers("peak at step", f"{unit} at peak", f"{unit} at the end", "drop")
+    headings = numbers("peak at step", f"{metric} at peak", f"{metric} at the end", "drop")
     return Table((*names("sub-dataset"), *headings, *names("verdict")), rows)
 
 
-def champion_table(
-    validation: CheckpointScores,
-    test: CheckpointScores | None,
-    excluded: Sequence[Exclusion],
-    *,
-    by_loss: bool,
-) -> Table:
+def champion_table(view: SearchView, validation: CheckpointScores, test: CheckpointScores | None) -> Table:
     """Return a row for each sub-dataset: validation score, the score at its exclusion, test scores and test rows."""
-    unit = words.unit(by_loss=by_loss)
-    at_exclusion = {
-        exclusion.sub_dataset: words.score(words.shown(exclusion.score, by_loss=by_loss))
-        for exclusion in excluded
-    }
-    tested = {score.sub_dataset: score for score in (test.scores if test is not None else ())}
-    rows = []
-    for score in validation.scores:
-        on_test = tested.get(score.sub_dataset)
-        rows.append(
-            (
-                score.sub_dataset,
-                words.score(score.loss if by_loss else score.accuracy),
-                at_exclusion.get(score.sub_dataset, "never"),
-                words.score(on_test.loss if on_test else None),
-                words.score(on_test.accuracy if on_test else None),
-                f"{on_test.num_examples:,}" if on_test else "none",
-            )
+    rows = [
+        (
+            row.sub_dataset,
+            words.score(row.validation),
+            "never" if row.at_exclusion is None else words.score(row.at_exclusion),
+            words.score(row.test_loss),
+            words.score(row.test_accuracy),
+            "none" if row.num_test_rows is None else f"{row.num_test_rows:,}",
         )
+        for row in view.champion_rows(validation, test)
+    ]
+    tested = test.scores if test is not None else ()
     means = (
-        words.score(mean_of(validation.scores, by_loss=by_loss), 4),
+        words.score(mean_of(validation.scores, by_loss=view.metric == "loss"), 4),
         "",
-        words.score(mean_of(tuple(tested.values()), by_loss=True), 4),
-        words.score(mean_of(tuple(tested.values()), by_loss=False), 4),
+        words.score(mean_of(tested, by_loss=True), 4),
+        words.score(mean_of(tested, by_loss=False), 4),
         "",
     )
-    headings = (f"validation {unit}", f"{unit} at exclusion", "test loss", "test accuracy", "test rows")
+    headings = (
+        f"validation {view.metric}",
+        f"{view.metric} at exclusion",
+        "test loss",
+        "test accuracy",
+        "test rows",
+    )
     return Table((*names("sub-dataset"), *numbers(*headings)), [*rows, styled(("mean", *means), "mean")])
 
 

@@ -34,16 +34,6 @@ def checkpoint(key: CheckpointKey) -> str:
     return "the base model" if key == CheckpointKey(0, 0) else str(key)
 
 
-def unit(*, by_loss: bool) -> str:
-    """Return the name of what a search selects by."""
-    return "loss" if by_loss else "accuracy"
-
-
-def shown(score: float, *, by_loss: bool) -> float:
-    """Return a score, of which higher is better, as people read it: an accuracy, or a loss in nats a token."""
-    return -score if by_loss else score
-
-
 def score(value: float | None, digits: int = 3) -> str:
     """Return an accuracy or a loss; a dash for what was not measured."""
     return "–" if value is None else f"{value:.{digits}f}"

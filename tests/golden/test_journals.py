@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 
-from tasks.record.events import champion_of, rounds_of, start_of
+from tasks.record.events import rounds_of
 from tasks.record.journal import read_events, read_history
 from tasks.record.status import read_summary
 from tasks.record.view import read_view
 from tasks.report.markdown import round_rows, tell_round, tell_search
 from tasks.report.page import render_markdown
-from tasks.reporting import curves_frame, decisions_frame, ledger_frame, scores_frame
+from tasks.reporting import frames_of
 
 JOURNALS = Path(__file__).parent / "journals"
 each_journal = pytest.mark.parametrize("name", ["smoke", "quickstart", "forward"])
@@ -43,14 +43,9 @@ def test_a_version_1_journal_gives_the_same_state(name: str) -> None:
 
 @each_journal
 def test_a_version_1_journal_gives_the_same_frames(name: str) -> None:
-    events, state = read_events(str(JOURNALS / name)), read_history(str(JOURNALS / name)).state
-    crowned = champion_of(events)
-    assert crowned is not None
-    scores = scores_frame(state, crowned.champion, by_loss=start_of(events).by_loss)
-    assert curves_frame(events).to_csv(index=False) == expected(name, "curves.csv")
-    assert decisions_frame(events).to_csv(index=False) == expected(name, "decisions.csv")
-    assert ledger_frame(events).to_csv(index=False) == expected(name, "ledger.csv")
-    assert scores.to_csv(index=False) == expected(name, "scores.csv")
+    frames = frames_of(read_view(str(JOURNALS / name)))
+    for frame in ("curves", "decisions", "ledger", "scores"):
+        assert frames[frame].to_csv(index=False) == expected(name, f"{frame}.csv"), frame
 
 
 @each_journal
@@ -62,12 +57,11 @@ def test_a_version_1_journal_gives_the_same_summary(name: str) -> None:
 
 @each_journal
 def test_a_version_1_journal_gives_the_same_pages(name: str) -> None:
-    events = read_events(str(JOURNALS / name))
-    by_loss = start_of(events).by_loss
-    told = [tell_search(events), *(tell_round(decided, by_loss=by_loss) for decided in rounds_of(events))]
-    assert render_markdown(read_view(str(JOURNALS / name))) == expected(name, "report.md")
+    view = read_view(str(JOURNALS / name))
+    told = [tell_search(view), *(tell_round(view, decided) for decided in view.history.rounds)]
+    assert render_markdown(view) == expected(name, "report.md")
     assert "\n\n---\n\n".join(told) + "\n" == expected(name, "told.md")
-    assert plain(round_rows(events)) == json.loads(expected(name, "rounds.json"))
+    assert plain(round_rows(view)) == json.loads(expected(name, "rounds.json"))
 
 
 def test_the_journals_cover_what_a_search_can_record() -> None:

@@ -10,9 +10,12 @@ from tasks.algorithm.exclusion import Verdict
 from tasks.algorithm.state import Champion, CheckpointKey
 from tasks.contracts import EvaluationCost, SearchRef
 from tasks.record.events import RoundDecided, SearchStarted
+from tasks.record.journal import History
 from tasks.record.names import mlflow_address, mlflow_command, round_title
-from tasks.report.markdown import round_rows, spaced, table, tell_round, tell_search
+from tasks.record.view import SearchView, view_of
+from tasks.report.markdown import round_rows, spaced, tell_round, tell_search
 from tasks.report.prefect_artifacts import LOCAL_PAGES, page_of_this_run
+from tasks.report.table import Table, names, numbers
 from tests.unit import made_events
 
 
@@ -45,9 +48,10 @@ def test_a_local_store_has_a_command_a_server_its_own_address() -> None:
 
 
 def test_a_table_with_wider_cells_is_still_a_table() -> None:
-    drawn = MarkdownIt().enable("table").render(spaced(table(["sub-dataset", "score"], [["boolq", 0.5]])))
+    table = Table((*names("sub-dataset"), *numbers("score")), [["boolq", "0.5"]])
+    drawn = MarkdownIt().enable("table").render(spaced(table.markdown()))
     assert "<td>boolq\u2003</td>" in drawn
-    assert "<td>0.5</td>" in drawn
+    assert '<td style="text-align:right">0.5</td>' in drawn
 
 
 NAMES = ("gsm8k", "boolq")
@@ -75,23 +79,24 @@ def started() -> SearchStarted:
     return made_events.started(NAMES)
 
 
+def view(*rounds: RoundDecided) -> SearchView:
+    return view_of(History.of([started(), *rounds]), "/searches/none")
+
+
 def test_the_search_note_has_exclusions_reasons_and_cost() -> None:
-    told = tell_search([started(), decided(0, "boolq peaked first: exclude", ("boolq",), (0, 300))])
+    told = tell_search(view(decided(0, "boolq peaked first: exclude", ("boolq",), (0, 300))))
     assert "**Under way:** round 1 on gsm8k." in told
     assert (
         "**Excluded, in order:** boolq (round 0, the search went on from round 0 step 300, accuracy 0.800)."
         in told
     )
     assert "| 0 | gsm8k, boolq | boolq peaked first: exclude |" in told
-    assert "| accepted | 1,000 | 10 | 2e+09 | 1.5 |" in told
+    assert "| accepted | 1,000 | 10 | 2 GFLOPs | 1.5 | – |" in told
 
 
 def test_a_long_search_note_fits_a_tag_and_names_the_cut() -> None:
-    events = [
-        started(),
-        *(decided(number, f"reason {number} " + "x" * 300, (), (number, 9)) for number in range(60)),
-    ]
-    told = tell_search(events)
+    rounds = [decided(number, f"reason {number} " + "x" * 300, (), (number, 9)) for number in range(60)]
+    told = tell_search(view(*rounds))
     assert len(told) < 8000
     assert "reason 59 " in told
     assert "rounds before these are in `journal.jsonl`" in told
@@ -100,10 +105,10 @@ def test_a_long_search_note_fits_a_tag_and_names_the_cut() -> None:
 
 def test_the_round_note_has_the_scores_behind_the_decision() -> None:
     event = decided(0, "boolq peaked first: exclude", ("boolq",), (0, 300))
-    told = tell_round(event, by_loss=False)
+    told = tell_round(view(event), event)
     assert told.startswith("**Decision of round 0:** boolq peaked first: exclude.")
-    assert "| boolq | 300 | 0.800 | 0.700 | excluded now |" in told
-    row = round_rows([started(), event])[0]
+    assert "| boolq | 300 | 0.800 | 0.700 | 0.100 | excluded now |" in told
+    row = round_rows(view(event))[0]
     assert (row["excluded"], row["rolled back to"], row["accepted tokens"]) == (
         "boolq",
         "round 0 step 300",
