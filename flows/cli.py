@@ -16,7 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 from flows import cli_compare, cli_search, cli_service
 from tasks.errors import ConfigError, MsftError
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("flows.cli")  # `python -m flows.cli` names this module __main__
 _EPILOG = "\n\n".join(
     (
         "Exit codes: 0 success; 1 failure, with a fix in the message (doctor: a check fails); 2 the configuration or "

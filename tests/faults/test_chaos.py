@@ -100,7 +100,7 @@ def test_a_killed_launcher_or_server_does_not_end_the_search(training: Command) 
 
 def test_preemptions_of_the_worker_cost_no_retry(training: Command) -> None:
     """The task may be tried again three times; a fourth preemption would end it if they counted."""
-    told = "was told to end and saved what it had; it is started again"
+    told = "worker preempted; checkpoint saved, restarting"
     before_all = training.text().count(told)
     for _ in range(4):
         wait_until(lambda: training.member("trainer"), training)
