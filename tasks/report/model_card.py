@@ -45,8 +45,7 @@ def card_of(view: SearchView, directory: Path, key: CheckpointKey, scores: Split
         key: of the checkpoint.
         scores: its validation and its test scores.
     """
-    started = view.started
-    source = started.config["model"]["source"]
+    source = view.started.config["model"]["source"]
     base = source or "drawn from the search's seed (model.from_config)"
     front = {
         "library_name": "transformers",
@@ -68,7 +67,13 @@ def card_of(view: SearchView, directory: Path, key: CheckpointKey, scores: Split
             },
         },
     }
-    lineage = {
+    return ModelCard(front, _body(view, directory.resolve(), key, scores, base), _lineage(view, key, base))
+
+
+def _lineage(view: SearchView, key: CheckpointKey, base: str) -> dict[str, str]:
+    """Return the origin of a checkpoint as flat tags."""
+    started = view.started
+    return {
         "msft.search": _title(view),
         "msft.search_id": started.search_id,
         "msft.round": str(key.round),
@@ -78,7 +83,6 @@ def card_of(view: SearchView, directory: Path, key: CheckpointKey, scores: Split
         "msft.content_sha256": json.dumps({what: sha256[:16] for what, sha256 in started.content.items()}),
         "msft.git_commit": str(started.environment["git_commit"]),
     }
-    return ModelCard(front, _body(view, directory.resolve(), key, scores, base), lineage)
 
 
 def _body(view: SearchView, directory: Path, key: CheckpointKey, scores: Splits, base: str) -> str:

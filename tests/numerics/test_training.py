@@ -290,7 +290,7 @@ def test_an_out_of_memory_worker_names_the_settings_that_help(tmp_path: Path, pl
         str(tmp_path / "w_spec.json"),
     ]
     with pytest.raises(WorkerError) as raised:
-        launch._run(command, tmp_path / "w_spec.json", "roll-out of round 0", os.environ, None)
+        launch._run(command, tmp_path / "w_spec.json", "roll-out of round 0", os.environ, None, lambda: 0)
     told = str(raised.value)
     for setting in (
         "training.micro_batch_size=4",

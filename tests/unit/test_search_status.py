@@ -124,7 +124,7 @@ def test_resume_needs_a_started_search_and_its_password(tmp_path: Path) -> None:
         resumed_config(str(tmp_path / "new-1234"), [])
     secret = config_in(tmp_path, tracking={"uri": "postgresql://me:secret@host/db"})
     directory = begin(tmp_path, secret)
-    with pytest.raises(ConfigError, match="kept without its password"):
+    with pytest.raises(ConfigError, match="stored without its password"):
         resumed_config(str(directory), [])
     again = resumed_config(str(directory), ["tracking.uri=postgresql://me:secret@host/db"])
     assert again.tracking.uri == "postgresql://me:secret@host/db"
