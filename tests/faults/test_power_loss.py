@@ -51,7 +51,7 @@ class Parts:
 
 def checkpoint(root: Path, parts: Parts) -> list[str]:
     directory = checkpoint_directory(root / "rounds" / "000", 4)
-    publish_checkpoint(directory, KEY, TENSORS, TRAINER, 17)
+    publish_checkpoint(directory.parents[1], KEY, TENSORS, TRAINER, 17)
     return [str(directory.relative_to(root))]
 
 
@@ -109,7 +109,7 @@ def score_request(root: Path, parts: Parts) -> ScoreRequest:
 
     weights = load_file(Path(parts.base.directory, "model.safetensors"))
     directory = checkpoint_directory(root / "rounds" / "000", 0)
-    publish_checkpoint(directory, CheckpointKey(0, 0), {"model.safetensors": weights}, TRAINER, 17)
+    publish_checkpoint(directory.parents[1], CheckpointKey(0, 0), {"model.safetensors": weights}, TRAINER, 17)
     return ScoreRequest(key=CheckpointKey(0, 0), directory=str(directory), sub_datasets=(parts.split.name,))
 
 
