@@ -65,8 +65,7 @@ def _show_version(is_asked: bool) -> None:
 @app.callback()
 def root(
     version: Annotated[
-        bool,
-        typer.Option("--version", help="Print the version.", is_eager=True, callback=_show_version),
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_show_version)
     ] = False,
 ) -> None:
     """mSFT: fine-tune on a mixture of sub-datasets, with none of them overfitting while others still learn."""
@@ -145,9 +144,7 @@ def main() -> None:
             logger.info("interrupted; the same command goes on from the last checkpoint")
             sys.exit(128 + end.number)
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            terminal.fail(
-                f"{error}; free some space and run the same command again, nothing that was finished is lost"
-            )
+            terminal.fail(f"{error}; free some space and run the same command again, nothing that was finished is lost")
             sys.exit(1)
         if isinstance(error, MsftError):
             terminal.fail(str(error))

@@ -29,9 +29,7 @@ def compare(
     config: Annotated[str, typer.Argument(help="YAML file that all methods share.")],
     methods: Methods = "sft,msft",
     seeds: Seeds = "",
-    control: Annotated[
-        str, typer.Option(help="Method that the others are measured against; default: sft.")
-    ] = "",
+    control: Annotated[str, typer.Option(help="Method that the others are measured against; default: sft.")] = "",
     parallel: Parallel = None,
     overrides: Overrides = None,
     quiet: Quiet = False,
@@ -49,9 +47,7 @@ def compare(
     from tasks.comparison.report import read_report
     from tasks.runtime.prefect_server import run_flow
 
-    done = run_flow(
-        lambda: compare_methods(loaded, chosen, numbers, control, parallel=parallel), loaded.output_root
-    )
+    done = run_flow(lambda: compare_methods(loaded, chosen, numbers, control, parallel=parallel), loaded.output_root)
     give(read_report(done.directory))
 
 
@@ -86,9 +82,7 @@ def sweep(
     from tasks.runtime.prefect_server import run_flow
 
     axes = tuple(read_axis(text) for text in over)
-    done = run_flow(
-        lambda: compare_methods(loaded, chosen, numbers, axes=axes, parallel=parallel), loaded.output_root
-    )
+    done = run_flow(lambda: compare_methods(loaded, chosen, numbers, axes=axes, parallel=parallel), loaded.output_root)
     give(read_report(done.directory))
 
 

@@ -7,23 +7,13 @@ from typing import Annotated
 import typer
 
 Config = Annotated[str, typer.Argument(help="YAML file of the search.")]
-Search = Annotated[
-    str, typer.Argument(help="Directory of a search, or its NAME-ID, or a unique beginning of that.")
-]
+Search = Annotated[str, typer.Argument(help="Directory of a search, or its NAME-ID, or a unique beginning of that.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Replace one value: a.b=c. Repeatable.")]
 OutputRoot = Annotated[str, typer.Option("--output-root", help="Folder of the searches.")]
 Seeds = Annotated[str, typer.Option(help="Seeds, comma-separated; default: the file's.")]
-Parallel = Annotated[
-    int | None,
-    typer.Option(min=1, help="Searches at a time; default: one per GPU, or one on a CPU."),
-]
+Parallel = Annotated[int | None, typer.Option(min=1, help="Searches at a time; default: one per GPU, or one on a CPU.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only, on stderr.")]
-Json = Annotated[
-    bool, typer.Option("--json", help="Print the result as JSON on stdout, everything else on stderr.")
-]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, everything else on stderr.")]
 AcceptChanges = Annotated[
-    bool,
-    typer.Option(
-        "--accept-changes", help="Resume with other package versions or processes than at the start."
-    ),
+    bool, typer.Option("--accept-changes", help="Resume with other package versions or processes than at the start.")
 ]

@@ -39,9 +39,7 @@ def plan(
     overrides: Overrides = None,
     flops_per_s: Annotated[
         float | None,
-        typer.Option(
-            min=1.0, help="FLOPs per second of one device; default: measured on earlier searches here."
-        ),
+        typer.Option(min=1.0, help="FLOPs per second of one device; default: measured on earlier searches here."),
     ] = None,
     price_per_gpu_hour: Annotated[
         float | None, typer.Option(min=0.0, help="Price of one device per hour, in any currency.")
@@ -77,8 +75,7 @@ def search(
     config: Config,
     overrides: Overrides = None,
     print_config: Annotated[
-        bool,
-        typer.Option("--print-config", help="Print all values as YAML, defaults marked, and run nothing."),
+        bool, typer.Option("--print-config", help="Print all values as YAML, defaults marked, and run nothing.")
     ] = False,
     accept_changes: AcceptChanges = False,
     quiet: Quiet = False,
@@ -163,15 +160,10 @@ def report(search: Search, output_root: OutputRoot = "searches", as_json: Json =
 
 def export(
     search: Search,
-    to: Annotated[
-        str, typer.Option("--to", help="A new directory, or hub:NAME for a private repository on the hub.")
-    ],
+    to: Annotated[str, typer.Option("--to", help="A new directory, or hub:NAME for a private repository on the hub.")],
     output_root: OutputRoot = "searches",
     merge_lora: Annotated[
-        bool,
-        typer.Option(
-            "--merge-lora/--no-merge-lora", help="Merge LoRA into the weights, or export the adapters."
-        ),
+        bool, typer.Option("--merge-lora/--no-merge-lora", help="Merge LoRA into the weights, or export the adapters.")
     ] = True,
     as_json: Json = False,
 ) -> None:

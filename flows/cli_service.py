@@ -16,13 +16,11 @@ def deploy(
     names: Annotated[list[str] | None, typer.Argument(help="Deployments of the file; default: all.")] = None,
     file: Annotated[str | None, typer.Option(help="The prefect.yaml; default: the repository's.")] = None,
     directory: Annotated[
-        str | None,
-        typer.Option(envvar="MSFT_HOME", help="Working directory of runs in a process pool; default: here."),
+        str | None, typer.Option(envvar="MSFT_HOME", help="Working directory of runs in a process pool; default: here.")
     ] = None,
     image: Annotated[str | None, typer.Option(envvar="MSFT_IMAGE", help="Container image of runs.")] = None,
     lost_after_s: Annotated[
-        int | None,
-        typer.Option(min=45, help="Seconds without a heartbeat before a run is given to another worker."),
+        int | None, typer.Option(min=45, help="Seconds without a heartbeat before a run is given to another worker.")
     ] = None,
     schedule: Annotated[
         Schedule | None,

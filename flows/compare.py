@@ -83,12 +83,7 @@ def _compare(config: SearchConfig, grid: Grid, parallel: int | None = None, wait
 
 def search_part(part: Part) -> None:
     """Run one search of a comparison."""
-    msft_search(
-        part.arm.config,
-        parent_run_id=part.parent_run_id,
-        wait_s=part.wait_s,
-        shares_gpus=part.shares_gpus,
-    )
+    msft_search(part.arm.config, parent_run_id=part.parent_run_id, wait_s=part.wait_s, shares_gpus=part.shares_gpus)
 
 
 def search_part_of_other_process(part: Part) -> None:

@@ -58,11 +58,7 @@ def search_file(config: str, overrides: tuple[str, ...] = (), accept_changes: bo
 
 
 def _search(
-    config: SearchConfig,
-    accept_changes: bool,
-    wait_s: float = 0.0,
-    parent_run_id: str = "",
-    shares_gpus: bool = False,
+    config: SearchConfig, accept_changes: bool, wait_s: float = 0.0, parent_run_id: str = "", shares_gpus: bool = False
 ) -> ChampionResult:
     with own_directory(config, wait_s) as directory, own_gpus(config, wait_s, is_shared=shares_gpus):
         with own_cache(config):

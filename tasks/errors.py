@@ -206,8 +206,7 @@ class DriftError(MsftError):
         accept = "accept the changes with --accept-changes, which the journal records"
         anew = "start another search with a new name (--set name=…)"
         super().__init__(
-            f"search {search_id} cannot go on to the same result, since it began with others:\n"
-            f"{_listed(differences)}",
+            f"search {search_id} cannot go on to the same result, since it began with others:\n{_listed(differences)}",
             expected="the data, base model, packages and processes that it began with",
             fix=f"restore them, or {accept if can_be_accepted else anew}",
         )
@@ -267,9 +266,7 @@ class TrackingError(MsftError):
 
     def __init__(self, uri: str, cause: str, status: int | None = None) -> None:
         self.is_refused = status is not None
-        credentials = (
-            "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to a user who may write there"
-        )
+        credentials = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to a user who may write there"
         super().__init__(
             f"MLflow at {without_password(uri)}: {without_password_of(uri, cause)}",
             expected="a tracking store that answers and holds this search",

@@ -36,9 +36,7 @@ from tasks.stage import stage
 
 @stage("evaluate checkpoints", run_name="evaluate round {checkpoints[0].key.round}")
 def evaluate_checkpoints(
-    search: SearchRun,
-    checkpoints: Sequence[RegisteredCheckpoint],
-    start: RegisteredCheckpoint | None,
+    search: SearchRun, checkpoints: Sequence[RegisteredCheckpoint], start: RegisteredCheckpoint | None
 ) -> RoundCurves:
     """Return the validation curves of all N sub-datasets, the excluded ones too, and log the scores in MLflow.
 
@@ -59,9 +57,7 @@ def evaluate_checkpoints(
     return RoundCurves(curves=curves_of(scores, search.inputs.names, by_loss=by_loss), cost=cost)
 
 
-def _scores_of(
-    search: SearchRun, checkpoints: Sequence[RegisteredCheckpoint]
-) -> dict[CheckpointKey, CheckpointScores]:
+def _scores_of(search: SearchRun, checkpoints: Sequence[RegisteredCheckpoint]) -> dict[CheckpointKey, CheckpointScores]:
     """Return the scores of all checkpoints: from MLflow, else from their files, else from the scorer."""
     names = search.inputs.names
     directory = round_directory(search.ref.directory, checkpoints[0].key.round) / SCORES
@@ -159,21 +155,15 @@ def _is_beside(config: SearchConfig) -> bool:
     if config.evaluation.beside_training != "auto":
         return config.evaluation.beside_training == "yes"
     threads = config.training.threads
-    cores_suffice = threads is not None and threads * (config.training.num_processes + 1) <= (
-        os.cpu_count() or 1
-    )
+    cores_suffice = threads is not None and threads * (config.training.num_processes + 1) <= (os.cpu_count() or 1)
     return cores_suffice and (config.training.device == "cpu" or not has_accelerator())
 
 
-def score_champion(
-    search: SearchRun, checkpoint: CheckpointRef, test: Sequence[ScoreSplit]
-) -> CheckpointScores:
+def score_champion(search: SearchRun, checkpoint: CheckpointRef, test: Sequence[ScoreSplit]) -> CheckpointScores:
     """Export the champion as a transformers directory, and return the scores of the model loaded from there."""
     root = search.ref.directory
     names = tuple(split.name for split in test)
-    request = ScoreRequest(
-        key=checkpoint.key, directory=str(Path(root, checkpoint.directory)), sub_datasets=names
-    )
+    request = ScoreRequest(key=checkpoint.key, directory=str(Path(root, checkpoint.directory)), sub_datasets=names)
     spec = _spec(search, [request], Path(root, "test_scores"))
     spec = spec.model_copy(update={"splits": tuple(test), "export_directory": str(Path(root, CHAMPION))})
     results: list[CheckpointScores] = []
@@ -188,9 +178,7 @@ def _spec(search: SearchRun, requests: Sequence[ScoreRequest], directory: Path) 
         model=inputs.model,
         requests=tuple(requests),
         splits=tuple(
-            ScoreSplit(
-                name=part.name, metric=part.metric, max_new_tokens=part.max_new_tokens, split=part.validation
-            )
+            ScoreSplit(name=part.name, metric=part.metric, max_new_tokens=part.max_new_tokens, split=part.validation)
             for part in inputs.sub_datasets
         ),
         batch_tokens=config.evaluation.batch_tokens,

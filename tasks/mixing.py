@@ -18,13 +18,9 @@ def build_mixture(search: SearchRun, state: SearchState, start: CheckpointRef | 
     return mixture
 
 
-def mixture_of(
-    config: SearchConfig, inputs: Inputs, state: SearchState, start: CheckpointRef | None
-) -> Mixture:
+def mixture_of(config: SearchConfig, inputs: Inputs, state: SearchState, start: CheckpointRef | None) -> Mixture:
     """Return the mixture with its splits; each sub-dataset goes on from its data position in `start`."""
-    plan = plan_mixture(
-        config.mixture_settings, {part.name: part.train for part in inputs.sub_datasets}, state
-    )
+    plan = plan_mixture(config.mixture_settings, {part.name: part.train for part in inputs.sub_datasets}, state)
     draws = tuple(
         SubDatasetDraws(
             name=part.name,

@@ -54,9 +54,7 @@ def train_rollout(
     return RolloutResult.model_validate_json(result_path.read_text())
 
 
-def _spec(
-    search: SearchRun, mixture: Mixture, state: SearchState, start: CheckpointRef | None
-) -> RolloutSpec:
+def _spec(search: SearchRun, mixture: Mixture, state: SearchState, start: CheckpointRef | None) -> RolloutSpec:
     config = search.config
     return RolloutSpec(
         search_id=search.ref.search_id,

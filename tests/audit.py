@@ -13,29 +13,13 @@ import sys
 from pathlib import Path
 
 # How pip-audit and requests say that the service was not reached, or not well.
-_AWAY = (
-    "connectionerror",
-    "could not connect",
-    "network may be blocking",
-    "timed out",
-    "max retries",
-    "httperror",
-)
+_AWAY = ("connectionerror", "could not connect", "network may be blocking", "timed out", "max retries", "httperror")
 CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
 
 
 def main() -> int:
     """Return the exit code; what was found is printed."""
-    options = [
-        "--no-deps",
-        "--disable-pip",
-        "--progress-spinner",
-        "off",
-        "--format",
-        "json",
-        "--timeout",
-        "30",
-    ]
+    options = ["--no-deps", "--disable-pip", "--progress-spinner", "off", "--format", "json", "--timeout", "30"]
     command = [sys.executable, "-m", "pip_audit", "--requirement", str(CONSTRAINTS), *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return judge(done.stdout, done.stderr)

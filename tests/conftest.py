@@ -46,9 +46,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests of a file on one worker, for its fixtures, and all that look at the finished search together."""
     for item in items:
         names = getattr(item, "fixturenames", ())
-        item.add_marker(
-            pytest.mark.xdist_group("searched" if "searched" in names else item.nodeid.partition("::")[0])
-        )
+        item.add_marker(pytest.mark.xdist_group("searched" if "searched" in names else item.nodeid.partition("::")[0]))
 
 
 @pytest.fixture(scope="session")
@@ -164,9 +162,7 @@ def tiny_mixture(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> 
 def make_rollout(tiny_base: BaseModelRef, tiny_mixture: Mixture, tmp_path: Path) -> Callable[..., Path]:
     """Return a function that writes a roll-out's spec and returns its path."""
 
-    def make(
-        name: str, base: BaseModelRef = tiny_base, mixture: Mixture = tiny_mixture, **training: Any
-    ) -> Path:
+    def make(name: str, base: BaseModelRef = tiny_base, mixture: Mixture = tiny_mixture, **training: Any) -> Path:
         method, options = training.pop("method", "msft"), training.pop("options", {})
         directory = tmp_path / name / "rounds" / "000"
         directory.mkdir(parents=True)

@@ -68,8 +68,7 @@ def mean_scores(curves: Sequence[Curve]) -> dict[CheckpointKey, float]:
     """Return the mean score over all sub-datasets at each checkpoint that all curves share."""
     shared = set.intersection(*({p.checkpoint for p in curve.points} for curve in curves))
     return {
-        key: round(math.fsum(curve.at(key).score for curve in curves) / len(curves), _DIGITS)
-        for key in sorted(shared)
+        key: round(math.fsum(curve.at(key).score for curve in curves) / len(curves), _DIGITS) for key in sorted(shared)
     }
 
 

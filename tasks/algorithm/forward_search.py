@@ -47,9 +47,7 @@ class Forward:
         if self.random_seed is not None:
             leaving = draw_random_control(report, len(leaving), self.random_seed)
         returning = tuple(
-            name
-            for name, spell in spells.items()
-            if name not in report.active and self._is_forgotten(report, spell)
+            name for name, spell in spells.items() if name not in report.active and self._is_forgotten(report, spell)
         )
         active = (set(report.active) - set(leaving)) | set(returning)
         return Decision(

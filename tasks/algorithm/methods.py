@@ -49,9 +49,7 @@ def takes(method: str, setting: str) -> bool:
     return setting in names or ("rule" in names and setting in ("rule", "min_delta"))
 
 
-def strategy_of(
-    method: str, shared: Mapping[str, Any], rule: ExclusionRule, own: Mapping[str, Any]
-) -> Strategy:
+def strategy_of(method: str, shared: Mapping[str, Any], rule: ExclusionRule, own: Mapping[str, Any]) -> Strategy:
     """Return the method's strategy with its settings."""
     entry = METHODS[method]
     accepted = {field.name for field in fields(entry.strategy)}

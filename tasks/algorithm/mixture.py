@@ -68,9 +68,7 @@ class MixturePlan:
         return self.num_steps / self.epochs
 
 
-def plan_mixture(
-    settings: MixtureSettings, splits: Mapping[str, TrainSplit], state: SearchState
-) -> MixturePlan:
+def plan_mixture(settings: MixtureSettings, splits: Mapping[str, TrainSplit], state: SearchState) -> MixturePlan:
     """Return the mixture of the round that follows `state`.
 
     The roll-out lasts as long as the strategy asks for, by default C epochs, within the remaining budget; it is cut
@@ -106,9 +104,7 @@ def plan_mixture(
     )
 
 
-def _num_intervals(
-    settings: MixtureSettings, state: SearchState, full_epoch_rows: int, epoch_rows: int
-) -> int:
+def _num_intervals(settings: MixtureSettings, state: SearchState, full_epoch_rows: int, epoch_rows: int) -> int:
     requested = round((state.rollout_epochs or settings.compute_budget_epochs) * settings.evals_per_epoch)
     rows_left = settings.max_epochs * full_epoch_rows - state.spent_examples
     affordable = int(rows_left / epoch_rows * settings.evals_per_epoch + 1e-9)
@@ -167,10 +163,7 @@ def shares_of(sizes: Mapping[str, float], proportions: str | Mapping[str, float]
 
 
 def draws_per_epoch(
-    num_rows: Mapping[str, int],
-    num_tokens: Mapping[str, int],
-    proportions: str | Mapping[str, float],
-    share_unit: str,
+    num_rows: Mapping[str, int], num_tokens: Mapping[str, int], proportions: str | Mapping[str, float], share_unit: str
 ) -> dict[str, int]:
     """Return how many rows of each sub-dataset one epoch draws; the total is the mixture's row count.
 

@@ -190,9 +190,7 @@ def _job_template(path: Path, wanted: Mapping[str, str]) -> dict[str, Any]:
     return template
 
 
-def _register(
-    entry: Mapping[str, Any], path: Path, placeholders: Mapping[str, str], schedule: Schedule | None
-) -> None:
+def _register(entry: Mapping[str, Any], path: Path, placeholders: Mapping[str, str], schedule: Schedule | None) -> None:
     """Create or update the deployment by `prefect deploy`."""
     arguments = ["--no-prompt", "deploy", "--prefect-file", str(path), "--name", entry["name"]]
     if schedule in _STRATEGIES and entry.get("schedules"):
@@ -208,9 +206,7 @@ def _overlap_of(client: SyncPrefectClient, full_name: str) -> str:
     options = client.read_deployment_by_name(full_name).concurrency_options
     if options is None:
         return "overlapping runs run in parallel"
-    return (
-        f"overlapping runs {'queue' if options.collision_strategy == _STRATEGIES['queue'] else 'are skipped'}"
-    )
+    return f"overlapping runs {'queue' if options.collision_strategy == _STRATEGIES['queue'] else 'are skipped'}"
 
 
 def _active_schedules(client: SyncPrefectClient, full_name: str) -> Mapping[str, bool]:

@@ -28,9 +28,7 @@ _PROMPT_COLUMNS = (
     *("instruction", "question", "query", "problem", "prompt", "context", "passage", "premise"),
     *("hypothesis", "sentence", "text", "input", "source", "document", "article"),
 )
-_COMPLETION_COLUMNS = (
-    *("completion", "output", "answer", "response", "target", "label", "solution", "summary"),
-)
+_COMPLETION_COLUMNS = (*("completion", "output", "answer", "response", "target", "label", "solution", "summary"),)
 _CHOICES_COLUMNS = ("choices", "options")
 
 
@@ -149,9 +147,7 @@ def detect_schema(name: str, file: Path) -> RowSchema:
     rows = read_rows(name, file)
     sample = list(itertools.islice(rows, _SAMPLE))
     if not sample:
-        raise InitError(
-            f"{file}", got="no rows", expected="one row per line", fix="add rows to the file, or remove it"
-        )
+        raise InitError(f"{file}", got="no rows", expected="one row per line", fix="add rows to the file, or remove it")
     longest = max(_num_characters(row) for row in sample)
     num_rows = len(sample)
     for row in rows:

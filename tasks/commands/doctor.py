@@ -129,9 +129,7 @@ def check_devices(config: SearchConfig | None) -> Check:
 def check_disk(output_root: str, free: int) -> Check:
     """Check the free disk space for checkpoints."""
     finding = f"{free / 1e9:,.1f} GB free for {output_root}"
-    fix = (
-        "free some space, or set output_root to another disk; msft plan CONFIG prints how much a search needs"
-    )
+    fix = "free some space, or set output_root to another disk; msft plan CONFIG prints how much a search needs"
     if free < _TOO_FEW_BYTES:
         return Check(name="disk", verdict="fail", finding=finding, fix=fix)
     if free < _LITTLE_BYTES:
@@ -202,11 +200,7 @@ def check_searches(searches: Sequence[SearchStatus], run_statuses: dict[str, str
             found.append(Check(name="searches", verdict="warn", finding=finding, fix=fix))
     running = sum(one.condition == "running" for one in searches)
     return found or [
-        Check(
-            name="searches",
-            verdict="ok",
-            finding=f"{len(searches)} found, {running} running, none interrupted",
-        )
+        Check(name="searches", verdict="ok", finding=f"{len(searches)} found, {running} running, none interrupted")
     ]
 
 

@@ -46,12 +46,7 @@ def export_champion(directory: str, to: str, *, merge_lora: bool) -> Export:
     name = Path(directory).resolve().name
     key = _champion_of(name, directory)
     if not to.startswith(HUB) and Path(to).exists():
-        raise ExportError(
-            name,
-            got=f"{to}, which exists",
-            expected="a new directory",
-            fix="choose another with --to",
-        )
+        raise ExportError(name, got=f"{to}, which exists", expected="a new directory", fix="choose another with --to")
     with tempfile.TemporaryDirectory(dir=directory, prefix=".export-") as scratch:
 
         def write(folder: Path) -> None:
@@ -64,9 +59,7 @@ def export_champion(directory: str, to: str, *, merge_lora: bool) -> Export:
         publish_folder(folder, write, "the champion")
         num_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         place = _upload(name, folder, to.removeprefix(HUB)) if to.startswith(HUB) else to
-    return Export(
-        search=name, checkpoint=str(key), to=place, has_adapters_only=not merge_lora, num_bytes=num_bytes
-    )
+    return Export(search=name, checkpoint=str(key), to=place, has_adapters_only=not merge_lora, num_bytes=num_bytes)
 
 
 def _champion_of(name: str, directory: str) -> CheckpointKey:
@@ -105,9 +98,7 @@ def _write_adapters(directory: str, key: CheckpointKey, folder: Path, spec_path:
         "directory": str(folder.resolve()),
     }
     write_file(spec_path, json.dumps(spec))
-    run_module(
-        "tasks.workers.export_adapter", spec_path, name=f"export of {name}", threads=config.training.threads
-    )
+    run_module("tasks.workers.export_adapter", spec_path, name=f"export of {name}", threads=config.training.threads)
 
 
 def _base_name(config: SearchConfig, directory: str) -> str:
@@ -124,9 +115,7 @@ def _upload(name: str, folder: Path, repository: str) -> str:
     api = HfApi()
     try:
         created = api.create_repo(repository, private=True, exist_ok=True)
-        api.upload_folder(
-            repo_id=created.repo_id, folder_path=str(folder), commit_message=f"Champion of {name}"
-        )
+        api.upload_folder(repo_id=created.repo_id, folder_path=str(folder), commit_message=f"Champion of {name}")
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise ExportError(
             name,

@@ -88,10 +88,7 @@ def _part(data: FolderData) -> DraftPart:
 def _render(path: Path, name: str, model: str, parts: Sequence[DraftPart]) -> str:
     """Return the configuration as text, from templates/config.yaml.j2."""
     environment = Environment(
-        loader=PackageLoader("tasks.commands"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        keep_trailing_newline=True,
+        loader=PackageLoader("tasks.commands"), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
     )
     environment.filters["quote"] = lambda text: json.dumps(text, ensure_ascii=False)
     environment.filters["from_config"] = lambda target: _relative_to(path, target)
@@ -124,7 +121,5 @@ def _relative_to(config: Path, path: Path) -> str:
 
 
 def _safe_name(name: str) -> str:
-    kept = "".join(
-        letter if letter.isascii() and (letter.isalnum() or letter in "_.-") else "_" for letter in name
-    )
+    kept = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "_.-") else "_" for letter in name)
     return kept.lstrip("_.-")[:64] or "search"

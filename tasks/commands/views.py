@@ -30,12 +30,7 @@ def show_draft(draft: Draft) -> None:
         )
         for part in draft.parts
     ]
-    columns = (
-        *names("sub-dataset"),
-        *numbers("rows"),
-        *names("validation", "test", "scored by"),
-        *texts("read as"),
-    )
+    columns = (*names("sub-dataset"), *numbers("rows"), *names("validation", "test", "scored by"), *texts("read as"))
     tell_table(Table(columns, rows))
     for remark in draft.remarks:
         tell(("check", "yellow"), f" {remark}")

@@ -65,15 +65,12 @@ def _sub_dataset(config: SearchConfig, name: str) -> SubDatasetConfig:
     where = f"split {name}"
     if not found:
         raise ConfigError(
-            where,
-            [f"no such sub-dataset; there are {', '.join(s.name for s in config.mixture.sub_datasets)}"],
+            where, [f"no such sub-dataset; there are {', '.join(s.name for s in config.mixture.sub_datasets)}"]
         )
     if found[0].synthetic is not None:
         raise ConfigError(where, ["generated rows have no columns; name a sub-dataset with path or hub"])
     if any(not isinstance(text, str | None) for _, text in found[0].splits):
-        raise ConfigError(
-            where, ["its splits are carved; name a file for each, so that all categories share them"]
-        )
+        raise ConfigError(where, ["its splits are carved; name a file for each, so that all categories share them"])
     if isinstance(config.mixture.proportions, dict):
         raise ConfigError(where, ["mixture.proportions names weights; set by_size or equal"])
     return found[0]

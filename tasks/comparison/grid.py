@@ -61,9 +61,7 @@ class Arm(Value):
     @property
     def label(self) -> str:
         """Return the arm's name in log lines and errors."""
-        return ", ".join(
-            [self.method, *(f"{axis} {value}" for axis, value in self.point.items()), f"seed {self.seed}"]
-        )
+        return ", ".join([self.method, *(f"{axis} {value}" for axis, value in self.point.items()), f"seed {self.seed}"])
 
 
 class Grid(Value):
@@ -163,9 +161,7 @@ def configure(config: SearchConfig, method: str, seed: int, name: str) -> Search
 
 def _require_test_split(config: SearchConfig) -> None:
     if all(s.splits.test is None or s.metric == "loss" for s in config.mixture.sub_datasets):
-        raise ConfigError(
-            config.name, ["no sub-dataset has a test split and an accuracy, so nothing can be compared"]
-        )
+        raise ConfigError(config.name, ["no sub-dataset has a test split and an accuracy, so nothing can be compared"])
 
 
 def _check_axes(axes: Sequence[Axis], methods: Sequence[str]) -> None:
@@ -190,8 +186,7 @@ def _check_distinct(arms: Sequence[Arm]) -> None:
         twin = first.setdefault(settings, arm.method)
         if twin != arm.method:
             raise ConfigError(
-                "--methods",
-                [f"{twin} and {arm.method} are one and the same search with these settings; leave one out"],
+                "--methods", [f"{twin} and {arm.method} are one and the same search with these settings; leave one out"]
             )
 
 
@@ -216,9 +211,7 @@ def _at(config: SearchConfig, axis: Axis, value: Any) -> SearchConfig:
         return config if value == "none" else split_by_column(config, name, column)
     if axis.path == ROWS:
         names = [sub_dataset.name for sub_dataset in config.mixture.sub_datasets]
-        return change_config(
-            config, {f"mixture.sub_datasets.{n}.max_rows.train": value for n in names}, where
-        )
+        return change_config(config, {f"mixture.sub_datasets.{n}.max_rows.train": value for n in names}, where)
     return change_config(config, {axis.path: value}, where)
 
 
@@ -227,9 +220,7 @@ def _first(config: SearchConfig, count: Any, where: str) -> SearchConfig:
     mixture = config.mixture.model_dump(mode="json")
     available = len(mixture["sub_datasets"])
     if not isinstance(count, int) or not 1 <= count <= available:
-        raise ConfigError(
-            where, [f"expected a whole number from 1 to {available}, the number of sub-datasets"]
-        )
+        raise ConfigError(where, [f"expected a whole number from 1 to {available}, the number of sub-datasets"])
     kept = mixture["sub_datasets"][:count]
     changes: dict[str, Any] = {"mixture.sub_datasets": kept}
     if isinstance(mixture["proportions"], dict):

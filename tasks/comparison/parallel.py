@@ -86,9 +86,7 @@ def _run_here(part: Part, search: Callable[[Part], Any]) -> Outcome:
     logger.info(part.arm.label)
     try:
         search(part)
-    except (
-        httpx.TransportError
-    ):  # the Prefect server is lost: `run_flow` starts it, and the comparison, again
+    except httpx.TransportError:  # the Prefect server is lost: `run_flow` starts it, and the comparison, again
         raise
     except Exception as error:  # a search may fail by anything, and the others must go on
         return failed(part.arm, text_of(error))

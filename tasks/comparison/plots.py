@@ -67,12 +67,7 @@ def plot_axis(summary: pd.DataFrame, axis: str, names: Sequence[str]) -> Figure:
     positions = {value: _number(value, index) for index, value in enumerate(dict.fromkeys(summary[axis]))}
     for index, (key, group) in enumerate(summary.groupby(["title", *others], sort=False)):
         label = ", ".join([str(key[0]), *(f"{n} {v}" for n, v in zip(others, key[1:], strict=True))])
-        style: dict[str, Any] = {
-            "color": _COLOURS[index % len(_COLOURS)],
-            "marker": "o",
-            "capsize": 3,
-            "label": label,
-        }
+        style: dict[str, Any] = {"color": _COLOURS[index % len(_COLOURS)], "marker": "o", "capsize": 3, "label": label}
         at = [positions[value] for value in group[axis]]
         panels[0].errorbar(at, 100 * group["mean"], yerr=100 * group["std"].fillna(0), **style)
         panels[1].errorbar(at, group["flops"], yerr=group["flops_std"].fillna(0), **style)

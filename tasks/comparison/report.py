@@ -37,9 +37,7 @@ RowsOf = Callable[[Sequence[RoundDecided], int], list[dict[str, Any]]]
 
 
 @task(name="report comparison", cache_policy=NO_CACHE)
-def report_comparison(
-    config: SearchConfig, comparison: SearchRef, grid: Grid, outcomes: Sequence[Outcome]
-) -> None:
+def report_comparison(config: SearchConfig, comparison: SearchRef, grid: Grid, outcomes: Sequence[Outcome]) -> None:
     """Write the frames and plots, print the tables, log all of it, and close the comparison's MLflow run.
 
     Raises:
@@ -136,11 +134,7 @@ def scores_frame(findings: Sequence[Finding]) -> pd.DataFrame:
     return pd.DataFrame(
         [
             _key(finding)
-            | {
-                "sub_dataset": score.sub_dataset,
-                "accuracy": score.accuracy,
-                "num_examples": score.num_examples,
-            }
+            | {"sub_dataset": score.sub_dataset, "accuracy": score.accuracy, "num_examples": score.num_examples}
             for finding in findings
             for score in finding.test
         ]
@@ -193,9 +187,7 @@ def sub_datasets_frame(findings: Sequence[Finding], control: str) -> pd.DataFram
     )
 
 
-def _by_point_and_method(
-    findings: Sequence[Finding],
-) -> dict[tuple[tuple[tuple[str, str], ...], str], list[Finding]]:
+def _by_point_and_method(findings: Sequence[Finding]) -> dict[tuple[tuple[tuple[str, str], ...], str], list[Finding]]:
     groups: dict[tuple[tuple[tuple[str, str], ...], str], list[Finding]] = {}
     for finding in findings:
         groups.setdefault((tuple(finding.arm.point.items()), finding.arm.method), []).append(finding)

@@ -114,11 +114,7 @@ def comparison_of(config: SearchConfig, grid: Grid) -> SearchRef:
 
 
 def run_searches(
-    comparison: SearchRef,
-    grid: Grid,
-    slots: Sequence[str | None],
-    search: Callable[[Part], Any],
-    wait_s: float = 0.0,
+    comparison: SearchRef, grid: Grid, slots: Sequence[str | None], search: Callable[[Part], Any], wait_s: float = 0.0
 ) -> tuple[Outcome, ...]:
     """Run the searches that have not ended before, and return the outcomes in the order of the arms.
 
@@ -175,9 +171,7 @@ def find_all(outcomes: Sequence[Outcome], *, same_data: bool) -> tuple[Finding, 
         content = start_of(events).content
         before, held = first.setdefault(outcome.arm.seed, (outcome.arm, content))
         if same_data and held != content:
-            raise DifferentDataError(
-                outcome.arm.seed, before.label, outcome.arm.label, differences(held, content)
-            )
+            raise DifferentDataError(outcome.arm.seed, before.label, outcome.arm.label, differences(held, content))
         findings.append(_finding(outcome.arm, events, content))
     return tuple(findings)
 
@@ -191,9 +185,7 @@ def _finding(arm: Arm, events: Sequence[Event], content: Mapping[str, str]) -> F
         arm=arm,
         directory=str(directory_of(arm.config)),
         test=tuple(score for score in test.scores if score.accuracy is not None),
-        test_hashes={
-            key.removesuffix("/test"): value for key, value in content.items() if key.endswith("/test")
-        },
+        test_hashes={key.removesuffix("/test"): value for key, value in content.items() if key.endswith("/test")},
         cost=_cost(rounds),
         rounds=rounds,
         crowned_at=crowned.at,
@@ -202,10 +194,7 @@ def _finding(arm: Arm, events: Sequence[Event], content: Mapping[str, str]) -> F
 
 def _cost(rounds: Sequence[RoundDecided]) -> Cost:
     lines = [line for decided in rounds for line in decided.ledger if line.kind != "restart"]
-    tokens = {
-        kind: sum(line.num_tokens for line in lines if line.kind == kind)
-        for kind in {li.kind for li in lines}
-    }
+    tokens = {kind: sum(line.num_tokens for line in lines if line.kind == kind) for kind in {li.kind for li in lines}}
     return Cost(
         train_tokens=sum(count for kind, count in tokens.items() if kind != "evaluation"),
         discarded_tokens=tokens.get("discarded", 0),

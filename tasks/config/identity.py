@@ -41,9 +41,7 @@ def identity_in(dumped: Mapping[str, Any]) -> dict[str, Any]:
     """Return the identifying settings of a configuration as a search keeps it on disk."""
     kept = {section: value for section, value in dumped.items() if section not in PLACES}
     for section, fields in COMPUTATION.items():
-        kept[section] = {
-            field: value for field, value in kept.get(section, {}).items() if field not in fields
-        }
+        kept[section] = {field: value for field, value in kept.get(section, {}).items() if field not in fields}
     search = dict(kept.get("search", {}))
     return kept | {"search": search | {"options": first_names(search.get("options", {}))}}
 

@@ -39,16 +39,12 @@ def load_config(path: str, overrides: Sequence[str] = (), *, is_shared: bool = F
         ConfigError: the file cannot be read, or a value is refused; lists every problem.
     """
     document = _read_file(path)
-    raw: dict[str, Any] = json.loads(
-        json.dumps(document.value)
-    )  # parts that aliases share become parts of their own
+    raw: dict[str, Any] = json.loads(json.dumps(document.value))  # parts that aliases share become parts of their own
     overridden, problems = _apply(raw, overrides)
 
     def origin_of(place: Place) -> str:
         line = document.line_of(place)
-        if any(
-            place[: len(one)] == one or (line is None and one[: len(place)] == place) for one in overridden
-        ):
+        if any(place[: len(one)] == one or (line is None and one[: len(place)] == place) for one in overridden):
             return "--set"
         return f"line {line}" if line is not None else ""
 
@@ -199,9 +195,7 @@ def _warn_of_old_names(raw: Mapping[str, Any]) -> None:
         old = [f"{name}: {value}" for name, value in options.items() if (name, value) not in renamed.items()]
         new = [f"{name}: {value}" for name, value in renamed.items() if (name, value) not in options.items()]
         for before, now in zip(old, new, strict=True):
-            logger.warning(
-                f"search.options: write {now} in place of {before}, which the next version refuses"
-            )
+            logger.warning(f"search.options: write {now} in place of {before}, which the next version refuses")
 
 
 def _apply(raw: dict[str, Any], overrides: Sequence[str]) -> tuple[list[Place], list[str]]:

@@ -47,9 +47,7 @@ def rename_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return a method's options by their names of today."""
     pairs = [_renamed(name, value, _RENAMED) for name, value in options.items()]
     renamed = dict(pairs)
-    return (
-        renamed if len(renamed) == len(pairs) else dict(options)
-    )  # one option by both names is refused later
+    return renamed if len(renamed) == len(pairs) else dict(options)  # one option by both names is refused later
 
 
 def first_names(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,9 +72,7 @@ class Options(Settings):
 
     @model_serializer
     def _given(self) -> dict[str, Any]:
-        return {
-            name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set
-        }
+        return {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
 
 
 class MsftOptions(Options):
@@ -109,9 +105,7 @@ class ForwardOptions(Options):
     """Options of `forward`."""
 
     persist: int = Field(
-        Forward.persist,
-        ge=1,
-        description="Consecutive evaluations below the peak before a sub-dataset overfits.",
+        Forward.persist, ge=1, description="Consecutive evaluations below the peak before a sub-dataset overfits."
     )
     loss_guard: Number = Field(
         Forward.loss_guard,
@@ -141,9 +135,7 @@ class DynamixOptions(Options):
     """Options of `dynamix_sft`."""
 
     gamma: Number = Field(Dynamix.gamma, ge=0, le=1, description="Share of uniform exploration.")
-    alpha: Number = Field(
-        Dynamix.alpha, ge=0, le=1, description="Weight of the past in the moving average of rewards."
-    )
+    alpha: Number = Field(Dynamix.alpha, ge=0, le=1, description="Weight of the past in the moving average of rewards.")
     beta: Number = Field(
         Dynamix.beta, ge=0, description="Sharpness of the softmax (source: 4 for 1B parameters, 5 for 8B)."
     )
@@ -167,17 +159,14 @@ class StrategyConfig(Settings):
 
     method: str = Field("msft", description="A method or a preset; `msft methods` lists both.")
     options: Options = Field(Options(), description="Options of the method, see below.")
-    max_epochs: float = Field(
-        gt=0, description="Total budget in full-mixture epochs, including discarded ones."
-    )
+    max_epochs: float = Field(gt=0, description="Total budget in full-mixture epochs, including discarded ones.")
     max_rounds: int | None = Field(None, ge=1, description="Limit on rounds. null: no limit.")
     compute_budget_epochs: float = Field(
         2.0, gt=0, description="C: epochs of one roll-out (measured: C=1 lost to SFT, C=2 and C=3 did not)."
     )
     evals_per_epoch: int = Field(4, ge=1, description="Evaluations per epoch (paper, section 4.1).")
     rule: Literal["guarded", "paper"] = Field(
-        "guarded",
-        description="paper: overfits after any earlier peak; guarded: only with a drop above min_delta.",
+        "guarded", description="paper: overfits after any earlier peak; guarded: only with a drop above min_delta."
     )
     min_delta: float = Field(
         0.05, ge=0, description="Score lost from peak to end before a sub-dataset overfits (measured)."

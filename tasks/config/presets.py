@@ -65,15 +65,11 @@ PRESETS: Mapping[str, Preset] = {
     ),
     "dynamix_sft": Preset("DynamixSFT", "shares follow look-ahead gains (arXiv 2508.12116)", "dynamix_sft"),
     "ies": Preset("IES", "mastered rows leave back-propagation (arXiv 2502.07547)", "ies"),
-    "sro_sft": Preset(
-        "SRO SFT", "one roll-out finds each optimum; retrain, leaving each out after it", "sro_sft"
-    ),
+    "sro_sft": Preset("SRO SFT", "one roll-out finds each optimum; retrain, leaving each out after it", "sro_sft"),
     "soft_sro_sft": Preset(
         "Soft SRO SFT", "one roll-out finds each optimum; retrain with shares that total it", "soft_sro_sft"
     ),
-    "forward": Preset(
-        "Forward search", "exclude what overfits and train on, without rollback", "forward", _OFTEN
-    ),
+    "forward": Preset("Forward search", "exclude what overfits and train on, without rollback", "forward", _OFTEN),
     "forward_ema": Preset(
         "Forward search + EMA",
         "forward with a moving average of the weights",

@@ -23,9 +23,7 @@ class LoraConfig(Settings):
     r: int = Field(16, ge=1, description="Rank of the adapters.")
     alpha: int = Field(32, ge=1, description="Scale: the update is multiplied by alpha / r.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout probability in the adapters.")
-    target_modules: str | tuple[str, ...] = Field(
-        "all-linear", description="Module names as peft takes them."
-    )
+    target_modules: str | tuple[str, ...] = Field("all-linear", description="Module names as peft takes them.")
 
 
 class ModelConfig(Settings):
@@ -75,9 +73,7 @@ class MixtureConfig(Settings):
     proportions: Literal["by_size", "equal"] | dict[str, float] = Field(
         "by_size", description="by_size: each row once an epoch (paper); equal; or a weight per name."
     )
-    share_unit: Literal["examples", "tokens"] = Field(
-        "examples", description="Unit in which proportions are measured."
-    )
+    share_unit: Literal["examples", "tokens"] = Field("examples", description="Unit in which proportions are measured.")
     on_overlap: Literal["error", "warn"] = Field("error", description="When the same text is in two splits.")
     on_too_long: Literal["error", "drop"] = Field(
         "error", description="When a row has more tokens than training.max_length; rows are never truncated."
@@ -119,10 +115,7 @@ class TrainingConfig(Settings):
         description="Learning rate after warm-up; linear and cosine decay over search.max_epochs to final_lr_ratio.",
     )
     final_lr_ratio: float = Field(
-        0.1,
-        ge=0,
-        le=1,
-        description="Final learning rate as a share of the peak; not with schedule: constant.",
+        0.1, ge=0, le=1, description="Final learning rate as a share of the peak; not with schedule: constant."
     )
     warmup_steps: int = Field(10, ge=0, description="Steps of linear warm-up.")
     weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay of AdamW.")
@@ -146,18 +139,14 @@ class TrainingConfig(Settings):
         description="Decay of a moving average of the weights, which is scored and exported in their place. "
         "0.99 damps the noise between checkpoints (measured: SFT 83.0, with it 85.3).",
     )
-    num_processes: int = Field(
-        1, ge=1, description="Processes, each with a GPU of its own where there are GPUs."
-    )
+    num_processes: int = Field(1, ge=1, description="Processes, each with a GPU of its own where there are GPUs.")
     accelerate_config: str | None = Field(
         None,
         description="An Accelerate config file (FSDP …) that sets processes and devices of one machine. DeepSpeed, "
         "several machines and another mixed_precision than precision are refused.",
     )
     threads: int | None = Field(
-        None,
-        ge=1,
-        description="CPU threads per process. null: all cores; 1 is fastest below 0.5M parameters.",
+        None, ge=1, description="CPU threads per process. null: all cores; 1 is fastest below 0.5M parameters."
     )
 
     @model_validator(mode="after")
@@ -190,9 +179,7 @@ class TrackingConfig(Settings):
 
     uri: Uri | None = Field(None, description="MLflow's tracking URI. null: an SQLite file in output_root.")
     experiment: str = Field("msft", description="MLflow experiment.")
-    outage_minutes: float = Field(
-        60.0, ge=0, description="Minutes to wait for an MLflow that does not answer."
-    )
+    outage_minutes: float = Field(60.0, ge=0, description="Minutes to wait for an MLflow that does not answer.")
 
 
 class SearchConfig(Settings):
@@ -200,18 +187,14 @@ class SearchConfig(Settings):
 
     name: Name = Field(description="Name of the search; its directory is NAME-ID.")
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of data order, carved splits and drawn weights.")
-    output_root: Text = Field(
-        "searches", description="Folder of all searches, relative to the working directory."
-    )
+    output_root: Text = Field("searches", description="Folder of all searches, relative to the working directory.")
     model: ModelConfig
     mixture: MixtureConfig
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     search: SearchSection
     tracking: TrackingConfig = TrackingConfig()
-    config_dir: str = Field(
-        ".", description="Set on loading: folder of the YAML file, to which inputs are relative."
-    )
+    config_dir: str = Field(".", description="Set on loading: folder of the YAML file, to which inputs are relative.")
 
     @model_validator(mode="after")
     def _settings_take_effect(self) -> SearchConfig:

@@ -38,9 +38,7 @@ _SCALARS = (
 )
 _BY_FIRST_LETTER = {
     letter: [
-        (f"{_TAG}{tag}", re.compile(rf"(?:{pattern})\Z"))
-        for tag, pattern, letters in _SCALARS
-        if letter in letters
+        (f"{_TAG}{tag}", re.compile(rf"(?:{pattern})\Z")) for tag, pattern, letters in _SCALARS if letter in letters
     ]
     for letter in ("", *"~nNtTfF-+.0123456789<")
 }

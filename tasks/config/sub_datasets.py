@@ -42,12 +42,9 @@ class OptionsConfig(Settings):
     )
     right: Text = Field(description="Format string of the right option's label.")
     labels: Text | tuple[str, ...] | None = Field(
-        None,
-        description="Names by which `right` picks an option: a column, or a text per option. null: A, B, C …",
+        None, description="Names by which `right` picks an option: a column, or a text per option. null: A, B, C …"
     )
-    shuffle: bool = Field(
-        False, description="Shuffle the options, for data in which the right one always comes first."
-    )
+    shuffle: bool = Field(False, description="Shuffle the options, for data in which the right one always comes first.")
 
 
 class TemplateConfig(Settings):
@@ -58,9 +55,7 @@ class TemplateConfig(Settings):
     choices: str | tuple[str, ...] | None = Field(
         None, description="Column with the choices, or a format string per choice."
     )
-    answer: str | None = Field(
-        None, description="Format string of the answer that a generation is compared with."
-    )
+    answer: str | None = Field(None, description="Format string of the answer that a generation is compared with.")
     options: OptionsConfig | None = Field(
         None, description="Letters for the options of a question; gives one choice per option."
     )
@@ -76,9 +71,7 @@ class TemplateConfig(Settings):
             if any(column == "" or column[0].isdigit() for column in _columns_of(text)):
                 raise ValueError(f"got {text!r:.80}; expected a column's name in each pair of braces")
         if not _columns_of(self.completion):
-            raise ValueError(
-                f"got completion {self.completion!r:.80}; expected the name of a column, as in {{answer}}"
-            )
+            raise ValueError(f"got completion {self.completion!r:.80}; expected the name of a column, as in {{answer}}")
         return self
 
     @model_validator(mode="after")
@@ -98,9 +91,7 @@ class SyntheticConfig(Settings):
     skill: Text = Field(description="Name of the skill; `tasks/data/synthetic.py` has them.")
     unique_rows: int = Field(300, ge=1, description="Different rows in train.")
     repeats: int = Field(1, ge=1, description="Copies of each unique row in train.")
-    wrong_labels: float = Field(
-        0.0, ge=0, le=1, description="Share of unique train rows with a wrong answer."
-    )
+    wrong_labels: float = Field(0.0, ge=0, le=1, description="Share of unique train rows with a wrong answer.")
     validation_rows: int = Field(200, ge=1, description="Rows in validation.")
     test_rows: int = Field(500, ge=1, description="Rows in test.")
 
@@ -109,9 +100,7 @@ class SubDatasetConfig(Settings):
     """One member of the mixture: exactly one of `path`, `hub` and `synthetic`."""
 
     name: Name = Field(description="Name in tables, metrics and `--set`.")
-    path: Text | None = Field(
-        None, description="A folder of split files, or one file (JSONL, JSON, CSV, Parquet)."
-    )
+    path: Text | None = Field(None, description="A folder of split files, or one file (JSONL, JSON, CSV, Parquet).")
     hub: Text | None = Field(None, description="A dataset id on the Hugging Face Hub.")
     hub_config: str | None = Field(None, description="Configuration of the hub's dataset.")
     revision: str | None = Field(None, description="Branch, tag or commit of the hub's dataset.")
@@ -147,15 +136,11 @@ class SubDatasetConfig(Settings):
         named = {key: name for key, name in self.splits if isinstance(name, str)}
         renamed = [key for key, name in named.items() if name != key]
         if self.synthetic is not None and renamed:
-            raise ValueError(
-                f"splits.{renamed[0]} takes no effect with synthetic; set its numbers of rows instead"
-            )
+            raise ValueError(f"splits.{renamed[0]} takes no effect with synthetic; set its numbers of rows instead")
         if self.splits.test is None and self.max_rows.test is not None:
             raise ValueError("max_rows.test takes no effect where splits.test is null")
         if self.max_new_tokens is not None and self.metric in ("multiple_choice", "loss"):
-            raise ValueError(
-                f"max_new_tokens takes no effect with metric={self.metric}; nothing is generated"
-            )
+            raise ValueError(f"max_new_tokens takes no effect with metric={self.metric}; nothing is generated")
         return self
 
 

@@ -56,9 +56,7 @@ def prepare_base_model(config: SearchConfig) -> BaseModelRef:
 def _local_directory(config: SearchConfig) -> Path:
     source = config.model.source
     if source is None:
-        built_from = json.dumps(
-            [config.model.from_config, config.model.tokenizer, config.seed], sort_keys=True
-        )
+        built_from = json.dumps([config.model.from_config, config.model.tokenizer, config.seed], sort_keys=True)
         return _build(config, built_from, None)
     path = _package_file(source) if source.startswith("package:") else config.resolve(source)
     if path.suffix == ".gguf":

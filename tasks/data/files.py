@@ -112,9 +112,7 @@ def _csv(file: Path) -> Iterator[dict[str, Any]]:
             raise ValueError(f"two columns of one name in the header: {', '.join(header)}")
         for cells in reader:
             if cells and len(cells) != len(header):
-                raise ValueError(
-                    f"line {reader.line_num} has {len(cells)} cells, the header has {len(header)}"
-                )
+                raise ValueError(f"line {reader.line_num} has {len(cells)} cells, the header has {len(header)}")
             if cells:
                 yield {column: cell or None for column, cell in zip(header, cells, strict=True)}
 
@@ -127,10 +125,7 @@ def _parquet(file: Path) -> Iterator[dict[str, Any]]:
         with ParquetFile(file) as parquet:
             for batch in parquet.iter_batches():
                 yield from batch.to_pylist()
-    except (
-        pyarrow.ArrowException,
-        ArithmeticError,
-    ) as error:  # a date or decimal beyond the range of Python's types
+    except (pyarrow.ArrowException, ArithmeticError) as error:  # a date or decimal beyond the range of Python's types
         raise ValueError(str(error)) from error
 
 

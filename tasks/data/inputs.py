@@ -69,9 +69,7 @@ def open_test_splits(config: SearchConfig, inputs: Inputs) -> tuple[ScoreSplit, 
         ref, rows = by_name[sub_dataset.name], read_splits(config, sub_dataset).get("test")
         if rows is not None:
             split = _tokenize(config, encoder, sub_dataset.name, "test", rows)
-            opened.append(
-                ScoreSplit(name=ref.name, metric=ref.metric, max_new_tokens=ref.max_new_tokens, split=split)
-            )
+            opened.append(ScoreSplit(name=ref.name, metric=ref.metric, max_new_tokens=ref.max_new_tokens, split=split))
     return tuple(opened)
 
 
@@ -79,8 +77,7 @@ def _encoder(config: SearchConfig, model: BaseModelRef) -> Encoder:
     limit = model.max_positions
     if limit is not None and config.training.max_length > limit:
         raise ConfigError(
-            config.name,
-            [f"training.max_length: the model has {limit} positions; got {config.training.max_length}"],
+            config.name, [f"training.max_length: the model has {limit} positions; got {config.training.max_length}"]
         )
     return Encoder(
         model.directory,
@@ -123,9 +120,7 @@ def _located_texts(splits: Mapping[str, Splits], is_paper_protocol: bool) -> Ite
                 yield role, f"{name}/{role} row {index}", " ".join(row.prompt.split())
 
 
-def _prepare(
-    config: SearchConfig, sub_dataset: SubDatasetConfig, splits: Splits, encoder: Encoder
-) -> SubDatasetRef:
+def _prepare(config: SearchConfig, sub_dataset: SubDatasetConfig, splits: Splits, encoder: Encoder) -> SubDatasetRef:
     name, test = sub_dataset.name, splits.get("test")
     metric = _metric_of(config, sub_dataset, splits["validation"])
     if metric in ("exact_match", "numeric") and encoder.tokenizer.eos_token_id is None:
@@ -191,8 +186,7 @@ def _metric_of(config: SearchConfig, sub_dataset: SubDatasetConfig, rows: Sequen
         if all(row.choices for row in rows):
             if sub_dataset.max_new_tokens is not None:
                 raise ConfigError(
-                    config.name,
-                    [f"{where}: all rows have choices, so max_new_tokens takes no effect; leave it out"],
+                    config.name, [f"{where}: all rows have choices, so max_new_tokens takes no effect; leave it out"]
                 )
             return "multiple_choice"
         return "numeric" if all("####" in row.completion for row in rows) else "exact_match"
@@ -200,7 +194,6 @@ def _metric_of(config: SearchConfig, sub_dataset: SubDatasetConfig, rows: Sequen
         raise ConfigError(config.name, [f"{where}: multiple_choice, and a validation row has no choices"])
     if sub_dataset.metric == "loss" and config.evaluation.selection != "loss":
         raise ConfigError(
-            config.name,
-            [f"{where}: loss gives no accuracy; set evaluation.selection to loss for the whole mixture"],
+            config.name, [f"{where}: loss gives no accuracy; set evaluation.selection to loss for the whole mixture"]
         )
     return sub_dataset.metric

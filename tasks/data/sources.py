@@ -52,9 +52,7 @@ def read_splits(config: SearchConfig, sub_dataset: SubDatasetConfig) -> dict[str
     splits = {split: _read_named(config, sub_dataset, split, name) for split, name in named.items()}
     for split in ("test", "validation"):
         if isinstance(carve := wanted[split], Carve):
-            splits["train"], splits[split] = _carve(
-                splits["train"], carve.carve, sub_dataset.name, split, config.seed
-            )
+            splits["train"], splits[split] = _carve(splits["train"], carve.carve, sub_dataset.name, split, config.seed)
     for split, examples in splits.items():
         limit = getattr(sub_dataset.max_rows, split)
         splits[split] = _sample(examples, limit, f"{sub_dataset.name}/{split}", config.seed)
@@ -215,8 +213,7 @@ def _with_values(row: Mapping[str, Any]) -> str:
 
 def _from_messages(name: str, messages: Any, where: str) -> Example:
     is_chat = isinstance(messages, list) and all(
-        isinstance(m, dict) and m.get("role") in _ROLES and isinstance(m.get("content"), str)
-        for m in messages
+        isinstance(m, dict) and m.get("role") in _ROLES and isinstance(m.get("content"), str) for m in messages
     )
     ends_in_answer = is_chat and messages and messages[-1]["role"] == "assistant"
     if not ends_in_answer or not messages[-1]["content"].strip():

@@ -79,9 +79,7 @@ def _smallest_by_comma(rng: Random) -> Exercise:
 
 def _count(rng: Random) -> Exercise:
     count = rng.randint(0, 4)
-    letters = ["e"] * count + rng.choices(
-        string.ascii_lowercase.replace("e", ""), k=rng.randint(5, 7) - count
-    )
+    letters = ["e"] * count + rng.choices(string.ascii_lowercase.replace("e", ""), k=rng.randint(5, 7) - count)
     rng.shuffle(letters)
     wrong = count + 1 if count == 0 else count + rng.choice((-1, 1))
     return Exercise(("e", "".join(letters)), str(count), str(wrong))

@@ -55,8 +55,7 @@ def _lettered(options: OptionsConfig, row: Mapping[str, Any]) -> tuple[list[dict
         order = [int(i) for i in random_state("options", *texts).permutation(len(texts))]
     lines = "\n".join(f"{letter}. {texts[i]}" for letter, i in zip(letters, order, strict=True))
     columns = [
-        {"options": lines, "letter": letter, "option": texts[i]}
-        for letter, i in zip(letters, order, strict=True)
+        {"options": lines, "letter": letter, "option": texts[i]} for letter, i in zip(letters, order, strict=True)
     ]
     return columns, order.index(labels.index(right))
 

@@ -23,15 +23,11 @@ _ENCODING_VERSION = 2
 class Encoder:
     """Encodes examples as token ids with one tokenizer."""
 
-    def __init__(
-        self, directory: str, max_length: int, *, trust_remote_code: bool, num_embeddings: int = 0
-    ) -> None:
+    def __init__(self, directory: str, max_length: int, *, trust_remote_code: bool, num_embeddings: int = 0) -> None:
         from transformers import AutoTokenizer
 
         try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(
-                directory, trust_remote_code=trust_remote_code
-            )
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
         except Exception as error:  # `tokenizers` raises bare Exception for a file that it cannot read
             raise ModelError(
                 directory,
@@ -47,12 +43,7 @@ class Encoder:
         """Return a hash of everything in the tokenizer that changes its output."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         content = backend.to_str() if backend is not None else json.dumps(self.tokenizer.get_vocab())
-        parts = [
-            content,
-            str(self.tokenizer.chat_template),
-            str(self.tokenizer.eos_token),
-            str(_ENCODING_VERSION),
-        ]
+        parts = [content, str(self.tokenizer.chat_template), str(self.tokenizer.eos_token), str(_ENCODING_VERSION)]
         return hashlib.sha256("\x1f".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
     def encode(self, example: Example) -> dict[str, Any]:
@@ -129,9 +120,7 @@ class Encoder:
                 )
                 until = self.tokenizer.apply_chat_template(messages[: index + 1], tokenize=False).rstrip()
                 if not (full.startswith(until) and until.startswith(before)):
-                    raise ValueError(
-                        "the chat template rewrites earlier turns; their tokens cannot be told apart"
-                    )
+                    raise ValueError("the chat template rewrites earlier turns; their tokens cannot be told apart")
                 spans.append((len(before), len(until)))
         encoded = self.tokenizer(full, add_special_tokens=False, return_offsets_mapping=True)
         starts = [start for start, _ in encoded["offset_mapping"]]
@@ -154,9 +143,7 @@ def tokenize_split(
         DataError: a row is too long or cannot be encoded, or no row is left.
     """
     texts = fingerprint(examples)
-    key = hashlib.sha256(
-        f"{texts}/{encoder.fingerprint}/{encoder.max_length}/{on_too_long}".encode()
-    ).hexdigest()
+    key = hashlib.sha256(f"{texts}/{encoder.fingerprint}/{encoder.max_length}/{on_too_long}".encode()).hexdigest()
     directory = cache / key[:32]
     if not (directory / "split.json").is_file():
         rows = _encode_all(encoder, name, split, examples, on_too_long)

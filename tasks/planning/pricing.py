@@ -31,9 +31,7 @@ class Price(Value):
     money: float | None
 
 
-def price_plan(
-    plan: Plan, speed: Speed, num_devices: int, price_per_gpu_hour: float | None
-) -> dict[str, Price]:
+def price_plan(plan: Plan, speed: Speed, num_devices: int, price_per_gpu_hour: float | None) -> dict[str, Price]:
     """Return the price of the least, the expected and the most of a plan."""
     costs: dict[str, SearchCost] = {bound: getattr(plan, bound) for bound in BOUNDS}
     return {bound: price(cost, speed, num_devices, price_per_gpu_hour) for bound, cost in costs.items()}
@@ -62,9 +60,7 @@ def num_devices_of(config: SearchConfig) -> int:
 
 def stated_speed(flops_per_s: float) -> Speed:
     """Return the speed of `--flops-per-s`."""
-    return Speed(
-        training_flops_per_s=flops_per_s, evaluation_flops_per_s=flops_per_s, source="as --flops-per-s says"
-    )
+    return Speed(training_flops_per_s=flops_per_s, evaluation_flops_per_s=flops_per_s, source="as --flops-per-s says")
 
 
 def measured_speed(output_root: str, model_sha256: str) -> Speed | None:

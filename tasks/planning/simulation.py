@@ -45,9 +45,7 @@ def simulate(config: SearchConfig, inputs: Inputs, order: Sequence[str], choose:
     while not state.is_finished:
         mixture = plan_mixture(settings, splits, state)
         overfitting = _chosen(state.active, order, choose, config.search.exclude_per_round)
-        curves = tuple(
-            _curve(name, _checkpoints(mixture, state), name in overfitting) for name in inputs.names
-        )
+        curves = tuple(_curve(name, _checkpoints(mixture, state), name in overfitting) for name in inputs.names)
         report = RoundReport(state.round, state.active, curves, mixture.steps_per_epoch)
         decision = strategy.observe(replace(report, previous=reports))
         stop_reason = stop_reason_of(settings, mixture, state, decision, mixture.num_rows)

@@ -149,9 +149,7 @@ class ChampionCrowned(_Event):
     champion: ChampionResult
 
 
-Event = Annotated[
-    SearchStarted | RoundDecided | EnvironmentChanged | ChampionCrowned, Field(discriminator="kind")
-]
+Event = Annotated[SearchStarted | RoundDecided | EnvironmentChanged | ChampionCrowned, Field(discriminator="kind")]
 _EVENT: TypeAdapter[Event] = TypeAdapter(Event)
 OneEvent = TypeVar("OneEvent", SearchStarted, RoundDecided, EnvironmentChanged, ChampionCrowned)
 
@@ -214,9 +212,7 @@ def upgrade(event: dict[str, Any], search_directory: Path) -> dict[str, Any]:
 def _specified_mixture(search_directory: Path, index: Any) -> Mixture | None:
     """Return the mixture of a round from its roll-out's specification, which a search's directory keeps."""
     path = round_directory(search_directory, index) / ROLLOUT_SPEC if isinstance(index, int) else None
-    return (
-        Mixture.model_validate(json.loads(path.read_text())["mixture"]) if path and path.is_file() else None
-    )
+    return Mixture.model_validate(json.loads(path.read_text())["mixture"]) if path and path.is_file() else None
 
 
 def of_kind(events: Iterable[Event], kind: type[OneEvent]) -> list[OneEvent]:

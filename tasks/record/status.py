@@ -126,10 +126,7 @@ def resumed_config(directory: str, overrides: Sequence[str]) -> SearchConfig:
     path = Path(directory, CONFIG)
     events = read_events(directory)
     if not events or not path.is_file():
-        raise ConfigError(
-            directory,
-            ["the search has not begun and has no record; start it with: msft search CONFIG"],
-        )
+        raise ConfigError(directory, ["the search has not begun and has no record; start it with: msft search CONFIG"])
     config = load_config(str(path), overrides)
     config = config.model_copy(update={"output_root": str(Path(directory).resolve().parent)})
     if ":***@" in (config.tracking.uri or ""):

@@ -220,9 +220,7 @@ class SearchView:
         """Return the round whose roll-out published a checkpoint; the base model belongs to the first."""
         return next((told for told in self.rounds if key in told.own), self.rounds[0])
 
-    def champion_rows(
-        self, validation: CheckpointScores, test: CheckpointScores | None
-    ) -> tuple[ChampionRow, ...]:
+    def champion_rows(self, validation: CheckpointScores, test: CheckpointScores | None) -> tuple[ChampionRow, ...]:
         """Return a row for each sub-dataset of the champion's validation scores."""
         at_exclusion = {e.sub_dataset: self.score(e.score).shown for e in self.state.excluded}
         tested = {score.sub_dataset: score for score in (test.scores if test is not None else ())}
@@ -265,9 +263,7 @@ def view_of(history: History, directory: str) -> SearchView:
             for draw in mixture.draws
         },
         accepted_changes=tuple(
-            difference
-            for event in of_kind(history.events, EnvironmentChanged)
-            for difference in event.differences
+            difference for event in of_kind(history.events, EnvironmentChanged) for difference in event.differences
         ),
         round_under_way=under_way if has_begun else None,
         plan=tuple(compare_with_plan(plan, history.rounds)) if plan is not None and history.rounds else (),

@@ -63,11 +63,7 @@ def _version_of(client: MlflowClient, search: SearchRef, name: str) -> ModelVers
 
 
 def _upload(
-    client: MlflowClient,
-    search: SearchRef,
-    directory: Path,
-    checkpoint: RegisteredCheckpoint,
-    card: ModelCard,
+    client: MlflowClient, search: SearchRef, directory: Path, checkpoint: RegisteredCheckpoint, card: ModelCard
 ) -> LoggedModel:
     condition = f"source_run_id = '{search.run_id}' AND name = 'champion'"
     for left in client.search_logged_models([search.experiment_id], filter_string=condition):

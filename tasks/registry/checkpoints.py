@@ -79,9 +79,7 @@ class RoundCheckpoints:
         return _registered(held)
 
 
-def create_checkpoint(
-    client: MlflowClient, search: SearchRef, run_id: str, checkpoint: CheckpointRef
-) -> LoggedModel:
+def create_checkpoint(client: MlflowClient, search: SearchRef, run_id: str, checkpoint: CheckpointRef) -> LoggedModel:
     """Create the READY logged model of a published checkpoint."""
     key = checkpoint.key
     model = client.create_logged_model(
@@ -90,21 +88,14 @@ def create_checkpoint(
         source_run_id=run_id,
         model_type=_CHECKPOINT,
         params={"round": str(key.round), "step": str(key.step), "checkpoint": checkpoint.model_dump_json()},
-        tags={
-            "msft.search_id": search.search_id,
-            "msft.round": str(key.round),
-            "msft.step": str(key.step),
-        },
+        tags={"msft.search_id": search.search_id, "msft.round": str(key.round), "msft.step": str(key.step)},
     )
     return client.finalize_logged_model(model.model_id, "READY")
 
 
 @retry_while_unavailable
 def log_scores(
-    search: SearchRef,
-    checkpoint: RegisteredCheckpoint,
-    scores: CheckpointScores,
-    digests: Mapping[str, str],
+    search: SearchRef, checkpoint: RegisteredCheckpoint, scores: CheckpointScores, digests: Mapping[str, str]
 ) -> None:
     """Log the validation scores of a checkpoint on its logged model and its round's run.
 
@@ -175,9 +166,7 @@ def find_checkpoint(search: SearchRef, key: CheckpointKey) -> RegisteredCheckpoi
 
 
 @retry_while_unavailable
-def accept_path(
-    search: SearchRef, round_index: int, target: CheckpointKey, intervals: Sequence[IntervalStats]
-) -> str:
+def accept_path(search: SearchRef, round_index: int, target: CheckpointKey, intervals: Sequence[IntervalStats]) -> str:
     """Mark the checkpoints of a round that led to `target`, and continue the curves of the search's run by them.
 
     Args:
@@ -199,9 +188,7 @@ def accept_path(
     for model in models:
         checkpoint = _registered(model)
         is_accepted = target.round == round_index and checkpoint.key.step <= target.step
-        client.set_logged_model_tags(
-            model.model_id, {"msft.path": "accepted" if is_accepted else "discarded"}
-        )
+        client.set_logged_model_tags(model.model_id, {"msft.path": "accepted" if is_accepted else "discarded"})
         if is_accepted:
             accepted[checkpoint.key] = checkpoint.published_at_ms
             points += [

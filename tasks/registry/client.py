@@ -85,9 +85,7 @@ def retry_for(uri: str, patience_s: float, call: Callable[[], Result]) -> Result
                 raise TrackingError(uri, _cause_of(error)) from error
             if pause_s == _FIRST_PAUSE_S:
                 place = without_password(uri)
-                logger.warning(
-                    f"MLflow at {place} does not answer; waiting, nothing is lost ({_cause_of(error)})"
-                )
+                logger.warning(f"MLflow at {place} does not answer; waiting, nothing is lost ({_cause_of(error)})")
         else:
             if pause_s > _FIRST_PAUSE_S:
                 logger.info(f"MLflow answers again after {time.monotonic() - began:.0f} s")

@@ -9,14 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tasks.contracts import (
-    CheckpointRef,
-    IntervalStats,
-    Mixture,
-    RegisteredCheckpoint,
-    RolloutSpec,
-    SearchRef,
-)
+from tasks.contracts import CheckpointRef, IntervalStats, Mixture, RegisteredCheckpoint, RolloutSpec, SearchRef
 from tasks.errors import MsftError
 from tasks.record.checkpoints import intervals_before, reference_to
 from tasks.record.paths import checkpoint_directory
@@ -37,10 +30,7 @@ _PAUSE_S = 120.0
 
 
 def record_rollout(
-    search: SearchRef,
-    mixture: Mixture,
-    checkpoints: Sequence[CheckpointRef],
-    intervals: Sequence[IntervalStats],
+    search: SearchRef, mixture: Mixture, checkpoints: Sequence[CheckpointRef], intervals: Sequence[IntervalStats]
 ) -> tuple[RegisteredCheckpoint, ...]:
     """Register the checkpoints of a roll-out with the training before each, and log its mixture.
 
@@ -125,9 +115,7 @@ class LivePages:
 
     def _register_new(self, checkpoints: RoundCheckpoints) -> None:
         directories = {
-            step: checkpoint_directory(self._output, step)
-            for step in self._steps
-            if step not in self._registered
+            step: checkpoint_directory(self._output, step) for step in self._steps if step not in self._registered
         }
         found = {step: directory for step, directory in directories.items() if directory.is_dir()}
         if not found:

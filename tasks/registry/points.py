@@ -100,9 +100,7 @@ def log_files(search: SearchRef, paths: Iterable[Path], folder: str = "") -> Non
 
 
 @retry_while_unavailable
-def log_summary(
-    search: SearchRef, metrics: Mapping[str, float], tags: Mapping[str, str], stamp_ms: int
-) -> None:
+def log_summary(search: SearchRef, metrics: Mapping[str, float], tags: Mapping[str, str], stamp_ms: int) -> None:
     """Log the numbers of the end of the search, at step 0; with the same stamp, again changes nothing."""
     client_of(search.tracking_uri).log_batch(
         search.run_id,

@@ -46,9 +46,7 @@ def open_search_run(
     return retry_for(search.tracking_uri, _START_PATIENCE_S, open_it)
 
 
-def open_comparison_run(
-    comparison: SearchRef, experiment: str, params: Mapping[str, Any], kind: str
-) -> SearchRef:
+def open_comparison_run(comparison: SearchRef, experiment: str, params: Mapping[str, Any], kind: str) -> SearchRef:
     """Return a comparison, or sweep, with the ids of its MLflow run, under which its searches come to stand.
 
     Raises:
@@ -70,9 +68,7 @@ def adopt_finished_run(search: SearchRef, experiment: str, parent_run_id: str) -
     return True
 
 
-def _open_run(
-    search: SearchRef, experiment: str, params: Mapping[str, Any], kind: str, is_new: bool
-) -> SearchRef:
+def _open_run(search: SearchRef, experiment: str, params: Mapping[str, Any], kind: str, is_new: bool) -> SearchRef:
     client = client_of(search.tracking_uri)
     search = search.model_copy(update={"experiment_id": _experiment(client, search, experiment)})
     run_id = _find_run(client, search, kind)
@@ -177,9 +173,7 @@ def _experiment(client: MlflowClient, search: SearchRef, name: str) -> str:
         return _experiment(client, search, name)  # another search was first
 
 
-def _find_run(
-    client: MlflowClient, search: SearchRef, kind: str, round_index: int | None = None
-) -> str | None:
+def _find_run(client: MlflowClient, search: SearchRef, kind: str, round_index: int | None = None) -> str | None:
     parts = [f"tags.`msft.search_id` = '{search.search_id}'", f"tags.`msft.kind` = '{kind}'"]
     if round_index is not None:
         parts.append(f"tags.`msft.round` = '{round_index}'")

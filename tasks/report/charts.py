@@ -43,17 +43,9 @@ def mean_chart(view: SearchView) -> Axes:
         ax.axvline(place, ymax=1 + top / height, color=colour, linewidth=1, alpha=0.6, clip_on=False)
         write(ax, place, text, (4 if side == "left" else -4, top - 10), "label", ha=side, color=colour)
     for told in view.rounds:
-        for kind, group in (
-            ("excluded", told.exclude),
-            ("included", told.decided.decision.include),
-        ):
+        for kind, group in (("excluded", told.exclude), ("included", told.decided.decision.include)):
             if group:
-                plot(
-                    ax,
-                    kind,
-                    [(told.position[told.target], mean(told, told.target))],
-                    told.decided.decision.reason,
-                )
+                plot(ax, kind, [(told.position[told.target], mean(told, told.target))], told.decided.decision.reason)
     _finish(ax, view, mean, width)
     return ax
 
@@ -72,9 +64,7 @@ def sub_dataset_chart(view: SearchView, name: str) -> Axes:
     for told in view.rounds:
         _draw_marks(ax, view, told, name)
     if not view.started.by_loss:
-        ax.update_datalim(
-            [(0, p.score) for told in view.rounds for c in told.curves.values() for p in c.points]
-        )
+        ax.update_datalim([(0, p.score) for told in view.rounds for c in told.curves.values() for p in c.points])
     _finish(ax, view, score, 300)
     return ax
 
@@ -94,9 +84,7 @@ def checkpoint_tree(view: SearchView) -> Axes:
     ax.tick_params(length=0)
     ax.set_xlabel("optimizer steps on the way from the base model")
     ax.set(xlim=(0, max(steps)), ylim=(max(rows) + 0.5, min(rows) - 0.5), yticks=rows)
-    ax.set_yticklabels(
-        [f"round {index}" for index in rows], color=COLOUR["ink"], ha="left", position=(-72 / 514, 0)
-    )
+    ax.set_yticklabels([f"round {index}" for index in rows], color=COLOUR["ink"], ha="left", position=(-72 / 514, 0))
     row_of = {key: told.index for told in view.rounds for key in told.own}
     for kind in ("discarded", "accepted"):
         for told in view.rounds:
@@ -129,10 +117,7 @@ def _draw_marks(ax: Axes, view: SearchView, told: RoundView, name: str) -> None:
         value = view.score(peak.score).shown
         title = f"peak of round {told.index}: {words.score(value)} at {words.checkpoint(peak.checkpoint)}"
         plot(ax, "peak", [(told.position[peak.checkpoint], value)], title)
-    for kind, group in (
-        ("excluded", told.exclude),
-        ("included", told.decided.decision.include),
-    ):
+    for kind, group in (("excluded", told.exclude), ("included", told.decided.decision.include)):
         if name in group:
             value = view.score(told.score(name, told.target)).shown
             where = f"from {words.checkpoint(told.target)} on, at {words.score(value)}"
@@ -163,10 +148,7 @@ def _finish(ax: Axes, view: SearchView, score: ScoreAt, width: float) -> None:
 
 def _named_places(view: SearchView, px: float) -> Iterator[tuple[float, str, str]]:
     for told in view.rounds:
-        for kind, sign, group in (
-            ("excluded", "− ", told.exclude),
-            ("included", "+ ", told.decided.decision.include),
-        ):
+        for kind, sign, group in (("excluded", "− ", told.exclude), ("included", "+ ", told.decided.decision.include)):
             if group:
                 text = sign + words.listed([words.short(name) for name in group], 1)
                 yield told.position[told.target] * px, kind, text
@@ -175,9 +157,7 @@ def _named_places(view: SearchView, px: float) -> Iterator[tuple[float, str, str
         yield view.round_of(key).position[key] * px, "champion", "champion"
 
 
-def spread(
-    places: Iterable[tuple[float, str, str]], right: float
-) -> Iterator[tuple[float, str, str, str, int]]:
+def spread(places: Iterable[tuple[float, str, str]], right: float) -> Iterator[tuple[float, str, str, str, int]]:
     """Yield (pixel, kind, text) with the side where a text begins and its line, the first where it meets no other.
 
     Line 0 is the highest; a text's vertical line runs down to the plot and crosses no text. Near the right end texts

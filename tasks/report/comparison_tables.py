@@ -14,9 +14,7 @@ from tasks.report.table import Table, names, numbers, styled
 logger = logging.getLogger(__name__)
 
 
-def show_comparison(
-    heading: str, frames: Mapping[str, pd.DataFrame], axes: Sequence[str], control: str
-) -> None:
+def show_comparison(heading: str, frames: Mapping[str, pd.DataFrame], axes: Sequence[str], control: str) -> None:
     """Tell scores, costs and, where the frames have them, sub-datasets; differences clear of zero are bold.
 
     Args:
@@ -38,9 +36,7 @@ def show_comparison(
         f"intervals: paired bootstrap over {over}"
     )
     tell_table(_costs_table(summary, axes))
-    logger.info(
-        "tokens, FLOPs and seconds of one search, mean over seeds; training, discarded work and evaluation"
-    )
+    logger.info("tokens, FLOPs and seconds of one search, mean over seeds; training, discarded work and evaluation")
     if "sub_datasets" in frames:
         titles = dict(zip(summary["method"], summary["title"], strict=True))
         tell_table(_sub_datasets_table(frames["sub_datasets"], titles))

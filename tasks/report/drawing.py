@@ -55,10 +55,7 @@ _LINES: dict[str, dict[str, Any]] = {
 }
 KINDS: dict[str, dict[str, Any]] = {
     kind: {key: COLOUR.get(value, value) if isinstance(value, str) else value for key, value in style.items()}
-    for kind, style in [
-        *_LINES.items(),
-        *((kind, {"linestyle": "", **mark}) for kind, mark in _MARKS.items()),
-    ]
+    for kind, style in [*_LINES.items(), *((kind, {"linestyle": "", **mark}) for kind, mark in _MARKS.items())]
 }
 _NOISE = re.compile(
     r' id="[a-z_.0-9]+_\d+"| transform="rotate[^"]*"|xlink:(?=href)|font-family: [^;]*; '
@@ -76,9 +73,7 @@ def svg_of(ax: Axes, label: str, salt: str) -> str:
         figure.savefig(buffer, format="svg", metadata=nothing)
     text = " ".join(buffer.getvalue().partition("<svg")[2].split())
     text = re.sub(
-        r'^.*?viewBox="([^"]*)".*?</defs>',
-        rf'<svg viewBox="\1" role="img" aria-label="{escape(label)}">',
-        text,
+        r'^.*?viewBox="([^"]*)".*?</defs>', rf'<svg viewBox="\1" role="img" aria-label="{escape(label)}">', text
     )
     text = re.sub(r'<g id="([a-z -]+)\|([^"]*)">', r'<g class="\1"><title>\2</title>', text)
     text = _NOISE.sub("", re.sub(r"(\.\d\d)\d+", r"\1", text))
@@ -87,9 +82,7 @@ def svg_of(ax: Axes, label: str, salt: str) -> str:
     return text
 
 
-def axes(
-    horizontal: tuple[int, int, int], vertical: tuple[int, int, int], num_ticks: tuple[int, int]
-) -> Axes:
+def axes(horizontal: tuple[int, int, int], vertical: tuple[int, int, int], num_ticks: tuple[int, int]) -> Axes:
     """Return the axes of a new drawing; (left, width, right) and (top, height, bottom) in the page's pixels."""
     (left, width, right), (top, height, bottom) = horizontal, vertical
     total = left + width + right, top + height + bottom

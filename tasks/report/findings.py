@@ -37,9 +37,7 @@ def _exclusions(view: SearchView) -> str:
     so_far = "" if view.state.is_finished else "So far, "
     leaving = [(told, name) for told in view.rounds for name in told.exclude]
     returns = [
-        f"{name} came back in round {told.index}"
-        for told in view.rounds
-        for name in told.decided.decision.include
+        f"{name} came back in round {told.index}" for told in view.rounds for name in told.decided.decision.include
     ]
     rounds, total = words.counted(len(view.rounds), "round"), words.counted(len(view.names), "sub-dataset")
     if not leaving:

@@ -62,9 +62,7 @@ def card_of(view: SearchView, directory: Path, key: CheckpointKey, scores: Split
                 for told in view.rounds
                 for name in told.exclude
             ],
-            "scores": {
-                split: _plain(part) for split, part in zip(("validation", "test"), scores, strict=True)
-            },
+            "scores": {split: _plain(part) for split, part in zip(("validation", "test"), scores, strict=True)},
         },
     }
     return ModelCard(front, _body(view, directory.resolve(), key, scores, base), _lineage(view, key, base))

@@ -68,12 +68,7 @@ def _drawings(view: SearchView) -> dict[str, Any]:
         for index, name in enumerate(view.names)
     ]
     tree = svg_of(checkpoint_tree(view), "tree of checkpoints over optimizer steps", "tree")
-    return {
-        "mean_title": title,
-        "mean_chart": svg_of(mean_chart(view), title, "mean"),
-        "charts": charts,
-        "tree": tree,
-    }
+    return {"mean_title": title, "mean_chart": svg_of(mean_chart(view), title, "mean"), "charts": charts, "tree": tree}
 
 
 def _contents(view: SearchView) -> dict[str, Any]:
@@ -96,9 +91,7 @@ def _contents(view: SearchView) -> dict[str, Any]:
         "data": data_rows(view),
         "settings": (*_identity(view), *settings_rows(view, _SECTIONS)),
         "environment": environment_rows(view),
-        "configuration": yaml.safe_dump(
-            dict(view.started.config), sort_keys=False, allow_unicode=True, width=110
-        ),
+        "configuration": yaml.safe_dump(dict(view.started.config), sort_keys=False, allow_unicode=True, width=110),
     }
 
 

@@ -16,9 +16,7 @@ def decision_table(verdicts: Iterable[Verdict], metric: Metric) -> Table:
     """Return a row for each sub-dataset: its peak in the round, its score there and at the end, and its verdict."""
     rows = []
     for verdict in verdicts:
-        scores = [
-            words.score(Score(score, metric).shown) for score in (verdict.peak_score, verdict.end_score)
-        ]
+        scores = [words.score(Score(score, metric).shown) for score in (verdict.peak_score, verdict.end_score)]
         drop = words.score(verdict.peak_score - verdict.end_score)
         cells = (verdict.sub_dataset, str(verdict.peak.step), *scores, drop, verdict.word)
         rows.append(styled(cells, {"excluded now": "now", "excluded before": "before"}.get(verdict.word, "")))
@@ -47,13 +45,7 @@ def champion_table(view: SearchView, validation: CheckpointScores, test: Checkpo
         words.score(mean_of(tested, by_loss=False), 4),
         "",
     )
-    headings = (
-        f"validation {view.metric}",
-        f"{view.metric} at exclusion",
-        "test loss",
-        "test accuracy",
-        "test rows",
-    )
+    headings = (f"validation {view.metric}", f"{view.metric} at exclusion", "test loss", "test accuracy", "test rows")
     return Table((*names("sub-dataset"), *numbers(*headings)), [*rows, styled(("mean", *means), "mean")])
 
 

@@ -81,9 +81,7 @@ class Table:
         """Return the table for a terminal."""
         table = rich.table.Table(box=None, pad_edge=False)
         for index, column in enumerate(self.columns):
-            width = (
-                max(len(cells[0]) for cells in self.rows) if index == 0 else None
-            )  # never cut: it is copied
+            width = max(len(cells[0]) for cells in self.rows) if index == 0 else None  # never cut: it is copied
             table.add_column(
                 Text(column.heading.replace("\n", " ")),
                 justify="right" if column.kind == "number" else "left",
@@ -106,17 +104,13 @@ class Table:
     def html(self) -> Markup:
         """Return the table as an element of the page; the first cell of a row is its heading."""
         heads = (
-            Markup('<th class="{}">{}</th>').format(
-                column.kind, Markup("<br>").join(column.heading.split("\n"))
-            )
+            Markup('<th class="{}">{}</th>').format(column.kind, Markup("<br>").join(column.heading.split("\n")))
             for column in self.columns
         )
         rows = (
             Markup("").join(
                 Markup('<{0} class="{1}">{2}</{0}>').format(
-                    "td" if index else "th",
-                    f"{column.kind} {getattr(cell, 'style', '')}".strip(),
-                    escape(str(cell)),
+                    "td" if index else "th", f"{column.kind} {getattr(cell, 'style', '')}".strip(), escape(str(cell))
                 )
                 for index, (cell, column) in enumerate(zip(cells, self.columns, strict=True))
             )

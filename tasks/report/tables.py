@@ -101,9 +101,7 @@ def decision_rows(view: SearchView) -> tuple[DecisionRow, ...]:
 def outcome_of(view: SearchView, told: RoundView) -> str:
     """Return a round's decision in a few words."""
     groups = (("− ", told.exclude), ("+ ", told.decided.decision.include))
-    parts = [
-        sign + words.listed([words.short(name, 16) for name in group], 1) for sign, group in groups if group
-    ]
+    parts = [sign + words.listed([words.short(name, 16) for name in group], 1) for sign, group in groups if group]
     parts += ["new weights"] if told.reweighted else []
     parts += [f"back to step {told.target.step}"] if told.target != max(told.position) else []
     is_end = told is view.rounds[-1] and view.state.is_finished
@@ -145,9 +143,7 @@ class MixtureRow:
 
 def mixture_rows(view: SearchView) -> tuple[MixtureRow, ...]:
     """Return one row a sub-dataset, one share a round."""
-    return tuple(
-        MixtureRow(name, tuple(told.shares.get(name) for told in view.rounds)) for name in view.names
-    )
+    return tuple(MixtureRow(name, tuple(told.shares.get(name) for told in view.rounds)) for name in view.names)
 
 
 @dataclass(frozen=True)

@@ -62,12 +62,7 @@ class TerminalHandler(logging.Handler):
             self._bars = None
             return
         if self._bars is None:
-            columns = (
-                TextColumn(bar.title),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[detail]}"),
-            )
+            columns = (TextColumn(bar.title), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[detail]}"))
             self._bars = Progress(*columns, console=self._console, transient=True)
             self._bar_id = self._bars.add_task("", total=bar.total, detail="")
             self._bars.start()

@@ -73,9 +73,7 @@ def numerical_environment(config: SearchConfig) -> dict[str, Any]:
     return values | {name: version_of(name) for name in _NUMERICAL_PACKAGES}
 
 
-def other_changes(
-    before: Mapping[str, Any], now: Mapping[str, Any], numerical: Sequence[Change]
-) -> list[str]:
+def other_changes(before: Mapping[str, Any], now: Mapping[str, Any], numerical: Sequence[Change]) -> list[str]:
     """Return the differences of two environments beside those of the numerical environment, one line each.
 
     Args:
@@ -117,9 +115,7 @@ def _cpu_name() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown"
-    )
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 def _gpu_name(path: Path) -> str:

@@ -62,9 +62,7 @@ def publish_file(
     sync(path.parent)
 
 
-def publish_folder(
-    folder: Path, write: Callable[[Path], object], what: str, num_bytes: int | None = None
-) -> None:
+def publish_folder(folder: Path, write: Callable[[Path], object], what: str, num_bytes: int | None = None) -> None:
     """Let `write` fill a staging folder beside `folder`, sync it, and rename it into place.
 
     One process at a time publishes a folder of this name: the staging folder that a killed one left is removed. An

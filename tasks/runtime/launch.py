@@ -14,14 +14,7 @@ from tasks.contracts import WorkerFailure
 from tasks.errors import WorkerError
 from tasks.runtime.files import no_room
 from tasks.runtime.gpus import has_accelerator
-from tasks.runtime.processes import (
-    SUPERVISED,
-    SUPERVISOR,
-    child_environment,
-    end_group,
-    spawn,
-    wait_until,
-)
+from tasks.runtime.processes import SUPERVISED, SUPERVISOR, child_environment, end_group, spawn, wait_until
 
 logger = logging.getLogger(__name__)
 
@@ -200,14 +193,8 @@ def _error_of(spec: Path, name: str, code: int, failure: WorkerFailure | None) -
     log = str(log_path_of(spec))
     if failure is not None:
         return WorkerError(
-            name,
-            failure.error,
-            log,
-            retryable=failure.retryable,
-            is_out_of_memory=failure.is_out_of_memory,
+            name, failure.error, log, retryable=failure.retryable, is_out_of_memory=failure.is_out_of_memory
         )
     lines = log_path_of(spec).read_text(errors="replace").splitlines()[-_LOG_TAIL:]
     tail = "\n".join(f"    {line}" for line in lines)
-    return WorkerError(
-        name, f"ended with code {code} and left no account of why\n{tail}", log, retryable=True
-    )
+    return WorkerError(name, f"ended with code {code} and left no account of why\n{tail}", log, retryable=True)

@@ -97,9 +97,7 @@ def _api(output_root: str) -> Iterator[str]:
         return
     url = f"http://127.0.0.1:{_free_port()}/api"
     with (
-        temporary_settings(
-            {PREFECT_API_URL: url, PREFECT_UI_URL: LOCAL_PAGES, PREFECT_HOME: _home(output_root)}
-        ),
+        temporary_settings({PREFECT_API_URL: url, PREFECT_UI_URL: LOCAL_PAGES, PREFECT_HOME: _home(output_root)}),
         _serve(url, output_root) as exit_codes,
     ):
         _wait_for(url, output_root, _START_S, exit_codes)

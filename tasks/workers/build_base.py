@@ -34,9 +34,7 @@ def _model(spec: dict[str, Any], tokenizer: Any) -> Any:
         options = {"vocab_size": len(tokenizer), **spec["from_config"]}
         ids = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "eos", "pad")}
         set_seed(spec["seed"])
-        return AutoModelForCausalLM.from_config(
-            AutoConfig.for_model(**{**ids, **options}), dtype=torch.float32
-        )
+        return AutoModelForCausalLM.from_config(AutoConfig.for_model(**{**ids, **options}), dtype=torch.float32)
     source = Path(spec["source"])
     if source.suffix != ".gguf":
         return AutoModelForCausalLM.from_pretrained(

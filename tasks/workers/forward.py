@@ -77,12 +77,7 @@ def _padded(rows: Sequence[Row]) -> Arrays:
     attention_mask[:, 0] = 1  # a rank without rows still runs one token, which has no loss
     row_of = np.repeat(np.arange(shape[0])[:, None], width, axis=1)
     inputs = {"input_ids": ids}
-    return (
-        ids,
-        loss_mask,
-        row_of,
-        inputs if attention_mask.all() else inputs | {"attention_mask": attention_mask},
-    )
+    return (ids, loss_mask, row_of, inputs if attention_mask.all() else inputs | {"attention_mask": attention_mask})
 
 
 def _packed(rows: Sequence[Row]) -> Arrays:
@@ -104,12 +99,7 @@ def _bounds(rows: Sequence[Row], device: torch.device) -> dict[str, Any]:
     lengths = [len(ids) for ids, _ in rows]
     ends = torch.from_numpy(np.cumsum([0, *lengths], dtype=np.int32)).to(device)
     longest = max(lengths)
-    return {
-        "cu_seq_lens_q": ends,
-        "cu_seq_lens_k": ends,
-        "max_length_q": longest,
-        "max_length_k": longest,
-    }
+    return {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
 
 
 def supports_logit_positions(model: Any) -> bool:
@@ -130,7 +120,5 @@ def token_logits(model: Any, batch: Batch, *, at_positions: bool) -> torch.Tenso
 
 def token_losses(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
     """Return the cross-entropy in nats of each label, of shape (rows, k); 0 where there is none."""
-    losses = F.cross_entropy(
-        logits.flatten(0, 1), batch.labels.flatten(), reduction="none", ignore_index=IGNORED
-    )
+    losses = F.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), reduction="none", ignore_index=IGNORED)
     return losses.view(batch.labels.shape)

@@ -48,11 +48,7 @@ class Generator:
         self._device = next(model.parameters()).device
 
     def matches(
-        self,
-        rows: Sequence[Mapping[str, Any]],
-        greedy_ids: Sequence[list[int]],
-        goals: Sequence[Goal],
-        limit: int,
+        self, rows: Sequence[Mapping[str, Any]], greedy_ids: Sequence[list[int]], goals: Sequence[Goal], limit: int
     ) -> list[bool]:
         """Return for each row whether its greedy generation of at most `limit` tokens meets the goal.
 

@@ -27,9 +27,7 @@ def score(spec_path: Path) -> None:
     output = Path(spec.output_directory)
     make_folder(output)
     device = choose_device(spec.device)
-    tokenizer = AutoTokenizer.from_pretrained(
-        spec.model.directory, trust_remote_code=spec.model.trust_remote_code
-    )
+    tokenizer = AutoTokenizer.from_pretrained(spec.model.directory, trust_remote_code=spec.model.trust_remote_code)
     model = load_base(spec.model)
     shape = shape_of(model)
     if spec.export_directory is not None:

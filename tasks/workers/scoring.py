@@ -46,9 +46,7 @@ class GoldPass:
 class Scorer:
     """Scores one model on many splits; the model's weights may change between calls."""
 
-    def __init__(
-        self, model: Any, tokenizer: Any, batch_tokens: int, shape: ModelShape, *, autocast: bool
-    ) -> None:
+    def __init__(self, model: Any, tokenizer: Any, batch_tokens: int, shape: ModelShape, *, autocast: bool) -> None:
         self.model, self.tokenizer = model.eval(), tokenizer
         self.batch_tokens, self.shape, self.autocast = batch_tokens, shape, autocast
         self.device = next(model.parameters()).device

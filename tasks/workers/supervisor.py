@@ -151,9 +151,7 @@ def run_worker(main: Callable[[Path], None], spec: Path) -> int:
         is_ours = isinstance(error, MsftError)
         text = str(error) if is_ours else f"{type(error).__name__}: {error}"
         retryable = error.retryable if isinstance(error, MsftError) else _may_pass(error)
-        _write_failure(
-            spec, type(error).__name__, text, retryable=retryable, is_out_of_memory=_is_out_of_memory(error)
-        )
+        _write_failure(spec, type(error).__name__, text, retryable=retryable, is_out_of_memory=_is_out_of_memory(error))
         with contextlib.suppress(OSError):  # the log may be on the full disk
             traceback.print_exc()
         return 1
@@ -184,9 +182,7 @@ def _is_out_of_memory(error: Exception) -> bool:
     )
 
 
-def _write_failure(
-    spec: Path, cause: str, text: str, *, retryable: bool, is_out_of_memory: bool = False
-) -> None:
+def _write_failure(spec: Path, cause: str, text: str, *, retryable: bool, is_out_of_memory: bool = False) -> None:
     failure = WorkerFailure(
         cause=cause,
         error=text,

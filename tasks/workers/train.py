@@ -20,13 +20,7 @@ from tasks.workers.model import device_name
 from tasks.workers.supervisor import Preempted, StopFlag, run_worker
 from tasks.workers.training.accounting import IntervalAccount, Step
 from tasks.workers.training.batches import Draw, Position
-from tasks.workers.training.checkpoint import (
-    Timestamps,
-    newest_whole,
-    publish_checkpoint,
-    read_trainer,
-    write_result,
-)
+from tasks.workers.training.checkpoint import Timestamps, newest_whole, publish_checkpoint, read_trainer, write_result
 from tasks.workers.training.learner import load_learner
 from tasks.workers.training.optimization import learning_rate_at
 from tasks.workers.training.packing import check_packing

@@ -70,9 +70,7 @@ def main() -> None:
     """Run the smoke search and print the counts."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="write the counts to this file too")
-    parser.add_argument(
-        "--output-root", help="where the search keeps its files; a temporary folder by default"
-    )
+    parser.add_argument("--output-root", help="where the search keeps its files; a temporary folder by default")
     given = parser.parse_args()
     from flows.search import msft_search
     from tasks.config.loading import load_config

@@ -52,20 +52,14 @@ ON_CPU = (
 )
 
 
-def overrides_of(
-    config: str, slice_rows: Sequence[int] | None, extra: Sequence[str], *, on_cpu: bool
-) -> list[str]:
+def overrides_of(config: str, slice_rows: Sequence[int] | None, extra: Sequence[str], *, on_cpu: bool) -> list[str]:
     """Return the `--set` values: those of a slice where one is asked for (and of a CPU), then the user's own."""
     if slice_rows is None:
         return list(extra)
     names = [sub_dataset.name for sub_dataset in load_config(config).mixture.sub_datasets]
     train, validation, test = slice_rows
     limits = f"{{train: {train}, validation: {validation}, test: {test}}}"
-    return [
-        *(f"mixture.sub_datasets.{name}.max_rows={limits}" for name in names),
-        *(ON_CPU if on_cpu else ()),
-        *extra,
-    ]
+    return [*(f"mixture.sub_datasets.{name}.max_rows={limits}" for name in names), *(ON_CPU if on_cpu else ()), *extra]
 
 
 def compare(arguments: argparse.Namespace, overrides: Sequence[str]) -> list[str]:
@@ -153,38 +147,26 @@ def summary_of(scores: pd.DataFrame) -> pd.DataFrame:
     """Return for each search the mean over sub-datasets of the champion's test accuracy, in points."""
     test = scores[scores["split"] == "test"]
     mean = test.groupby(["search", "seed"], as_index=False)["accuracy"].mean()
-    return mean.assign(accuracy=(100 * mean["accuracy"]).round(2)).rename(
-        columns={"accuracy": "test_accuracy"}
-    )
+    return mean.assign(accuracy=(100 * mean["accuracy"]).round(2)).rename(columns={"accuracy": "test_accuracy"})
 
 
 def main() -> int:
     """Run the comparison and write what came of it."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", default=str(CONFIG))
     parser.add_argument("--methods", required=True, help="Names as `msft compare` knows them, with commas.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument(
-        "--slice",
-        type=int,
-        nargs=3,
-        metavar=("TRAIN", "VALIDATION", "TEST"),
-        help="Rows of each sub-dataset.",
+        "--slice", type=int, nargs=3, metavar=("TRAIN", "VALIDATION", "TEST"), help="Rows of each sub-dataset."
     )
     parser.add_argument("--parallel", type=int, help="Searches at a time, as `msft compare` takes it.")
-    parser.add_argument(
-        "--set", dest="overrides", action="append", default=[], help="a.b=c, as `msft` takes it."
-    )
+    parser.add_argument("--set", dest="overrides", action="append", default=[], help="a.b=c, as `msft` takes it.")
     parser.add_argument("--only-collect", action="store_true", help="Run nothing; write again what is there.")
     arguments = parser.parse_args()
     searches = arguments.out / "searches"
     searches.mkdir(parents=True, exist_ok=True)
-    overrides = overrides_of(
-        arguments.config, arguments.slice, arguments.overrides, on_cpu=not has_accelerator()
-    )
+    overrides = overrides_of(arguments.config, arguments.slice, arguments.overrides, on_cpu=not has_accelerator())
     overrides.append(f"output_root={searches.resolve()}")
     began = time.monotonic()
     if not arguments.only_collect:

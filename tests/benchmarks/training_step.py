@@ -98,9 +98,7 @@ def profile_of(step: Callable[[], None]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure every variant and print what came of it."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config")
     parser.add_argument("--set", dest="overrides", action="append", default=[], help="Of every variant.")
     parser.add_argument("--variant", nargs="*", action="append", default=[], help="a.b=c, several of them.")

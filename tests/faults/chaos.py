@@ -117,9 +117,7 @@ class Campaign:
         wall = time.monotonic() - began
         found = self._compare(output_root) if code == 0 else [f"never ended: {code}"]
         num_kills = len(self.kills) - before
-        self.searches.append(
-            {"kills": num_kills, "starts": starts, "wall_s": round(wall, 1), "differences": found}
-        )
+        self.searches.append({"kills": num_kills, "starts": starts, "wall_s": round(wall, 1), "differences": found})
         verdict = "equal" if not found else f"{len(found)} DIFFERENCES: {found[:3]}"
         say(f"search {len(self.searches)}: {num_kills} kills, {starts} starts, {wall:.0f} s: {verdict}")
 

@@ -120,11 +120,4 @@ def _artifacts(client: MlflowClient, run_id: str, folder: str) -> list[str]:
 def _models(client: MlflowClient, experiment_id: str, search_id: str) -> list[Any]:
     condition = f"tags.`msft.search_id` = '{search_id}'"
     models = client.search_logged_models([experiment_id], filter_string=condition, max_results=1000)
-    return sorted(
-        [
-            model.name,
-            str(model.status),
-            _points(model.metrics or []),
-        ]
-        for model in models
-    )
+    return sorted([model.name, str(model.status), _points(model.metrics or [])] for model in models)

@@ -26,9 +26,7 @@ LOST_AFTER_S = 75
 PATIENCE_S = 600.0  # for a step of seconds, on a machine that others use
 
 
-def wait_until(
-    claim: Callable[[], object], account: Callable[[], str], timeout_s: float = PATIENCE_S
-) -> None:
+def wait_until(claim: Callable[[], object], account: Callable[[], str], timeout_s: float = PATIENCE_S) -> None:
     deadline = time.monotonic() + timeout_s
     while not claim():
         assert time.monotonic() < deadline, f"not in {timeout_s} s:\n{account()}"
@@ -92,9 +90,7 @@ class Machine:
 class Pool:
     """The server's side: deployments, their runs and states; a machine gets what `environment` tells its worker."""
 
-    def __init__(
-        self, client: SyncPrefectClient, storage: Path, environment: Mapping[str, str], team: Team
-    ) -> None:
+    def __init__(self, client: SyncPrefectClient, storage: Path, environment: Mapping[str, str], team: Team) -> None:
         self.client = client
         self.storage = storage
         self.environment = environment

@@ -58,9 +58,7 @@ class Command:
         self.output.parent.mkdir(parents=True, exist_ok=True)
         # Other tests of this process set Prefect's log level for themselves, and then it tells of each lost server
         # with a traceback; a user's environment has none of these.
-        inherited = {
-            key: value for key, value in os.environ.items() if not key.startswith("PREFECT_LOGGING_")
-        }
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_LOGGING_")}
         environment = {
             **inherited,
             MARK: self.mark,

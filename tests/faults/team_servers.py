@@ -51,12 +51,7 @@ class Postgres:
 
     def environment(self, role: str) -> dict[str, str]:
         """Return what a server finds its database by; none of it is on a command line or in a file."""
-        return {
-            "PGHOST": "127.0.0.1",
-            "PGPORT": str(self.port),
-            "PGUSER": role,
-            "PGPASSWORD": self.passwords[role],
-        }
+        return {"PGHOST": "127.0.0.1", "PGPORT": str(self.port), "PGUSER": role, "PGPASSWORD": self.passwords[role]}
 
 
 @contextmanager
@@ -150,9 +145,7 @@ def mlflow_with_users(directory: Path, database: Postgres | None) -> Iterator[Ca
         environment |= database.environment("mlflow")
         store = "postgresql+psycopg:///mlflow"
     else:
-        text = ini.read_text().replace(
-            "postgresql+psycopg:///mlflow_auth", f"sqlite:///{directory / 'auth.db'}"
-        )
+        text = ini.read_text().replace("postgresql+psycopg:///mlflow_auth", f"sqlite:///{directory / 'auth.db'}")
         ini = directory / "mlflow_auth.ini"
         ini.write_text(text)
     environment["MLFLOW_AUTH_CONFIG_PATH"] = str(ini)

@@ -39,9 +39,7 @@ def is_replaced(command: Command, kind: str, killed: psutil.Process) -> bool:
 
 
 @pytest.fixture(scope="module")
-def running(
-    prepare_root: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[list[Command]]:
+def running(prepare_root: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Command]]:
     """The searches that tests of this module have started, all in one output root; the last one may run."""
     root = prepare_root(tmp_path_factory.mktemp("interrupted") / "searches")
     started = [Command(CONFIG, root, root.with_name("prefect"), LONG)]

@@ -73,10 +73,7 @@ def pool(storage: Path, database: Postgres | None, starting_team: Callable[[], T
     """A Prefect server that asks for a password, with the deployments of a process pool."""
     port, password = free_port(), f"msft:{secrets.token_hex(12)}"
     told = {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api", "PREFECT_API_AUTH_STRING": password}
-    secret = {
-        "PREFECT_SERVER_API_AUTH_STRING": password,
-        "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
-    }
+    secret = {"PREFECT_SERVER_API_AUTH_STRING": password, "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5"}
     if database is not None:
         secret |= database.environment("prefect")
         secret["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = "postgresql+asyncpg:///prefect"
@@ -175,11 +172,7 @@ def assert_ended_once(output_root: Path) -> None:
 
 
 def registered(pool: Pool) -> list[tuple[str, UUID]]:
-    objects = [
-        *pool.client.read_work_pools(),
-        *pool.client.read_deployments(),
-        *pool.client.read_automations(),
-    ]
+    objects = [*pool.client.read_work_pools(), *pool.client.read_deployments(), *pool.client.read_automations()]
     return sorted((str(thing.name), thing.id) for thing in objects)
 
 
@@ -216,9 +209,7 @@ def test_a_preempted_run_continues_on_another_machine(pool: Pool, new_machine: C
     output_root = pool.storage / "preempted"
     run = pool.create_run(NAME, CONFIG, ("output_root=preempted", *LONG))
     deployments = yaml.safe_load((ROOT / "deployments/prefect.yaml").read_text())["deployments"]
-    promised = next(d for d in deployments if d["name"] == "search-docker")["work_pool"]["job_variables"][
-        "env"
-    ]
+    promised = next(d for d in deployments if d["name"] == "search-docker")["work_pool"]["job_variables"]["env"]
 
     # In the second round: the attempt that follows then makes its first call with the second round's arguments,
     # and must not be given what the first call of this attempt returned (facts.md, A2).
@@ -247,9 +238,7 @@ def assert_registered(team: Team, output_root: Path) -> None:
     assert version.tags["msft.search_id"] == directory.name.removeprefix("chaos-")
     champion = client.get_logged_model(version.source.removeprefix("models:/"))
     assert str(champion.status).endswith("READY")
-    assert "model.safetensors" in {
-        file.path for file in client.list_logged_model_artifacts(champion.model_id)
-    }
+    assert "model.safetensors" in {file.path for file in client.list_logged_model_artifacts(champion.model_id)}
     assert statuses(team) == {"FINISHED"}
 
 

@@ -41,11 +41,7 @@ class Disturbed:
 
 
 @pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param(IN_CI, id="in CI"),
-        pytest.param(EVERY, id="every", marks=pytest.mark.nightly),
-    ],
+    scope="module", params=[pytest.param(IN_CI, id="in CI"), pytest.param(EVERY, id="every", marks=pytest.mark.nightly)]
 )
 def points(request: pytest.FixtureRequest) -> tuple[CrashPoint, ...]:
     chosen: tuple[CrashPoint, ...] = request.param
@@ -94,24 +90,18 @@ def statuses_in(searches: Path) -> set[str]:
     return {run.info.status for run in client.search_runs([experiment.experiment_id])}
 
 
-def test_every_phase_was_reached_and_ended_the_search(
-    disturbed: Disturbed, points: tuple[CrashPoint, ...]
-) -> None:
+def test_every_phase_was_reached_and_ended_the_search(disturbed: Disturbed, points: tuple[CrashPoint, ...]) -> None:
     assert disturbed.reached == [point.phase for point in points]
     assert disturbed.codes == [*(CODES[point.signal] for point in points), 0]
 
 
-def test_a_search_lost_in_every_phase_ends_as_undisturbed(
-    disturbed: Disturbed, undisturbed: Undisturbed
-) -> None:
+def test_a_search_lost_in_every_phase_ends_as_undisturbed(disturbed: Disturbed, undisturbed: Undisturbed) -> None:
     assert differences(undisturbed.record, disturbed.record) == []
 
 
 def test_at_most_one_interval_is_trained_again_after_a_loss(disturbed: Disturbed) -> None:
     steps = [step for start in disturbed.steps for step in start]
-    again = [
-        (before, after) for before, after in pairwise(steps) if after[0] == before[0] and after <= before
-    ]
+    again = [(before, after) for before, after in pairwise(steps) if after[0] == before[0] and after <= before]
     assert again, "the search lost its machine while it trained"
     assert max(before[1] - after[1] for before, after in again) < INTERVAL
 

@@ -138,9 +138,7 @@ def test_a_full_disk_under_mlflow_is_named_at_once(
     run_log.log_mixture(search, run_id, tiny_mixture, 1)
 
 
-def test_a_full_disk_is_an_outage_only_of_a_server(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_full_disk_is_an_outage_only_of_a_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As MLflow passes it on: its store's error as one that may pass, with the database's own as the cause."""
     engine = create_engine(f"sqlite:///{tmp_path / 'small.db'}")
     with engine.connect() as connection:

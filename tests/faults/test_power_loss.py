@@ -59,13 +59,7 @@ def model_config(root: Path) -> SearchConfig:
     mixture = {"sub_datasets": [{"name": "max", "synthetic": {"skill": "max"}}]}
     model = {"from_config": TINY_LLAMA, "tokenizer": "characters"}
     return SearchConfig.model_validate(
-        {
-            "name": "x",
-            "model": model,
-            "mixture": mixture,
-            "search": {"max_epochs": 1},
-            "output_root": str(root),
-        }
+        {"name": "x", "model": model, "mixture": mixture, "search": {"max_epochs": 1}, "output_root": str(root)}
     )
 
 
@@ -154,10 +148,7 @@ PUBLISHERS: dict[str, Callable[[Path, Parts], list[str]]] = {
 
 @pytest.fixture
 def parts(
-    tiny_base: BaseModelRef,
-    encoder: Encoder,
-    make_split: Callable[..., ScoreSplit],
-    monkeypatch: pytest.MonkeyPatch,
+    tiny_base: BaseModelRef, encoder: Encoder, make_split: Callable[..., ScoreSplit], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Parts]:
     split = make_split("max", "exact_match", examples_of("max", "validation"))
     yield Parts(tiny_base, encoder, split, monkeypatch)

@@ -52,11 +52,7 @@ def run(spec: Path, advances_in: list[int], ends_in: int) -> int:
     spec.write_text(json.dumps({"advances_in": advances_in, "ends_in": ends_in}))
     try:
         run_module(
-            "preempted_worker",
-            spec,
-            name="roll-out",
-            threads=1,
-            progress=lambda: len(list(spec.parent.glob("done-*"))),
+            "preempted_worker", spec, name="roll-out", threads=1, progress=lambda: len(list(spec.parent.glob("done-*")))
         )
     finally:
         starts = int(spec.with_name("starts").read_text())

@@ -100,9 +100,7 @@ def test_a_database_of_another_version_is_named_as_the_cause(tmp_path: Path) -> 
         run_flow(Flow(), str(tmp_path))
 
 
-def test_a_dead_configured_server_is_named_in_a_minute(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_dead_configured_server_is_named_in_a_minute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert prefect_server._ANSWER_S + prefect_server._REQUEST_S < 60
     monkeypatch.setattr(prefect_server, "_ANSWER_S", 0.5)
     monkeypatch.setattr(prefect_server, "_REQUEST_S", 0.5)
@@ -113,18 +111,13 @@ def test_a_dead_configured_server_is_named_in_a_minute(
         for port in (silent.getsockname()[1], free_port()):
             url = f"http://127.0.0.1:{port}/api"
             told = rf"{url}: no answer(.|\n)*unset it"
-            with (
-                temporary_settings({PREFECT_API_URL: url}),
-                pytest.raises(PrefectServerError, match=told),
-            ):
+            with temporary_settings({PREFECT_API_URL: url}), pytest.raises(PrefectServerError, match=told):
                 run_flow(flow, str(tmp_path))
     assert flow.num_calls == 0
 
 
 @pytest.mark.usefixtures("_api")
-def test_a_server_on_this_machine_is_reached_without_a_proxy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_on_this_machine_is_reached_without_a_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.setenv(name, "")  # put back after the test
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
@@ -164,18 +157,14 @@ def test_a_server_that_dies_again_and_again_is_named(tmp_path: Path) -> None:
         run_flow(flow, str(tmp_path))
 
 
-def test_a_server_that_cannot_start_is_named_with_its_reason(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_that_cannot_start_is_named_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As where a package that it needs is missing; it was waited for for three minutes once."""
     (tmp_path / "uvicorn.py").write_text("raise ModuleNotFoundError('no asyncpg here')\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     flow = Flow()
     with (
         temporary_settings({PREFECT_API_URL: None, PREFECT_HOME: tmp_path / "prefect"}),
-        pytest.raises(
-            PrefectServerError, match=r"ended 3 times.*ModuleNotFoundError: no asyncpg here"
-        ) as failed,
+        pytest.raises(PrefectServerError, match=r"ended 3 times.*ModuleNotFoundError: no asyncpg here") as failed,
     ):
         run_flow(flow, str(tmp_path))
     assert str(tmp_path / "prefect-server.log") in str(failed.value)

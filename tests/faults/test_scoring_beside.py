@@ -44,9 +44,7 @@ class Round:
         return checkpoint_directory(round_directory(self.search.ref.directory, 0), step)
 
     def scores(self, step: int) -> Path:
-        return (
-            round_directory(self.search.ref.directory, 0) / "scores" / score_file_of(CheckpointKey(0, step))
-        )
+        return round_directory(self.search.ref.directory, 0) / "scores" / score_file_of(CheckpointKey(0, step))
 
     def score(self, killed_at: Callable[[], bool] | None = None) -> None:
         """Score what is published; the training fails when `killed_at` says so, where it is given."""
@@ -117,19 +115,14 @@ def test_scores_outlive_a_killed_training_worker(trained: Round) -> None:
 def test_scores_of_another_or_part_of_a_checkpoint_are_redone(trained: Round) -> None:
     whole, part = [
         tuple(
-            SubDatasetScore(sub_dataset=name, accuracy=0.5, loss=7.0, num_examples=4, correct="0110")
-            for name in names
+            SubDatasetScore(sub_dataset=name, accuracy=0.5, loss=7.0, num_examples=4, correct="0110") for name in names
         )
         for names in (SKILLS, SKILLS[:2])
     ]
     hashes = [hash_file(trained.checkpoint(step) / MANIFEST) for step in STEPS]
     trained.scores(0).parent.mkdir()
-    for step, sha256, scores in zip(
-        STEPS, (hashes[0], "of another", hashes[2]), (whole, whole, part), strict=True
-    ):
-        held = CheckpointScores(
-            key=CheckpointKey(0, step), sha256=sha256, scores=scores, cost=EvaluationCost()
-        )
+    for step, sha256, scores in zip(STEPS, (hashes[0], "of another", hashes[2]), (whole, whole, part), strict=True):
+        held = CheckpointScores(key=CheckpointKey(0, step), sha256=sha256, scores=scores, cost=EvaluationCost())
         trained.scores(step).write_text(held.model_dump_json())
     trained.score()
     told = [CheckpointScores.model_validate_json(trained.scores(step).read_text()) for step in STEPS]

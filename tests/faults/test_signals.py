@@ -27,9 +27,7 @@ cli.main()
 """
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
-)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_wrapped_signal_is_still_an_interruption(number: int, code: int) -> None:
     done = subprocess.run([sys.executable, "-c", COMMAND, str(int(number))], capture_output=True, text=True)
     assert done.returncode == code
@@ -38,9 +36,7 @@ def test_a_wrapped_signal_is_still_an_interruption(number: int, code: int) -> No
 
 
 def test_a_full_disk_is_an_error_without_a_traceback() -> None:
-    command = COMMAND.replace(
-        "os.kill(os.getpid(), int(sys.argv[1]))", "open('/dev/full', 'w').write('x' * 10**6)"
-    )
+    command = COMMAND.replace("os.kill(os.getpid(), int(sys.argv[1]))", "open('/dev/full', 'w').write('x' * 10**6)")
     command = command.replace('raise ValueError("wrapped") from error', "raise")
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True)
     assert done.returncode == 1

@@ -56,10 +56,7 @@ def open_until(
     directory = str(Path(config.output_root, "one"))
     Path(directory).mkdir()
     monkeypatch.setattr(place, ends)
-    with (
-        pytest.raises(type(end)),
-        mark_failed_on_error(reference_to(config, directory), config.tracking.experiment),
-    ):
+    with pytest.raises(type(end)), mark_failed_on_error(reference_to(config, directory), config.tracking.experiment):
         open_search.fn(SearchRun(ref=reference_to(config, directory), config=config, inputs=inputs), "")
 
 
@@ -73,12 +70,7 @@ def open_until(
     ],
 )
 def test_an_end_while_the_search_is_opened_is_told(
-    end: BaseException,
-    status: str,
-    place: str,
-    config: SearchConfig,
-    inputs: Inputs,
-    monkeypatch: pytest.MonkeyPatch,
+    end: BaseException, status: str, place: str, config: SearchConfig, inputs: Inputs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         open_until(end, place, config, inputs, patch)
@@ -98,7 +90,5 @@ def test_a_refused_search_keeps_its_status(inputs: Inputs, tmp_path: Path) -> No
     config = config_in(tmp_path)
     append_event(str(tmp_path), started(content={"base model": "another"}))
     with pytest.raises(DriftError):
-        check_for_drift(
-            SearchRun(ref=reference_to(config, str(tmp_path)), config=config, inputs=inputs), False
-        )
+        check_for_drift(SearchRun(ref=reference_to(config, str(tmp_path)), config=config, inputs=inputs), False)
     assert not (tmp_path / "mlflow.db").exists()

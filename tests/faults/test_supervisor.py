@@ -90,9 +90,7 @@ def test_a_worker_that_lost_its_owner_ends_at_once(spec: Path, is_reaped: bool) 
     assert not spec.with_name("saved-one").exists()
 
 
-def test_an_owner_without_access_counts_as_gone(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_an_owner_without_access_counts_as_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     def is_denied(process: psutil.Process) -> str:
         raise psutil.AccessDenied(process.pid)
 

@@ -119,10 +119,7 @@ def test_a_damaged_checkpoint_of_a_finished_rollout_is_retrained(
 
 @pytest.mark.parametrize("damage", [shutil.rmtree, lambda d: (d / "manifest.json").write_text("")])
 def test_a_retrained_checkpoint_doubles_no_point_in_mlflow(
-    make_rollout: MakeRollout,
-    damage: Callable[[Path], object],
-    prepare_root: Callable[[Path], Path],
-    tmp_path: Path,
+    make_rollout: MakeRollout, damage: Callable[[Path], object], prepare_root: Callable[[Path], Path], tmp_path: Path
 ) -> None:
     prepare_root(tmp_path)
     spec_path = make_rollout("one")
@@ -177,9 +174,7 @@ def test_a_disk_that_fills_up_leaves_older_checkpoints_whole(
     assert weights(spec_path) == weights(undisturbed)
 
 
-def test_what_a_worker_trained_in_vain_is_on_record(
-    make_rollout: MakeRollout, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_worker_trained_in_vain_is_on_record(make_rollout: MakeRollout, monkeypatch: pytest.MonkeyPatch) -> None:
     """It fails before its eighth step of 16 rows, three steps after its checkpoint at step 4."""
     spec_path = make_rollout("killed")
     take_step = Trainer.train_step

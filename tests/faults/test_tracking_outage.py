@@ -128,9 +128,7 @@ def test_requests_that_fail_lose_nothing_and_double_nothing(
     assert len(told[0]["models"]) == 3
 
 
-def test_a_server_that_is_away_is_waited_for(
-    server: TrackingServer, tmp_path: Path, tiny_mixture: Mixture
-) -> None:
+def test_a_server_that_is_away_is_waited_for(server: TrackingServer, tmp_path: Path, tiny_mixture: Mixture) -> None:
     search = tracking.open_search_run(new_search(server.uri, tmp_path / "search"), "outages", {}, is_new=True)
     server.kill()
     threading.Timer(3.0, server.start).start()
@@ -143,9 +141,7 @@ def test_a_server_that_is_away_is_waited_for(
 def test_a_short_outage_does_not_hide_the_end_of_a_search(
     server: TrackingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    search = tracking.open_search_run(
-        new_search(server.uri, tmp_path / "search", "0e0d0e0d"), "ended", {}, is_new=True
-    )
+    search = tracking.open_search_run(new_search(server.uri, tmp_path / "search", "0e0d0e0d"), "ended", {}, is_new=True)
     server.kill()
     threading.Timer(2.0, server.start).start()
     # A server's start takes as long as the patience, on a busy machine longer.
@@ -200,9 +196,7 @@ def publish(spec: RolloutSpec, step: int) -> None:
     Path(spec.output_directory, "progress.json").touch()
 
 
-def test_live_points_are_those_recorded_at_the_end(
-    local: SearchRef, make_rollout: Callable[..., Path]
-) -> None:
+def test_live_points_are_those_recorded_at_the_end(local: SearchRef, make_rollout: Callable[..., Path]) -> None:
     spec = RolloutSpec.model_validate_json(make_rollout("live").read_text())
     local = local.model_copy(update={"directory": str(Path(spec.output_directory).parents[1])})
     search = tracking.open_search_run(local, "outages", {}, is_new=True)

@@ -75,9 +75,7 @@ class TrackingServer:
                 return
             except httpx.HTTPError:
                 time.sleep(0.2)
-        raise AssertionError(
-            f"no answer in {START_S} s: {(self.directory / 'server.log').read_text()[-2000:]}"
-        )
+        raise AssertionError(f"no answer in {START_S} s: {(self.directory / 'server.log').read_text()[-2000:]}")
 
     def strike(self, name: str, away_s: float) -> None:
         """Send TERM, KILL or INT, or STOP and then KILL, to the server and its worker; start it again after a time."""
@@ -139,12 +137,8 @@ class FaultyProxy:
                     self._hand_on(body, fails)
 
             def _hand_on(self, body: bytes, fails: bool) -> None:
-                headers = {
-                    k: v for k, v in self.headers.items() if k.lower() not in ("host", "content-length")
-                }
-                answer = httpx.request(
-                    self.command, f"{target}{self.path}", content=body, headers=headers, timeout=60
-                )
+                headers = {k: v for k, v in self.headers.items() if k.lower() not in ("host", "content-length")}
+                answer = httpx.request(self.command, f"{target}{self.path}", content=body, headers=headers, timeout=60)
                 if fails:  # `lost` and `slow`
                     if proxy.mode == "slow":
                         with suppress(OSError):

@@ -19,11 +19,7 @@ from tasks.runtime.environment import numerical_environment
 
 HERE = Path(__file__).parent
 SMOKE = HERE.parents[1] / "deployments" / "configs" / "smoke.yaml"
-PLACES = (
-    ("runs", "artifact_uri"),
-    ("logged_models", "artifact_location"),
-    ("experiments", "artifact_location"),
-)
+PLACES = (("runs", "artifact_uri"), ("logged_models", "artifact_location"), ("experiments", "artifact_location"))
 
 
 def unpack(root: Path) -> None:
@@ -38,13 +34,7 @@ def unpack(root: Path) -> None:
 
 def decided(directory: Path) -> list[Any]:
     return [
-        (
-            event.curves,
-            event.decision,
-            event.champion,
-            event.stop_reason,
-            [i.batch_hash for i in event.intervals],
-        )
+        (event.curves, event.decision, event.champion, event.stop_reason, [i.batch_hash for i in event.intervals])
         for event in read_history(str(directory)).rounds
     ]
 

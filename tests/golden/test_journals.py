@@ -66,9 +66,7 @@ def test_a_version_1_journal_gives_the_same_pages(name: str) -> None:
 
 def test_the_journals_cover_what_a_search_can_record() -> None:
     """Else the tests above would claim less than they seem to."""
-    events = [
-        event for name in ("smoke", "quickstart", "forward") for event in read_events(str(JOURNALS / name))
-    ]
+    events = [event for name in ("smoke", "quickstart", "forward") for event in read_events(str(JOURNALS / name))]
     decided = rounds_of(events)
     assert {event.kind for event in events} == {
         "search_started",

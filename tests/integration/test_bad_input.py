@@ -12,15 +12,7 @@ from mlflow import MlflowClient
 
 from flows.search import msft_search
 from tasks.config.schema import SearchConfig
-from tasks.errors import (
-    DataError,
-    DriftError,
-    ModelError,
-    MsftError,
-    NoDiskSpaceError,
-    SplitOverlapError,
-    WorkerError,
-)
+from tasks.errors import DataError, DriftError, ModelError, MsftError, NoDiskSpaceError, SplitOverlapError, WorkerError
 
 ROW = {"prompt": "max 1 2?", "completion": " => 2"}
 
@@ -33,9 +25,7 @@ def write_rows(folder: Path, **splits: list[dict[str, Any]]) -> Path:
 
 
 def rows_of(count: int, start: int = 0) -> list[dict[str, Any]]:
-    return [
-        {"prompt": f"max {index} 0?", "completion": f" => {index}"} for index in range(start, start + count)
-    ]
+    return [{"prompt": f"max {index} 0?", "completion": f" => {index}"} for index in range(start, start + count)]
 
 
 def good(folder: Path) -> Path:
@@ -70,29 +60,20 @@ class TestBadInput:
 
     def test_all_labels_masked(self, smoke: dict[str, Any], output_root: Path, tmp_path: Path) -> None:
         folder = write_rows(
-            tmp_path / "masked",
-            train=[{"prompt": "a", "completion": " "}],
-            validation=rows_of(4),
-            test=rows_of(4, 4),
+            tmp_path / "masked", train=[{"prompt": "a", "completion": " "}], validation=rows_of(4), test=rows_of(4, 4)
         )
         text = refused(search_on(smoke, output_root, folder), DataError)
         assert "row 0" in text
         assert "every label is masked" in text
 
-    def test_prompt_longer_than_the_context(
-        self, smoke: dict[str, Any], output_root: Path, tmp_path: Path
-    ) -> None:
+    def test_prompt_longer_than_the_context(self, smoke: dict[str, Any], output_root: Path, tmp_path: Path) -> None:
         long = {"prompt": "max " + "1 " * 200, "completion": " => 1"}
-        folder = write_rows(
-            tmp_path / "long", train=[*rows_of(8), long], validation=rows_of(4, 8), test=rows_of(4, 12)
-        )
+        folder = write_rows(tmp_path / "long", train=[*rows_of(8), long], validation=rows_of(4, 8), test=rows_of(4, 12))
         text = refused(search_on(smoke, output_root, folder), DataError)
         assert "train row 8" in text
         assert "training.max_length = 64" in text
 
-    def test_choices_without_the_answer(
-        self, smoke: dict[str, Any], output_root: Path, tmp_path: Path
-    ) -> None:
+    def test_choices_without_the_answer(self, smoke: dict[str, Any], output_root: Path, tmp_path: Path) -> None:
         row = {"prompt": "q", "completion": " C", "answer": "C", "choices": ["A", "B"]}
         folder = write_rows(tmp_path / "choices", train=[row], validation=rows_of(4), test=rows_of(4, 4))
         text = refused(search_on(smoke, output_root, folder), DataError)
@@ -100,9 +81,7 @@ class TestBadInput:
         assert "'C'" in text
 
     def test_one_text_in_two_splits(self, smoke: dict[str, Any], output_root: Path, tmp_path: Path) -> None:
-        folder = write_rows(
-            tmp_path / "leaky", train=rows_of(8), validation=rows_of(4, 8), test=rows_of(4, 4)
-        )
+        folder = write_rows(tmp_path / "leaky", train=rows_of(8), validation=rows_of(4, 8), test=rows_of(4, 4))
         text = refused(search_on(smoke, output_root, folder), SplitOverlapError)
         assert "leaky/train row 4 = leaky/test row 0" in text
 
@@ -112,15 +91,11 @@ class TestBadInput:
         assert "./no-model" in text
         assert "no directory" in text
 
-    def test_model_with_pickled_weights_only(
-        self, smoke: dict[str, Any], output_root: Path, tmp_path: Path
-    ) -> None:
+    def test_model_with_pickled_weights_only(self, smoke: dict[str, Any], output_root: Path, tmp_path: Path) -> None:
         (tmp_path / "pickled").mkdir()
         (tmp_path / "pickled" / "config.json").write_text("{}")
         (tmp_path / "pickled" / "pytorch_model.bin").write_bytes(b"x")
-        config = search_on(
-            smoke, output_root, good(tmp_path / "good"), model={"source": str(tmp_path / "pickled")}
-        )
+        config = search_on(smoke, output_root, good(tmp_path / "good"), model={"source": str(tmp_path / "pickled")})
         assert "pickled weights (.bin, .pt) are never loaded" in refused(config, ModelError)
 
     def test_diverged_training(self, smoke: dict[str, Any], output_root: Path, tmp_path: Path) -> None:

@@ -30,9 +30,7 @@ def msft(
     *arguments: str, home: Path, stand_in: Path | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run the command in an environment without servers, other than those of `environment`."""
-    inherited = {
-        key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "MLFLOW_"))
-    }
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "MLFLOW_"))}
     paths = {"PREFECT_HOME": str(home), "PYTHONPATH": str(REPOSITORY)}
     return subprocess.run(
         [sys.executable, "-m", "flows.cli", *arguments],
@@ -45,9 +43,7 @@ def msft(
 
 
 @pytest.fixture(scope="module")
-def place(
-    searched: Any, prepare_root: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def place(searched: Any, prepare_root: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working directory with a finished search in searches/, a folder of data, and an empty swept/."""
     config, _ = searched
     place = tmp_path_factory.mktemp("place")
@@ -75,9 +71,7 @@ DONE: dict[str, tuple[tuple[str, ...], set[str]]] = {
 
 
 @pytest.mark.parametrize("command", DONE)
-def test_success_exits_0_with_one_json_value_on_stdout(
-    place: Path, command: str, prefect_server: str
-) -> None:
+def test_success_exits_0_with_one_json_value_on_stdout(place: Path, command: str, prefect_server: str) -> None:
     arguments, keys = DONE[command]
     ended = msft(*arguments, "--json", home=place / "prefect", stand_in=place, PREFECT_API_URL=prefect_server)
     assert ended.returncode == 0, ended.stderr
@@ -91,16 +85,7 @@ def test_doctor_exits_1_if_a_check_fails(place: Path, environment: dict[str, str
     checks = {check["name"]: check for check in json.loads(ended.stdout)}
     assert {name for name, check in checks.items() if check["verdict"] == "fail"} == failing, ended.stderr
     assert ended.returncode == (1 if failing else 0)
-    assert {
-        "python",
-        "packages",
-        "torch",
-        "disk",
-        "prefect",
-        "mlflow",
-        "searches",
-        "workers",
-    } <= checks.keys()
+    assert {"python", "packages", "torch", "disk", "prefect", "mlflow", "searches", "workers"} <= checks.keys()
     assert all(checks[name]["fix"] for name in failing)
     assert checks["searches"]["finding"] == "1 found, 0 running, none interrupted"
 
@@ -173,9 +158,7 @@ def test_failure_exits_1_refusal_exits_2_and_both_give_json(
         (("deploy", "--schedule", "never"), "'off', 'queue', 'skip'"),
     ],
 )
-def test_a_wrong_command_line_exits_2_with_a_hint(
-    tmp_path: Path, arguments: Sequence[str], message: str
-) -> None:
+def test_a_wrong_command_line_exits_2_with_a_hint(tmp_path: Path, arguments: Sequence[str], message: str) -> None:
     ended = msft(*arguments, home=tmp_path, stand_in=tmp_path)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert message in " ".join(ended.stderr.replace("│", " ").split())  # the box may break the line
@@ -191,8 +174,6 @@ def test_no_color_prints_without_colors(tmp_path: Path) -> None:
 
 def test_shell_completion(tmp_path: Path) -> None:
     for shell in ("bash", "zsh", "fish"):
-        ended = msft(
-            "--show-completion", shell, home=tmp_path, _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1"
-        )
+        ended = msft("--show-completion", shell, home=tmp_path, _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
         assert ended.returncode == 0, ended.stderr
         assert "complete" in ended.stdout

@@ -139,15 +139,9 @@ def test_a_rescheduled_comparison_waits_for_a_saving_search(
             waits.append(wait_s)
             attempt_before.close()
 
-        monkeypatch.setattr(
-            ownership, "time", SimpleNamespace(monotonic=time.monotonic, sleep=save_meanwhile)
-        )
-        state = compare_file(
-            file, ("sft",), control="sft", overrides=(*shorter, "seed={run}"), return_state=True
-        )
+        monkeypatch.setattr(ownership, "time", SimpleNamespace(monotonic=time.monotonic, sleep=save_meanwhile))
+        state = compare_file(file, ("sft",), control="sft", overrides=(*shorter, "seed={run}"), return_state=True)
     assert state.is_completed(), state.message
     assert len(waits) == 1
     lock = Path(directory_of(arm.config), "lock").read_text()
-    assert (
-        f"flow run {state.state_details.flow_run_id}" in lock
-    )  # the comparison's, which another attempt shares
+    assert f"flow run {state.state_details.flow_run_id}" in lock  # the comparison's, which another attempt shares

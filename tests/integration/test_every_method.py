@@ -51,9 +51,7 @@ def test_every_method_ends_with_a_champion_within_the_budget(
         assert event.decision.roll_back_to == CheckpointKey(0, 0), "both begin anew from the base"
 
 
-def test_a_sweep_reports_each_point_of_its_axis(
-    prefect_server: str, smoke: dict[str, Any], output_root: Path
-) -> None:
+def test_a_sweep_reports_each_point_of_its_axis(prefect_server: str, smoke: dict[str, Any], output_root: Path) -> None:
     config = tiny(smoke, output_root)
     compare_methods(config, ("sft",), (5,), axes=(Axis(path="rows", values=(8, 16)),))
     (directory,) = (output_root / "sweeps").iterdir()

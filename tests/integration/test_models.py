@@ -64,9 +64,7 @@ def test_a_models_own_code_is_not_run_by_default(tiny_base: BaseModelRef, tmp_pa
     auto_map = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
     (source / "config.json").write_text(json.dumps(config | {"model_type": "own", "auto_map": auto_map}))
     model = ModelConfig(source=str(source))
-    base = tiny_base.model_copy(
-        update={"directory": str(source), "trust_remote_code": model.trust_remote_code}
-    )
+    base = tiny_base.model_copy(update={"directory": str(source), "trust_remote_code": model.trust_remote_code})
     with pytest.raises(ModelError, match="trust_remote_code"):
         load_base(base)
     assert not (tmp_path / "ran").exists()
@@ -108,9 +106,7 @@ def config_with(model: dict[str, Any], tmp_path: Path) -> SearchConfig:
 
 def test_a_model_built_from_its_config_is_built_once(tmp_path: Path) -> None:
     shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = config_with(
-        {"from_config": {"model_type": "llama", **shape}, "tokenizer": "characters"}, tmp_path
-    )
+    config = config_with({"from_config": {"model_type": "llama", **shape}, "tokenizer": "characters"}, tmp_path)
     first = prepare_base_model(config)
     stamp = Path(first.directory, "model.safetensors").stat().st_mtime_ns
     assert prepare_base_model(config) == first
@@ -131,11 +127,7 @@ def test_smollm2_trains_from_its_gguf_file(
     draws = tiny_mixture.draws[0].model_copy(update={"name": "cmp", "train": split, "rows_per_epoch": 8})
     changes = {"draws": (draws,), "epoch_rows": 8, "num_rows": 16, "num_steps": 4, "evaluation_offsets": (4,)}
     rollout = make_rollout(
-        "smollm2",
-        base=base,
-        mixture=tiny_mixture.model_copy(update=changes),
-        batch_size=4,
-        learning_rate=1e-4,
+        "smollm2", base=base, mixture=tiny_mixture.model_copy(update=changes), batch_size=4, learning_rate=1e-4
     )
     train(rollout)
     start, end = (load_weights_of(rollout, step) for step in (0, 4))

@@ -86,13 +86,10 @@ def test_checkpoints_sort_by_their_mean_and_link_their_rows(store: Store) -> Non
 
 def test_the_champions_test_scores_link_their_rows(store: Store) -> None:
     logged = {
-        i.dataset.name: (i.dataset.digest, [tag.value for tag in i.tags])
-        for i in store.parent.inputs.dataset_inputs
+        i.dataset.name: (i.dataset.digest, [tag.value for tag in i.tags]) for i in store.parent.inputs.dataset_inputs
     }
     started = start_of(read_events(str(store.directory)))
-    (champion,) = store.client.search_logged_models(
-        [store.experiment.experiment_id], filter_string="name = 'champion'"
-    )
+    (champion,) = store.client.search_logged_models([store.experiment.experiment_id], filter_string="name = 'champion'")
     metrics = {metric.key: metric for metric in champion.metrics}
     for name in ("max", "cmp", "roman"):
         digest = started.content[f"{name}/test"][:16]
@@ -116,10 +113,7 @@ def test_each_round_shows_the_machine_it_ran_on(store: Store) -> None:
 def test_the_champion_carries_its_lineage_and_a_card(store: Store, searched: Any) -> None:
     result = searched[1]
     version = store.client.get_model_version_by_alias("msft-smoke", "champion")
-    assert (version.tags["msft.round"], version.tags["msft.step"]) == (
-        str(result.key.round),
-        str(result.key.step),
-    )
+    assert (version.tags["msft.round"], version.tags["msft.step"]) == (str(result.key.round), str(result.key.step))
     started = start_of(read_events(str(store.directory)))
     digests = {what: sha256[:16] for what, sha256 in started.content.items()}
     assert json.loads(version.tags["msft.content_sha256"]) == digests

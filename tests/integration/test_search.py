@@ -20,12 +20,7 @@ from tasks.algorithm.state import CheckpointKey
 from tasks.algorithm.strategy import RoundReport
 from tasks.config.schema import SearchConfig
 from tasks.contracts import SearchRef
-from tasks.errors import (
-    BusyError,
-    CheckpointDamagedError,
-    CheckpointNotFoundError,
-    DriftError,
-)
+from tasks.errors import BusyError, CheckpointDamagedError, CheckpointNotFoundError, DriftError
 from tasks.evaluation import curves_of
 from tasks.record.events import EnvironmentChanged, of_kind, rounds_of
 from tasks.record.journal import read_events
@@ -65,9 +60,7 @@ def test_the_champion_is_registered_with_its_files(searched: Any, tmp_path: Path
     version = client_of(config).get_model_version_by_alias("msft-smoke", "champion")
     assert str(version.version) == result.model_version
     downloaded = mlflow.artifacts.download_artifacts("models:/msft-smoke@champion", dst_path=str(tmp_path))
-    here, there = (
-        AutoModelForCausalLM.from_pretrained(d).state_dict() for d in (result.directory, downloaded)
-    )
+    here, there = (AutoModelForCausalLM.from_pretrained(d).state_dict() for d in (result.directory, downloaded))
     assert all(torch.equal(here[name], there[name]) for name in here)
 
 
@@ -181,9 +174,7 @@ def test_a_search_interrupted_in_every_stage_ends_the_same(
     undisturbed_config, undisturbed = searched
     assert decisions(directory_of(config)) == decisions(directory_of(undisturbed_config))
     assert result.validation.scores == undisturbed.validation.scores
-    here, there = (
-        Path(d, "model.safetensors").read_bytes() for d in (result.directory, undisturbed.directory)
-    )
+    here, there = (Path(d, "model.safetensors").read_bytes() for d in (result.directory, undisturbed.directory))
     assert here == there
 
 

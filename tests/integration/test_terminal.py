@@ -46,9 +46,7 @@ def run_at_a_terminal(arguments: list[str], environment: dict[str, str]) -> tupl
     return process.returncode, drawn.decode(errors="replace")
 
 
-def test_a_search_at_a_terminal_draws_bars_and_ends(
-    output_root: Path, prefect_server: str, tmp_path: Path
-) -> None:
+def test_a_search_at_a_terminal_draws_bars_and_ends(output_root: Path, prefect_server: str, tmp_path: Path) -> None:
     overrides = [f"output_root={output_root}", "search.max_rounds=1", "search.compute_budget_epochs=2"]
     arguments = ["flows.cli", "search", str(CONFIG)]
     arguments += [part for override in overrides for part in ("--set", override)]

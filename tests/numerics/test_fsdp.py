@@ -41,8 +41,7 @@ def assert_as_one_process(one: Path, other: Path) -> None:
             for name, value in left.items():
                 torch.testing.assert_close(right[name], value, rtol=0, atol=2e-5, msg=f"{file} {name}")
     results = [
-        RolloutResult.model_validate_json((path.parent / "rollout_result.json").read_text())
-        for path in (one, other)
+        RolloutResult.model_validate_json((path.parent / "rollout_result.json").read_text()) for path in (one, other)
     ]
     for left_interval, right_interval in zip(*(result.intervals for result in results), strict=True):
         assert right_interval.batch_hash == left_interval.batch_hash
@@ -55,9 +54,7 @@ def forget_the_end(path: Path) -> None:
     shutil.rmtree(checkpoint_directory(path.parent, 9))
 
 
-def test_sharded_training_equals_one_process_and_resumes_it(
-    make_rollout: MakeRollout,
-) -> None:
+def test_sharded_training_equals_one_process_and_resumes_it(make_rollout: MakeRollout) -> None:
     one = make_rollout("one", ema=0.9)
     train(one)
     sharded = make_rollout("sharded", ema=0.9, micro_batch_size=4, accelerate_config=str(FSDP))

@@ -52,10 +52,7 @@ def exact(*operands: Any, scale: float | None, window_size: tuple[int, int]) -> 
 
 def rows_of(*lengths: int) -> list[Row]:
     draw = np.random.default_rng(3)
-    return [
-        (draw.integers(0, 61, size=length).astype(np.int32), np.ones(length, dtype=np.int8))
-        for length in lengths
-    ]
+    return [(draw.integers(0, 61, size=length).astype(np.int32), np.ones(length, dtype=np.int8)) for length in lengths]
 
 
 def model_of(config: PreTrainedConfig) -> Any:
@@ -63,9 +60,7 @@ def model_of(config: PreTrainedConfig) -> Any:
     return AutoModelForCausalLM.from_config(deepcopy(config), dtype=torch.float32).to(DEVICE)
 
 
-def losses_and_gradients(
-    model: Any, rows: list[Row], *, packed: bool
-) -> tuple[list[float], list[torch.Tensor]]:
+def losses_and_gradients(model: Any, rows: list[Row], *, packed: bool) -> tuple[list[float], list[torch.Tensor]]:
     """Return each row's loss, and the gradient of their sum."""
     model.zero_grad()
     sums = torch.zeros(len(rows), device=DEVICE)
@@ -106,9 +101,7 @@ def test_packed_rows_train_as_each_row_alone_does(tiny_base: BaseModelRef, confi
 
 
 @pytest.mark.usefixtures("kernel")
-def test_adapters_train_on_packed_rows_with_recomputation(
-    tiny_base: BaseModelRef,
-) -> None:
+def test_adapters_train_on_packed_rows_with_recomputation(tiny_base: BaseModelRef) -> None:
     rows, gradients = rows_of(7, 1, 19), []
     for packed in (False, True):
         model = get_peft_model(model_of(LLAMA), LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False))
@@ -147,15 +140,7 @@ def test_rows_without_their_bounds_see_each_other(tiny_base: BaseModelRef) -> No
         (LlamaConfig(**SIZES, attention_dropout=0.1), None, "cuda", "bf16"),
         (GemmaConfig(**SIZES, attn_logit_softcapping=50.0), None, "cuda", "bf16"),
     ],
-    ids=[
-        "a CPU",
-        "float32",
-        "the user's choice",
-        "the model's",
-        "heads too wide",
-        "dropout",
-        "capped scores",
-    ],
+    ids=["a CPU", "float32", "the user's choice", "the model's", "heads too wide", "dropout", "capped scores"],
 )
 def test_other_attention_is_left_as_it_is(
     tiny_base: BaseModelRef, config: PreTrainedConfig, chosen: str | None, device: str, precision: str

@@ -54,9 +54,7 @@ def test_a_recurrent_model_is_refused_for_packed_rows(mamba: BaseModelRef, make_
     assert not (path.parent / "checkpoints").exists()
 
 
-def test_a_recurrent_model_trains_grouped_as_it_does_row_by_row(
-    mamba: BaseModelRef, make_rollout: MakeRollout
-) -> None:
+def test_a_recurrent_model_trains_grouped_as_it_does_row_by_row(mamba: BaseModelRef, make_rollout: MakeRollout) -> None:
     assert measure_model(mamba).shape.attention_width == 0
     weights = []
     for name, size in (("grouped", None), ("row by row", 1)):
@@ -74,9 +72,7 @@ def test_a_model_of_attention_passes_and_trains_on(make_rollout: MakeRollout, pr
     assert checkpoint_directory(path.parent, 9).is_dir()
 
 
-def test_attention_without_row_bounds_is_refused(
-    make_rollout: MakeRollout, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_attention_without_row_bounds_is_refused(make_rollout: MakeRollout, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a model's own code may, which drops the positions and counts on."""
     trainer = Trainer(spec_of(make_rollout("llama", batching="packed")))
     collate = packing.collate

@@ -47,15 +47,10 @@ def _result(spec_path: Path) -> RolloutResult:
 
 
 def _files(spec_path: Path, step: int) -> dict[str, dict[str, torch.Tensor]]:
-    return {
-        path.name: load_file(path)
-        for path in checkpoint_directory(spec_path.parent, step).glob("*.safetensors")
-    }
+    return {path.name: load_file(path) for path in checkpoint_directory(spec_path.parent, step).glob("*.safetensors")}
 
 
-def _assert_equal(
-    left: dict[str, dict[str, torch.Tensor]], right: dict[str, dict[str, torch.Tensor]]
-) -> None:
+def _assert_equal(left: dict[str, dict[str, torch.Tensor]], right: dict[str, dict[str, torch.Tensor]]) -> None:
     assert set(left) == set(right)
     for file, tensors in left.items():
         assert set(tensors) == set(right[file])
@@ -74,10 +69,7 @@ def _train_with_a_stop(spec_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize("training", METHODS, ids=["ema", "dynamix_sft", "ies"])
 def test_a_preempted_roll_out_ends_with_the_same_bits(
-    make_rollout: MakeRollout,
-    long_mixture: Mixture,
-    training: dict[str, Any],
-    monkeypatch: pytest.MonkeyPatch,
+    make_rollout: MakeRollout, long_mixture: Mixture, training: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     straight = make_rollout("straight", mixture=long_mixture, **training)
     train(straight)
@@ -91,9 +83,7 @@ def test_a_preempted_roll_out_ends_with_the_same_bits(
 def test_the_average_is_over_the_weights_after_each_step(make_rollout: MakeRollout) -> None:
     spec = RolloutSpec.model_validate_json(make_rollout("average", ema=0.5).read_text())
     every_step = tuple(range(1, 10))
-    spec = spec.model_copy(
-        update={"mixture": spec.mixture.model_copy(update={"evaluation_offsets": every_step})}
-    )
+    spec = spec.model_copy(update={"mixture": spec.mixture.model_copy(update={"evaluation_offsets": every_step})})
     path = Path(spec.output_directory, "rollout_spec.json")
     path.write_text(spec.model_dump_json())
     train(path)
@@ -101,8 +91,7 @@ def test_the_average_is_over_the_weights_after_each_step(make_rollout: MakeRollo
     for step in every_step:
         files, decay = _files(path, step), min(0.5, (1 + step) / (10 + step))
         average = {
-            name: decay * average[name] + (1 - decay) * value
-            for name, value in files["model.safetensors"].items()
+            name: decay * average[name] + (1 - decay) * value for name, value in files["model.safetensors"].items()
         }
         for name, value in files["average.safetensors"].items():
             torch.testing.assert_close(value, average[name], rtol=1e-5, atol=1e-6)
@@ -135,9 +124,7 @@ def test_a_look_ahead_leaves_no_trace_in_weights_and_moments(make_rollout: MakeR
         assert all(torch.equal(value, kept[kind]) for kind, value in state.items())
 
 
-def test_dynamix_draws_by_its_values_and_counts_look_aheads(
-    make_rollout: MakeRollout, long_mixture: Mixture
-) -> None:
+def test_dynamix_draws_by_its_values_and_counts_look_aheads(make_rollout: MakeRollout, long_mixture: Mixture) -> None:
     """With gamma 0 and a steep softmax nearly all rows come from the one that gained most."""
     options = {"every_steps": 2, "gamma": 0.0, "alpha": 0.0, "beta": 50.0}
     path = make_rollout("dynamix", mixture=long_mixture, method="dynamix_sft", options=options)
@@ -201,8 +188,7 @@ def test_rehearsal_trains_rows_that_the_averaged_weights_answer(
     before = make_rollout("before", mixture=long_mixture.model_copy(update=longer), ema=0.5)
     train(before)
     draws = tuple(
-        part.model_copy(update={"is_rehearsed": part.name == "cmp", "cursor": 960})
-        for part in long_mixture.draws
+        part.model_copy(update={"is_rehearsed": part.name == "cmp", "cursor": 960}) for part in long_mixture.draws
     )
     start = {"start": _result(before).checkpoints[-1], "first_step": 180}
     start["start_directory"] = str(checkpoint_directory(before.parent, 180))

@@ -88,9 +88,7 @@ def test_exact_match_is_that_of_generating_every_row(
 ) -> None:
     examples = examples_of("max") + examples_of("roman")
     texts = [generated(half_taught, encoder, example.prompt) for example in examples]
-    expected = "".join(
-        str(int(t.strip() == e.completion.strip())) for t, e in zip(texts, examples, strict=True)
-    )
+    expected = "".join(str(int(t.strip() == e.completion.strip())) for t, e in zip(texts, examples, strict=True))
     score = scorer.score(make_split("mixed", "exact_match", examples))
     assert score.correct == expected
     assert 0 < expected.count("1") < len(examples)
@@ -122,9 +120,7 @@ def test_validation_loss_is_the_mean_over_completion_tokens(
         row = encoder.encode(example)
         with torch.no_grad():
             logits = half_taught(input_ids=torch.tensor([row["input_ids"]])).logits[0, :-1]
-        losses = torch.nn.functional.cross_entropy(
-            logits, torch.tensor(row["input_ids"][1:]), reduction="none"
-        )
+        losses = torch.nn.functional.cross_entropy(logits, torch.tensor(row["input_ids"][1:]), reduction="none")
         mask = torch.tensor(row["loss_mask"][1:]) == 1
         total, count = total + float(losses[mask].sum()), count + int(mask.sum())
     score = scorer.score(make_split("loss", "loss", examples))

@@ -89,9 +89,7 @@ def test_the_worker_takes_the_steps_of_a_plain_loop(straight: Path) -> None:
     for step, rows in enumerate(plan_steps(spec.mixture, spec.seed, 16)):
         loss_sum, count = torch.zeros(()), 0
         for draw in rows:
-            ids, loss_mask = (
-                torch.tensor(column).long() for column in stores[draw.sub_dataset].row(draw.row)
-            )
+            ids, loss_mask = (torch.tensor(column).long() for column in stores[draw.sub_dataset].row(draw.row))
             logits = model(input_ids=ids[None]).logits[0, :-1]
             losses = torch.nn.functional.cross_entropy(logits, ids[1:], reduction="none")
             loss_sum = loss_sum + losses[loss_mask[1:] == 1].sum()
@@ -174,9 +172,7 @@ def test_an_interrupted_rollout_ends_with_the_same_bits(
     assert largest_difference(weights_at(straight, 9), weights_at(other, 9)) == 0.0
 
 
-def test_a_damaged_checkpoint_is_set_aside_and_trained_again(
-    straight: Path, make_rollout: MakeRollout
-) -> None:
+def test_a_damaged_checkpoint_is_set_aside_and_trained_again(straight: Path, make_rollout: MakeRollout) -> None:
     other = make_rollout("damaged")
     train(other)
     (other.parent / "rollout_result.json").unlink()
@@ -283,26 +279,15 @@ sys.exit(run_worker(main, Path(sys.argv[1])))
 
 @pytest.mark.parametrize("place", LACK_OF_MEMORY)
 def test_an_out_of_memory_worker_names_the_settings_that_help(tmp_path: Path, place: str) -> None:
-    command = [
-        sys.executable,
-        "-c",
-        SHORT_WORKER.format(LACK_OF_MEMORY[place]),
-        str(tmp_path / "w_spec.json"),
-    ]
+    command = [sys.executable, "-c", SHORT_WORKER.format(LACK_OF_MEMORY[place]), str(tmp_path / "w_spec.json")]
     with pytest.raises(WorkerError) as raised:
         launch._run(command, tmp_path / "w_spec.json", "roll-out of round 0", os.environ, None, lambda: 0)
     told = str(raised.value)
-    for setting in (
-        "training.micro_batch_size=4",
-        "evaluation.batch_tokens=64",
-        "model.gradient_checkpointing=true",
-    ):
+    for setting in ("training.micro_batch_size=4", "evaluation.batch_tokens=64", "model.gradient_checkpointing=true"):
         key, _, value = setting.partition("=")
         assert f"--set {key}=" in told
         other = change_config(CONFIG, {key: yaml.safe_load(value)}, "test")
         assert search_id_of(other) == search_id_of(CONFIG)  # the same search, which goes on
-        assert differences(
-            numerical_environment(CONFIG), numerical_environment(other)
-        )  # once that is accepted
+        assert differences(numerical_environment(CONFIG), numerical_environment(other))  # once that is accepted
     assert "--accept-changes" in told
     assert not raised.value.retryable

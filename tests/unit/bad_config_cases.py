@@ -35,9 +35,7 @@ def _path(path: str, *parts: str) -> Case:
 
 
 FILES = {
-    "config: missing file": _path(
-        "serach.yaml", "serach.yaml: 1 problem", "no such file; there are", "search.yaml"
-    ),
+    "config: missing file": _path("serach.yaml", "serach.yaml: 1 problem", "no such file; there are", "search.yaml"),
     "config: a directory": _path(".", "cannot be read as UTF-8 text", "Is a directory"),
     "config: below a file": _path("search.yaml/x.yaml", "cannot be read", "Not a directory"),
     "config: a name too long for the disk": _path("x" * 300, "cannot be read", "File name too long"),
@@ -51,8 +49,7 @@ FILES = {
     "config: latin-1": _file("name: é".encode("latin-1"), "cannot be read as UTF-8 text", "0xe9"),
     "config: two documents": _file(GOOD + "---\n" + GOOD, "not YAML: expected a single document"),
     "config: a key twice": _file(
-        GOOD + "name: other\n",
-        'duplicate key "name" with value "other" (original value: "good") in line 10, column 1',
+        GOOD + "name: other\n", 'duplicate key "name" with value "other" (original value: "good") in line 10, column 1'
     ),
     "config: a nested key twice": _file(
         GOOD.replace("{batch_size: 8}", "{threads: 1, threads: 2}"), 'duplicate key "threads"', "line 8"
@@ -65,13 +62,9 @@ FILES = {
         "seed: " + "9" * 5000, "not YAML: cannot read a value: Exceeds the limit"
     ),
     "config: 10^7 values by aliases": _file(BOMB, "not YAML: more than 100,000 values in line 5"),
-    "config: half a character": _file(
-        'name: "\\ud800"', "half of a surrogate pair is no character in line 1"
-    ),
+    "config: half a character": _file('name: "\\ud800"', "half of a surrogate pair is no character in line 1"),
     "config: nested 1,000 deep": _file("name: " + "[" * 1000, "not YAML: nested more than 50 deep in line 1"),
-    "config: a key that is a number": _file(
-        GOOD + "5: x\n", "expected text as a key, got 5; quote it in line 10"
-    ),
+    "config: a key that is a number": _file(GOOD + "5: x\n", "expected text as a key, got 5; quote it in line 10"),
     "config: several problems": _file(
         "model: {source: base}\nmixture: {sub_datasets: [{path: 3}]}\ntraining: {batch_size: 0}\n",
         "search.yaml: 5 problems",
@@ -96,8 +89,7 @@ VALUES = {
         "training.batch_size=true", says="training.batch_size (--set): got true; expected a whole number"
     ),
     "value: true as a limit": _set(
-        f"{FIRST}.max_rows.train=true",
-        says=f"{FIRST}.max_rows.train (--set): got true; expected a whole number",
+        f"{FIRST}.max_rows.train=true", says=f"{FIRST}.max_rows.train (--set): got true; expected a whole number"
     ),
     "value: true as a weight": _set(
         "mixture.proportions={first: true, second: 1}",
@@ -117,8 +109,7 @@ VALUES = {
         "training.batch_size=1.5", says="training.batch_size (--set): got 1.5; expected a whole number"
     ),
     "value: NaN": _set(
-        "training.learning_rate=.nan",
-        says="training.learning_rate (--set): got NaN; expected a finite number",
+        "training.learning_rate=.nan", says="training.learning_rate (--set): got NaN; expected a finite number"
     ),
     "value: infinity": _set(
         "search.max_epochs=.inf", says="search.max_epochs (--set): got Infinity; expected a finite number"
@@ -126,32 +117,24 @@ VALUES = {
     "value: larger than any float": _set(
         "search.max_epochs=1e400", says="search.max_epochs (--set): got Infinity; expected a finite number"
     ),
-    "value: zero": _set(
-        "search.max_epochs=0", says="search.max_epochs (--set): got 0; expected a number above 0.0"
-    ),
+    "value: zero": _set("search.max_epochs=0", says="search.max_epochs (--set): got 0; expected a number above 0.0"),
     "value: negative": _set(
-        "training.warmup_steps=-1",
-        says="training.warmup_steps (--set): got -1; expected a number of at least 0",
+        "training.warmup_steps=-1", says="training.warmup_steps (--set): got -1; expected a number of at least 0"
     ),
     "value: a seed too large": _set(
         "seed=4294967296", says="seed (--set): got 4294967296; expected a number below 4294967296"
     ),
     "value: a beta of 1": _set(
-        "training.adam_betas=[0.9, 1]",
-        says="training.adam_betas.1 (--set): got 1; expected a number below 1.0",
+        "training.adam_betas=[0.9, 1]", says="training.adam_betas.1 (--set): got 1; expected a number below 1.0"
     ),
-    "value: one beta": _set(
-        "training.adam_betas=[0.9]", says="training.adam_betas.1 (--set): required, and not given"
-    ),
+    "value: one beta": _set("training.adam_betas=[0.9]", says="training.adam_betas.1 (--set): required, and not given"),
     "value: no rows kept": _set(
         f"{FIRST}.max_rows.train=0", says="max_rows.train (--set): got 0; expected a number of at least 1"
     ),
     "value: text as a choice": _set(
         "training.device=gpu", says="training.device (--set): got 'gpu'; expected 'auto' or 'cpu'"
     ),
-    "value: a section as text": _set(
-        "model.source={a: 1}", says='model.source (--set): got {"a": 1}; expected text'
-    ),
+    "value: a section as text": _set("model.source={a: 1}", says='model.source (--set): got {"a": 1}; expected text'),
     "value: empty path": _set(
         f"{FIRST}.path=''", says=f"{FIRST}.path (--set): got ''; expected text that is not empty"
     ),
@@ -171,17 +154,13 @@ VALUES = {
     "name: a number": _set("name=1.0", says="name (--set): got 1.0; expected text"),
     "name: nothing": _set("name=", says="name (--set): got null; expected text"),
     "name: empty": _set("name=''", says=f"name (--set): got ''{A_NAME}"),
-    "name: a slash": _set(
-        f"{FIRST}.name=a/b", says=f"mixture.sub_datasets.a/b.name (--set): got 'a/b'{A_NAME}"
-    ),
+    "name: a slash": _set(f"{FIRST}.name=a/b", says=f"mixture.sub_datasets.a/b.name (--set): got 'a/b'{A_NAME}"),
     "name: the parent": _set("name=..", says=f"name (--set): got '..'{A_NAME}"),
     "name: a leading dot": _set("name=.hidden", says=f"name (--set): got '.hidden'{A_NAME}"),
     "name: unicode": _set("name=naïve", says=f"name (--set): got 'naïve'{A_NAME}"),
     "name: 65 letters": _set(f"name={'a' * 65}", says=f"name (--set): got '{'a' * 65}'{A_NAME}"),
     "name: a line's end": _set('name="a\\n"', says=f"name (--set): got 'a\\n'{A_NAME}"),
-    "name: given twice": _set(
-        f"{FIRST}.name=second", says="two sub-datasets are named second; names must differ"
-    ),
+    "name: given twice": _set(f"{FIRST}.name=second", says="two sub-datasets are named second; names must differ"),
 }
 TOGETHER = {
     "weights: unknown name": _set(
@@ -246,8 +225,7 @@ TOGETHER = {
         says="template takes no effect with synthetic",
     ),
     "no effect: rows of no test split": _set(
-        "mixture.sub_datasets.second.max_rows.test=5",
-        says="max_rows.test takes no effect where splits.test is null",
+        "mixture.sub_datasets.second.max_rows.test=5", says="max_rows.test takes no effect where splits.test is null"
     ),
     "no effect: generation of choices": _set(
         f"{FIRST}.metric=multiple_choice",
@@ -261,8 +239,7 @@ TOGETHER = {
         "training.final_lr_ratio=0.5", says="final_lr_ratio takes no effect with schedule=constant"
     ),
     "two origins of rows": _set(
-        f"{FIRST}.hub=a/b",
-        says=f"{FIRST} (line 6): give exactly one of path, hub and synthetic; got ['path', 'hub']",
+        f"{FIRST}.hub=a/b", says=f"{FIRST} (line 6): give exactly one of path, hub and synthetic; got ['path', 'hub']"
     ),
     "two origins of a model": _set(
         "model.from_config={model_type: llama}", says="give exactly one of model.source and model.from_config"
@@ -273,17 +250,11 @@ TOGETHER = {
         "training={threads: 1, threads: 2}", says="the value '{threads: 1, threads: 2}' is not YAML"
     ),
     "--set: into a value": _set("training.batch_size.x=3", says="batch_size is a value, not a section"),
-    "--set: into no item": _set(
-        "mixture.sub_datasets.third.path=x", says="no item 'third'; there are first, second"
-    ),
+    "--set: into no item": _set("mixture.sub_datasets.third.path=x", says="no item 'third'; there are first, second"),
     "--set: several problems": _set(
         "seed=-1",
         "x",
-        says=(
-            "2 problems",
-            "--set x: expected the form",
-            "seed (--set): got -1; expected a number of at least 0",
-        ),
+        says=("2 problems", "--set x: expected the form", "seed (--set): got -1; expected a number of at least 0"),
     ),
 }
 CASES = {**FILES, **VALUES, **TOGETHER}
@@ -295,23 +266,14 @@ def _value(*overrides: str, at: str) -> Callable[[Place], object]:
 
 
 UNUSUAL: dict[str, tuple[Callable[[Place], object], object]] = {
-    "config: exponent without a point": (
-        _value("training.learning_rate=1e-5", at="training.learning_rate"),
-        1e-5,
-    ),
+    "config: exponent without a point": (_value("training.learning_rate=1e-5", at="training.learning_rate"), 1e-5),
     "config: a name that old YAML takes for true": (_value("name=on", at="name"), "on"),
     "config: a name that old YAML takes for a date": (_value("name=2024-01-01", at="name"), "2024-01-01"),
-    "config: yes as a choice": (
-        _value("evaluation.beside_training=yes", at="evaluation.beside_training"),
-        "yes",
-    ),
+    "config: yes as a choice": (_value("evaluation.beside_training=yes", at="evaluation.beside_training"), "yes"),
     "config: a leading zero is no octal": (_value("seed=017", at="seed"), 17),
     "config: a name of 64 letters": (_value(f"name={'a' * 64}", at="name"), "a" * 64),
     "config: a value with an equals sign": (_value("output_root=a=b", at="output_root"), "a=b"),
-    "config: a byte order mark": (
-        lambda place: place.load(text=b"\xef\xbb\xbf" + GOOD.encode()).name,
-        "good",
-    ),
+    "config: a byte order mark": (lambda place: place.load(text=b"\xef\xbb\xbf" + GOOD.encode()).name, "good"),
     "config: CRLF": (lambda place: place.load(text=GOOD.replace("\n", "\r\n")).name, "good"),
     "config: one's own key beside merged ones": (
         lambda place: (

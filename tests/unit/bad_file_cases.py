@@ -23,9 +23,7 @@ def bytes_of(row: Mapping[str, Any]) -> bytes:
 
 def bad_file(name: str, content: Content, *parts: str, **sub: Any) -> Case:
     """One split's file, beside good ones."""
-    return Case(
-        lambda place: place.read({}, {name: content}, **sub), DataError, ("sub-dataset 'sub'", *parts)
-    )
+    return Case(lambda place: place.read({}, {name: content}, **sub), DataError, ("sub-dataset 'sub'", *parts))
 
 
 def _validation(row: Mapping[str, Any], error: type[MsftError], *parts: str, **sub: Any) -> Case:
@@ -33,17 +31,13 @@ def _validation(row: Mapping[str, Any], error: type[MsftError], *parts: str, **s
     return Case(lambda place: place.read({}, files, **sub), error, parts)
 
 
-def bad_settings(
-    error: type[MsftError], *parts: str, sections: Mapping[str, Any] | None = None, **sub: Any
-) -> Case:
+def bad_settings(error: type[MsftError], *parts: str, sections: Mapping[str, Any] | None = None, **sub: Any) -> Case:
     """Good rows with settings that they cannot follow."""
     return Case(lambda place: place.read(sections or {}, {}, **sub), error, parts)
 
 
 FILES = {
-    "file: no such folder": bad_settings(
-        DataError, "no such file or folder", "sub_datasets.sub.path", path="nowhere"
-    ),
+    "file: no such folder": bad_settings(DataError, "no such file or folder", "sub_datasets.sub.path", path="nowhere"),
     "file: a split missing": bad_file(
         "train.jsonl", None, "no file train.*; the folder contains test.jsonl, validation.jsonl"
     ),
@@ -58,11 +52,7 @@ FILES = {
         "train.txt", b"x", "the ending .txt", ".jsonl, .json, .csv, .parquet", splits={"train": "train.txt"}
     ),
     "file: compressed": bad_file(
-        "train.jsonl.gz",
-        gzip.compress(b"{}"),
-        "the ending .gz",
-        "unpack it first",
-        splits={"train": "train.jsonl.gz"},
+        "train.jsonl.gz", gzip.compress(b"{}"), "the ending .gz", "unpack it first", splits={"train": "train.jsonl.gz"}
     ),
     "file: compressed under another name": bad_file(
         "train.jsonl", gzip.compress(b"{}"), "can't decode byte 0x8b", "convert the file to UTF-8"
@@ -71,24 +61,18 @@ FILES = {
         "train.jsonl", bytes_of(GOOD_ROW) + b'\n{"prompt": "p', "line 2: not JSON: Unterminated string"
     ),
     "file: truncated JSON": bad_file("train.json", b'[{"prompt": "p"}, ', "not JSON: Expecting value"),
-    "file: one object with the rows inside": bad_file(
-        "train.json", b'{"data": []}', "the columns {'data': 'list'}"
-    ),
+    "file: one object with the rows inside": bad_file("train.json", b'{"data": []}', "the columns {'data': 'list'}"),
     "file: latin-1": bad_file(
         "train.jsonl", '{"prompt": "é"}'.encode("latin-1"), "can't decode byte 0xe9", "UTF-8 text"
     ),
-    "file: UTF-16": bad_file(
-        "train.jsonl", '{"prompt": "p"}'.encode("utf-16"), "can't decode byte 0xff", "UTF-8 text"
-    ),
+    "file: UTF-16": bad_file("train.jsonl", '{"prompt": "p"}'.encode("utf-16"), "can't decode byte 0xff", "UTF-8 text"),
     "file: CSV with a cell too many": bad_file(
         "train.csv", b"prompt,completion\na,b\nc,d,e\n", "line 3 has 3 cells, the header has 2"
     ),
     "file: CSV with a cell too few": bad_file(
         "train.csv", b"prompt,completion\na\n", "line 2 has 1 cells, the header has 2"
     ),
-    "file: CSV with an open quote": bad_file(
-        "train.csv", b'prompt,completion\n"a,b\n', "unexpected end of data"
-    ),
+    "file: CSV with an open quote": bad_file("train.csv", b'prompt,completion\n"a,b\n', "unexpected end of data"),
     "file: CSV with one name twice": bad_file(
         "train.csv", b"prompt,prompt\na,b\n", "two columns of one name in the header: prompt, prompt"
     ),
@@ -121,9 +105,7 @@ SPLITS = {
         SplitOverlapError, "9 texts stand in two splits", splits={"validation": "train"}
     ),
     "metric: choices that are not there": bad_settings(
-        ConfigError,
-        "sub.metric: multiple_choice, and a validation row has no choices",
-        metric="multiple_choice",
+        ConfigError, "sub.metric: multiple_choice, and a validation row has no choices", metric="multiple_choice"
     ),
     "metric: loss without selection by loss": bad_settings(
         ConfigError, "sub.metric: loss gives no accuracy; set evaluation.selection", metric="loss"
@@ -141,9 +123,7 @@ SPLITS = {
         ("validation row 0", "no number in the answer 'so #### many'", "set metric: exact_match"),
     ),
     "metric: a test row without choices": Case(
-        lambda place: place.read(
-            {}, {"validation.jsonl": [{**GOOD_ROW, "prompt": "v", "choices": [" c", " d"]}]}
-        ),
+        lambda place: place.read({}, {"validation.jsonl": [{**GOOD_ROW, "prompt": "v", "choices": [" c", " d"]}]}),
         DataError,
         ("test row 0", "no choices", "rows that metric multiple_choice can score"),
     ),
@@ -187,10 +167,7 @@ def _texts(name: str, content: Content, **sub: Any) -> Callable[[Place], object]
         place.write(f"data/{name}", content)
         place.write("data/validation.jsonl", [{**GOOD_ROW, "q": "x", "a": "y"}])
         config = place.config({"name": "sub", "path": "data", "splits": {"test": None}, **sub})
-        return [
-            (row.prompt, row.completion)
-            for row in read_splits(config, config.mixture.sub_datasets[0])["train"]
-        ]
+        return [(row.prompt, row.completion) for row in read_splits(config, config.mixture.sub_datasets[0])["train"]]
 
     return read
 
@@ -200,9 +177,7 @@ def _hundreds(place: Place) -> object:
     place.write("data/train.jsonl", rows(2))
     place.write("data/validation.jsonl", rows(1, 5))
     parts = ({"name": f"sub-{index}", "path": "data", "splits": {"test": None}} for index in range(300))
-    return [ref.name for ref in place.prepare(place.config(*parts))] == [
-        f"sub-{index}" for index in range(300)
-    ]
+    return [ref.name for ref in place.prepare(place.config(*parts))] == [f"sub-{index}" for index in range(300)]
 
 
 def _num_rows(files: Mapping[str, Content], **sub: Any) -> Callable[[Place], object]:
@@ -225,10 +200,7 @@ UNUSUAL: dict[str, tuple[Callable[[Place], object], object]] = {
         _texts("train.jsonl", bytes_of(GOOD_ROW) + b"\n\n \n" + bytes_of(GOOD_ROW)),
         [("p", " c")] * 2,
     ),
-    "data: lines in .json": (
-        _texts("train.json", bytes_of(GOOD_ROW) + b"\n" + bytes_of(GOOD_ROW)),
-        [("p", " c")] * 2,
-    ),
+    "data: lines in .json": (_texts("train.json", bytes_of(GOOD_ROW) + b"\n" + bytes_of(GOOD_ROW)), [("p", " c")] * 2),
     "data: columns that change their type": (
         _texts("train.jsonl", [{"q": 1, "a": "x"}, {"q": "one", "a": 2.5}], template=TEMPLATE),
         [("1", " x"), ("one", " 2.5")],
@@ -241,10 +213,7 @@ UNUSUAL: dict[str, tuple[Callable[[Place], object], object]] = {
         _texts("train.csv", b'prompt,completion\r\n"a\nb, ""c""","\nd"\r\n'),
         [('a\nb, "c"', "\nd")],
     ),
-    "data: CSV with leading zeros": (
-        _texts("train.csv", b"prompt,completion\n007,0042\n"),
-        [("007", "0042")],
-    ),
+    "data: CSV with leading zeros": (_texts("train.csv", b"prompt,completion\n007,0042\n"), [("007", "0042")]),
     "data: CSV with a cell of 200,000 letters": (
         _texts("train.csv", b"prompt,completion\n" + b"p" * 200_000 + b",c\n"),
         [("p" * 200_000, "c")],
@@ -257,10 +226,7 @@ UNUSUAL: dict[str, tuple[Callable[[Place], object], object]] = {
         _texts("train.parquet", _parquet_with_large_strings()),
         [(row["prompt"], row["completion"]) for row in rows(4)],
     ),
-    "data: a completion that begins a line": (
-        _num_rows({"train.jsonl": [{"prompt": "p", "completion": "\nc"}]}),
-        1,
-    ),
+    "data: a completion that begins a line": (_num_rows({"train.jsonl": [{"prompt": "p", "completion": "\nc"}]}), 1),
     "data: choices that are numbers": (
         _num_rows({"train.jsonl": [{**GOOD_ROW, "completion": " 2", "choices": [1, 2]}]}),
         1,
@@ -283,9 +249,6 @@ UNUSUAL: dict[str, tuple[Callable[[Place], object], object]] = {
         lambda place: place.read({}, {"test.jsonl": None}, splits={"test": None}).test_sha256,
         None,
     ),
-    "data: the longest row that fits": (
-        _num_rows({"train.jsonl": [{"prompt": "p" * 126, "completion": "c"}]}),
-        1,
-    ),
+    "data: the longest row that fits": (_num_rows({"train.jsonl": [{"prompt": "p" * 126, "completion": "c"}]}), 1),
     "data: more rows asked for than there are": (_num_rows({}, max_rows={"train": 10**12}), 9),
 }

@@ -50,9 +50,7 @@ CASES = {
     "model: package without a file": _source("package:yaml", "no FILE", "package:NAME/FILE"),
     "model: package without that file": _source("package:yaml/no.gguf", "no file ", "no.gguf"),
     "model: package with dots": _source("package:../model", "no installed package '..'"),
-    "model: no weights": _copy(
-        "files: config.json", "config.json and weights in safetensors", model__safetensors=None
-    ),
+    "model: no weights": _copy("files: config.json", "config.json and weights in safetensors", model__safetensors=None),
     "model: pickled weights": _copy(
         "pickled weights (.bin, .pt) are never loaded", model__safetensors=None, pytorch_model__bin=b"x"
     ),
@@ -63,18 +61,14 @@ CASES = {
     ),
     "model: no config": _copy("files: model.safetensors", "config.json and weights", config__json=None),
     "model: config that is no JSON": _copy("config.json cannot be read: Invalid JSON", config__json="{"),
-    "model: config that is a list": _copy(
-        "config.json cannot be read: Input should be an object", config__json="[]"
-    ),
+    "model: config that is a list": _copy("config.json cannot be read: Input should be an object", config__json="[]"),
     "model: config without a type": _copy(
         "config.json cannot be read: model_type Field required", config__json={"model_type": None}
     ),
     "model: no tokenizer": _copy(
         "no tokenizer files", "or set model.tokenizer", tokenizer__json=None, tokenizer_config__json=None
     ),
-    "model: tokenizer cut off": _copy(
-        "a tokenizer that cannot be loaded", "set model.tokenizer", tokenizer__json="{"
-    ),
+    "model: tokenizer cut off": _copy("a tokenizer that cannot be loaded", "set model.tokenizer", tokenizer__json="{"),
     "model: half a tokenizer": _copy("a tokenizer that cannot be loaded", tokenizer__json=None),
     "model: no embedding for a row's token": Case(
         lambda place: place.prepare_with(place.model(config__json={"vocab_size": 50})),
@@ -99,10 +93,7 @@ def _num_tokens(train: Any = None, **edits: Any) -> Callable[[Place], object]:
 
 
 UNUSUAL: dict[str, tuple[Callable[[Place], object], object]] = {
-    "model: no embedding for a token that no row has": (
-        _num_tokens(config__json={"vocab_size": 90}),
-        54,
-    ),
+    "model: no embedding for a token that no row has": (_num_tokens(config__json={"vocab_size": 90}), 54),
     "model: tokenizer without a pad token": (
         _num_tokens(tokenizer_config__json={"pad_token": None}),
         9 * len("p 0 0e"),
@@ -116,9 +107,7 @@ UNUSUAL: dict[str, tuple[Callable[[Place], object], object]] = {
         54,
     ),
     "model: a folder with spaces and unicode": (
-        lambda place: (
-            place.prepare_with(place.model().rename(place.directory / "mein Modell é")).train.num_rows
-        ),
+        lambda place: place.prepare_with(place.model().rename(place.directory / "mein Modell é")).train.num_rows,
         9,
     ),
 }

@@ -9,11 +9,7 @@ from tasks.errors import DataError
 from tests.unit.bad_file_cases import GOOD_ROW, TEMPLATE, bad_file
 from tests.unit.bad_input import Case
 
-LETTERED = {
-    "prompt": "{q}\n{options}",
-    "completion": " {letter}",
-    "options": {"texts": "o", "right": "{a}"},
-}
+LETTERED = {"prompt": "{q}\n{options}", "completion": " {letter}", "options": {"texts": "o", "right": "{a}"}}
 
 
 def _row(row: Mapping[str, Any], *parts: str, **sub: Any) -> Case:
@@ -32,20 +28,14 @@ CASES = {
     "row: a number in a list": bad_file("train.json", b"[1]", "item 0 is no object of columns: 1"),
     "row: without columns": _row({}, "the columns {}", "text in prompt and completion"),
     "row: no prompt": _row({"completion": "c"}, "the columns {'completion': 'str'}", "text in prompt"),
-    "row: no completion": _row(
-        {"prompt": "p", "output": "c"}, "text in completion", "rename the columns, or map them"
-    ),
+    "row: no completion": _row({"prompt": "p", "output": "c"}, "text in completion", "rename the columns, or map them"),
     "row: null prompt": _row({**GOOD_ROW, "prompt": None}, "'prompt': 'NoneType'", "text in prompt"),
     "row: a list as prompt": _row({**GOOD_ROW, "prompt": ["p"]}, "'prompt': 'list'", "text in prompt"),
-    "row: a number as completion": _row(
-        {**GOOD_ROW, "completion": 5}, "'completion': 'int'", "text in completion"
-    ),
+    "row: a number as completion": _row({**GOOD_ROW, "completion": 5}, "'completion': 'int'", "text in completion"),
     "row: NaN as completion": _row(
         {**GOOD_ROW, "completion": float("nan")}, "'completion': 'float'", "text in completion"
     ),
-    "row: empty completion": _row(
-        {**GOOD_ROW, "completion": ""}, "an empty completion, so every label is masked"
-    ),
+    "row: empty completion": _row({**GOOD_ROW, "completion": ""}, "an empty completion, so every label is masked"),
     "row: spaces as completion": _row({**GOOD_ROW, "completion": " \t\u00a0"}, "an empty completion"),
     "row: empty answer": _row(
         {**GOOD_ROW, "answer": " ", "choices": [" c", " d"]}, "an empty answer", "fill its column"
@@ -64,9 +54,7 @@ CASES = {
         "model.tokenizer",
     ),
     "row: longer than the context": _row(
-        {**GOOD_ROW, "prompt": "p" * 200},
-        "203 tokens (200 of them prompt)",
-        "at most training.max_length = 128",
+        {**GOOD_ROW, "prompt": "p" * 200}, "203 tokens (200 of them prompt)", "at most training.max_length = 128"
     ),
     "row: a test row longer than the context": bad_file(
         "test.jsonl", [{**GOOD_ROW, "prompt": "p" * 200}], "test row 0", "training.max_length = 128"
@@ -82,19 +70,14 @@ CASES = {
     "choices: none": _row({**GOOD_ROW, "choices": []}, "choices []", "make it null"),
     "choices: one": _row({**GOOD_ROW, "choices": [" c"]}, "choices [' c']", "a list of two or more texts"),
     "choices: lists": _row({**GOOD_ROW, "choices": [[" c"], " d"]}, "choices [[' c'], ' d']"),
-    "choices: without the answer": _row(
-        {**GOOD_ROW, "choices": ["A", "B"]}, "choices ['A', 'B'] with the answer 'c'"
-    ),
-    "choices: the answer twice": _row(
-        {**GOOD_ROW, "choices": ["c", "c", "d"]}, "the answer exactly once among them"
-    ),
+    "choices: without the answer": _row({**GOOD_ROW, "choices": ["A", "B"]}, "choices ['A', 'B'] with the answer 'c'"),
+    "choices: the answer twice": _row({**GOOD_ROW, "choices": ["c", "c", "d"]}, "the answer exactly once among them"),
     "messages: empty": _row(_turns(), "messages = []", "ends with the assistant's"),
     "messages: a text": _row({"messages": "hi"}, "messages = 'hi'", "a list of {role, content} texts"),
     "messages: no answer": _row(_turns(("user", "hi")), "ends with the assistant's"),
     "messages: empty answer": _row(_turns(("user", "hi"), ("assistant", " ")), "which is not empty"),
     "messages: unknown role": _row(
-        _turns(("human", "hi"), ("assistant", "yo")),
-        "each role one of system, developer, user, assistant, tool",
+        _turns(("human", "hi"), ("assistant", "yo")), "each role one of system, developer, user, assistant, tool"
     ),
     "messages: content in parts": _row(
         _turns(("user", [{"text": "hi"}]), ("assistant", "yo")), "a list of {role, content} texts"
@@ -105,21 +88,15 @@ CASES = {
     "template: unknown column": _row(
         {"question": "x", "a": "y"}, "KeyError: 'q'; columns with a value: question, a", template=TEMPLATE
     ),
-    "template: null column": _row(
-        {"q": "x", "a": None}, "KeyError: 'a'; columns with a value: q", template=TEMPLATE
-    ),
+    "template: null column": _row({"q": "x", "a": None}, "KeyError: 'a'; columns with a value: q", template=TEMPLATE),
     "template: NaN column": _row(
         {"q": "x", "a": float("nan")}, "KeyError: 'a'; columns with a value: q", template=TEMPLATE
     ),
-    "template: text as a number": _row(
-        {"q": "x", "a": "y"}, "ValueError", template={**TEMPLATE, "prompt": "{q:d}"}
-    ),
+    "template: text as a number": _row({"q": "x", "a": "y"}, "ValueError", template={**TEMPLATE, "prompt": "{q:d}"}),
     "template: choices in no list": _row(
         {"q": "x", "a": "y"}, "choices 'x'", "a list of two or more", template={**TEMPLATE, "choices": "q"}
     ),
-    "options: no list": _row(
-        {"q": "x", "o": "ab", "a": "A"}, "TypeError: o holds no list: 'ab'", template=LETTERED
-    ),
+    "options: no list": _row({"q": "x", "o": "ab", "a": "A"}, "TypeError: o holds no list: 'ab'", template=LETTERED),
     "options: a label that is none of theirs": _row(
         {"q": "x", "o": ["y", "z"], "a": "C"},
         "options ['y', 'z'] with the labels ['A', 'B']; 'C' is right",
@@ -129,7 +106,5 @@ CASES = {
         {"q": "x", "o": list(range(27)), "a": "A"}, "ValueError: options ['0', '1'", template=LETTERED
     ),
     "options: none": _row({"q": "x", "o": [], "a": "A"}, "ValueError: options []", template=LETTERED),
-    "options: one alone": _row(
-        {"q": "x", "o": ["y"], "a": "A"}, "a list of two or more texts", template=LETTERED
-    ),
+    "options: one alone": _row({"q": "x", "o": ["y"], "a": "A"}, "a list of two or more texts", template=LETTERED),
 }

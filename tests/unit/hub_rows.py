@@ -45,13 +45,7 @@ HUB_ROWS: dict[str, tuple[list[dict[str, Any]], Expected]] = {
                 **_keyed("ABCD", ["sing", "fly", "melt", "grow"], "C"),
             }
         ],
-        [
-            (
-                "Question: Ice that is warmed will\nA. sing\nB. fly\nC. melt\nD. grow\nAnswer:",
-                " C",
-                _letters("ABCD"),
-            )
-        ],
+        [("Question: Ice that is warmed will\nA. sing\nB. fly\nC. melt\nD. grow\nAnswer:", " C", _letters("ABCD"))],
     ),
     "aqua_rat": (
         [
@@ -110,20 +104,12 @@ HUB_ROWS: dict[str, tuple[list[dict[str, Any]], Expected]] = {
         [
             {"id": "1", "question": "Which is a star?", **_keyed("ABC", ["Sun", "Moon", "Mars"], "A")},
             {"id": "2", "question": "Which is hot?", **_keyed("1234", ["ice", "snow", "fire", "rain"], "3")},
-            {
-                "id": "3",
-                "question": "Which eats?",
-                **_keyed("ABCDE", ["rock", "cat", "sand", "air", "tin"], "B"),
-            },
+            {"id": "3", "question": "Which eats?", **_keyed("ABCDE", ["rock", "cat", "sand", "air", "tin"], "B")},
         ],
         [
             ("Question: Which is a star?\nA. Sun\nB. Moon\nC. Mars\nAnswer:", " A", _letters("ABC")),
             ("Question: Which is hot?\nA. ice\nB. snow\nC. fire\nD. rain\nAnswer:", " C", _letters("ABCD")),
-            (
-                "Question: Which eats?\nA. rock\nB. cat\nC. sand\nD. air\nE. tin\nAnswer:",
-                " B",
-                _letters("ABCDE"),
-            ),
+            ("Question: Which eats?\nA. rock\nB. cat\nC. sand\nD. air\nE. tin\nAnswer:", " B", _letters("ABCDE")),
         ],
     ),
     "hellaswag": (
@@ -151,21 +137,8 @@ HUB_ROWS: dict[str, tuple[list[dict[str, Any]], Expected]] = {
         ],
     ),
     "winogrande": (
-        [
-            {
-                "sentence": "Ann paid Eve, since _ had sold the hat.",
-                "option1": "Ann",
-                "option2": "Eve",
-                "answer": "2",
-            }
-        ],
-        [
-            (
-                "Fill in the blank: Ann paid Eve, since _ had sold the hat.\nA. Ann\nB. Eve\nAnswer:",
-                " B",
-                _letters("AB"),
-            )
-        ],
+        [{"sentence": "Ann paid Eve, since _ had sold the hat.", "option1": "Ann", "option2": "Eve", "answer": "2"}],
+        [("Fill in the blank: Ann paid Eve, since _ had sold the hat.\nA. Ann\nB. Eve\nAnswer:", " B", _letters("AB"))],
     ),
     "boolq": (
         [
@@ -193,39 +166,15 @@ HUB_ROWS: dict[str, tuple[list[dict[str, Any]], Expected]] = {
                 "topic_name": None,
             }
         ],
-        [
-            (
-                "Question: Which is a bone?\nA. Liver\nB. Spleen\nC. Lung\nD. Femur\nAnswer:",
-                " D",
-                _letters("ABCD"),
-            )
-        ],
+        [("Question: Which is a bone?\nA. Liver\nB. Spleen\nC. Lung\nD. Femur\nAnswer:", " D", _letters("ABCD"))],
     ),
     "arc_challenge": (
-        [
-            {
-                "id": "1",
-                "question": "Which is a metal?",
-                **_keyed("1234", ["tin", "wood", "glass", "wool"], "1"),
-            }
-        ],
-        [
-            (
-                "Question: Which is a metal?\nA. tin\nB. wood\nC. glass\nD. wool\nAnswer:",
-                " A",
-                _letters("ABCD"),
-            )
-        ],
+        [{"id": "1", "question": "Which is a metal?", **_keyed("1234", ["tin", "wood", "glass", "wool"], "1")}],
+        [("Question: Which is a metal?\nA. tin\nB. wood\nC. glass\nD. wool\nAnswer:", " A", _letters("ABCD"))],
     ),
     "piqa": (
         [{"goal": "Dry a shirt.", "sol1": "Hang it up.", "sol2": "Wet it.", "label": 0}],
-        [
-            (
-                "Goal: Dry a shirt.\nWhich solution is better?\nA. Hang it up.\nB. Wet it.\nAnswer:",
-                " A",
-                _letters("AB"),
-            )
-        ],
+        [("Goal: Dry a shirt.\nWhich solution is better?\nA. Hang it up.\nB. Wet it.\nAnswer:", " A", _letters("AB"))],
     ),
     "qasc": (
         [

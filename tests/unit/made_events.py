@@ -39,9 +39,7 @@ def started(names: Sequence[str] = ("a", "b"), **fields: Any) -> SearchStarted:
     )
 
 
-def decided(
-    index: int, target: tuple[int, int], names: Sequence[str] = ("a", "b"), **fields: Any
-) -> RoundDecided:
+def decided(index: int, target: tuple[int, int], names: Sequence[str] = ("a", "b"), **fields: Any) -> RoundDecided:
     """Return a decided round that goes on from `target`, a round and a step.
 
     Args:
@@ -76,18 +74,14 @@ def decided(
     )
 
 
-def crowned(
-    key: CheckpointKey = FIRST, scores: Sequence[SubDatasetScore] = (), **fields: Any
-) -> ChampionCrowned:
+def crowned(key: CheckpointKey = FIRST, scores: Sequence[SubDatasetScore] = (), **fields: Any) -> ChampionCrowned:
     """Return the end of a search, with the same scores on validation and test."""
     held = CheckpointScores(key=key, sha256="", scores=tuple(scores), cost=EvaluationCost())
     result = {"key": key, "directory": "champion", "model_version": "1", "validation": held, "test": held}
     return ChampionCrowned(champion=ChampionResult.model_validate(result | fields))
 
 
-def curve(
-    name: str, keys: Sequence[CheckpointKey], scores: Sequence[float], num_examples: int = 100
-) -> Curve:
+def curve(name: str, keys: Sequence[CheckpointKey], scores: Sequence[float], num_examples: int = 100) -> Curve:
     """Return a curve whose losses are the scores' absolute values."""
     points = zip(keys, scores, strict=True)
     return Curve(name, tuple(MetricPoint(key, score, abs(score), num_examples) for key, score in points))
@@ -103,9 +97,7 @@ def interval(key: CheckpointKey, **costs: float) -> IntervalStats:
 def restart(**lost: float) -> Restart:
     """Return a restart from step 4, reached step 7."""
     nothing = {"num_tokens": 0, "num_examples": 0, "flops": 0.0, "seconds": 0.0}
-    return Restart(
-        reached_step=7, resumed_step=4, reached_at_ms=0, lost=LostTraining.model_validate(nothing | lost)
-    )
+    return Restart(reached_step=7, resumed_step=4, reached_at_ms=0, lost=LostTraining.model_validate(nothing | lost))
 
 
 def mixture(index: int, shares: Mapping[str, float], full_epoch_rows: int, num_rows: int = 100) -> Mixture:
@@ -113,9 +105,7 @@ def mixture(index: int, shares: Mapping[str, float], full_epoch_rows: int, num_r
     train = SplitRef(directory="", num_rows=num_rows, num_tokens=10 * num_rows, sha256="5ha" * 20)
     return Mixture(
         round=index,
-        draws=tuple(
-            SubDatasetDraws(name=name, train=train, rows_per_epoch=num_rows, cursor=0) for name in shares
-        ),
+        draws=tuple(SubDatasetDraws(name=name, train=train, rows_per_epoch=num_rows, cursor=0) for name in shares),
         epoch_rows=num_rows * len(shares),
         full_epoch_rows=full_epoch_rows,
         epochs=2.0,

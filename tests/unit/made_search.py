@@ -24,9 +24,7 @@ class MadeSearch:
     Every interval is 10 steps and 100 rows, so that with N sub-datasets it is 1/N of a full-mixture epoch.
     """
 
-    def __init__(
-        self, directory: Path, names: Sequence[str], num_validation_rows: int = 400, **settings: Any
-    ) -> None:
+    def __init__(self, directory: Path, names: Sequence[str], num_validation_rows: int = 400, **settings: Any) -> None:
         self.directory = directory
         self.names = tuple(names)
         self.num_validation_rows = num_validation_rows

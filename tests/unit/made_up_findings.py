@@ -30,9 +30,7 @@ def config_of(**changes: Any) -> SearchConfig:
 
 
 def arm_of(method: str, seed: int, point: dict[str, str] | None = None) -> Arm:
-    return Arm(
-        method=method, seed=seed, point=point or {}, config=config_of(seed=seed, name=f"tiny-{method}")
-    )
+    return Arm(method=method, seed=seed, point=point or {}, config=config_of(seed=seed, name=f"tiny-{method}"))
 
 
 def finding_of(
@@ -44,9 +42,7 @@ def finding_of(
     for name, rate in rates.items():
         correct = "".join("1" if rank < 100 * rate else "0" for rank in rng.permutation(100))
         accuracy = correct.count("1") / 100
-        scores.append(
-            SubDatasetScore(sub_dataset=name, accuracy=accuracy, loss=1.0, num_examples=100, correct=correct)
-        )
+        scores.append(SubDatasetScore(sub_dataset=name, accuracy=accuracy, loss=1.0, num_examples=100, correct=correct))
     return Finding(
         arm=arm_of(method, seed, point),
         directory=f"searches/tiny-{method}-{seed}",

@@ -32,10 +32,7 @@ def load(tmp_path: Path, accelerate: str, *overrides: str) -> list[str]:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        (
-            ONE_MACHINE + "num_machines: 2\n",
-            "got num_machines 2; expected 1: a search runs on the GPUs of one machine",
-        ),
+        (ONE_MACHINE + "num_machines: 2\n", "got num_machines 2; expected 1: a search runs on the GPUs of one machine"),
         ("distributed_type: DEEPSPEED\nnum_processes: 2\n", "got deepspeed; expected FSDP"),
         (ONE_MACHINE + "deepspeed_config: {zero_stage: 3}\n", "got deepspeed"),
         ("distributed_type: MEGATRON_LM\n", "got megatron_lm"),
@@ -55,9 +52,7 @@ def test_an_unusable_accelerate_file_is_refused_with_a_fix(tmp_path: Path, text:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("written", ["", "mixed_precision: 'no'\n", "mixed_precision: no\n"])
-def test_a_file_without_precision_uses_that_of_the_search(
-    tmp_path: Path, precision: str, written: str
-) -> None:
+def test_a_file_without_precision_uses_that_of_the_search(tmp_path: Path, precision: str, written: str) -> None:
     assert load(tmp_path, ONE_MACHINE + written, f"training.precision={precision}") == []
 
 

@@ -30,11 +30,7 @@ CRASH = "Traceback (most recent call last):\n  ...\nAttributeError: 'NoneType' o
     ],
 )
 def test_only_a_service_that_is_away_excuses_an_audit_and_loudly(
-    packages: list[dict[str, Any]] | None,
-    errors: str,
-    code: int,
-    is_done: bool,
-    capsys: pytest.CaptureFixture[str],
+    packages: list[dict[str, Any]] | None, errors: str, code: int, is_done: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told = json.dumps({"dependencies": packages}) if packages is not None else ""
     assert judge(told, errors) == code

@@ -14,12 +14,7 @@ from tasks.errors import DataError, ModelError
 from tests.unit import bad_config_cases, bad_file_cases, bad_model_cases, bad_row_cases
 from tests.unit.bad_input import Place
 
-CASES = {
-    **bad_config_cases.CASES,
-    **bad_file_cases.CASES,
-    **bad_row_cases.CASES,
-    **bad_model_cases.CASES,
-}
+CASES = {**bad_config_cases.CASES, **bad_file_cases.CASES, **bad_row_cases.CASES, **bad_model_cases.CASES}
 UNUSUAL = {**bad_config_cases.UNUSUAL, **bad_file_cases.UNUSUAL, **bad_model_cases.UNUSUAL}
 
 

@@ -13,9 +13,7 @@ from tasks.workers.training.batches import Draw, chain_hash, micro_batches, plan
 NAMES = ("a", "b", "c")
 
 
-def _mixture(
-    rows: list[int], epochs: float, *, round_index: int = 0, cursors: dict[str, int] | None = None
-) -> Mixture:
+def _mixture(rows: list[int], epochs: float, *, round_index: int = 0, cursors: dict[str, int] | None = None) -> Mixture:
     """Return a mixture by size of sub-datasets with `rows` train rows each."""
     draws = tuple(
         SubDatasetDraws(
@@ -52,9 +50,7 @@ row_counts = st.lists(st.integers(1, 30), min_size=1, max_size=3)
 
 
 @given(rows=row_counts, epochs=st.integers(1, 3), seed=st.integers(0, 9), batch_size=st.integers(1, 9))
-def test_an_epoch_by_size_draws_each_row_exactly_once(
-    rows: list[int], epochs: int, seed: int, batch_size: int
-) -> None:
+def test_an_epoch_by_size_draws_each_row_exactly_once(rows: list[int], epochs: int, seed: int, batch_size: int) -> None:
     drawn = _flat(plan_steps(_mixture(rows, epochs), seed, batch_size))
     for epoch in range(epochs):
         of_epoch = drawn[epoch * sum(rows) : (epoch + 1) * sum(rows)]
@@ -115,10 +111,7 @@ def test_micro_batches_share_a_step_s_rows_among_the_ranks(
     lengths: list[int], world: int, size: int | None, by_length: bool
 ) -> None:
     rows = [Draw(0, index) for index in range(len(lengths))]
-    ranks = [
-        micro_batches(rows, lengths, size, rank=rank, world=world, by_length=by_length)
-        for rank in range(world)
-    ]
+    ranks = [micro_batches(rows, lengths, size, rank=rank, world=world, by_length=by_length) for rank in range(world)]
     assert len({len(batches) for batches in ranks}) == 1  # ranks meet at every backward pass
     assert all(len(batch) <= (size or len(rows)) for batches in ranks for batch in batches)
     dealt = [row for batches in ranks for batch in batches for row in batch]
@@ -136,11 +129,6 @@ def test_by_length_puts_rows_of_like_length_together() -> None:
 
 def test_the_batch_hash_depends_on_every_row_and_their_order() -> None:
     first, second = [Draw(0, 1), Draw(1, 2)], [Draw(1, 2), Draw(0, 1)]
-    hashes = {
-        chain_hash("", first),
-        chain_hash("", second),
-        chain_hash("", first[:1]),
-        chain_hash("x", first),
-    }
+    hashes = {chain_hash("", first), chain_hash("", second), chain_hash("", first[:1]), chain_hash("x", first)}
     assert len(hashes) == 4
     assert chain_hash("", first) == chain_hash("", first)

@@ -49,9 +49,7 @@ def test_the_version_is_the_packages() -> None:
     assert CliRunner().invoke(app, ["--version"]).output == f"msft {version('msft-search')}\n"
 
 
-@pytest.mark.parametrize(
-    "arguments", [["methods"], ["compare", "--methods", "help"], ["sweep", "--methods", "help"]]
-)
+@pytest.mark.parametrize("arguments", [["methods"], ["compare", "--methods", "help"], ["sweep", "--methods", "help"]])
 def test_every_method_and_preset_has_a_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert CliRunner().invoke(app, arguments).exit_code == 0
     lines = CliRunner().invoke(app, arguments).output.splitlines()
@@ -82,9 +80,7 @@ def test_help_lists_and_refusals_import_nothing_heavy() -> None:
 def test_a_mistyped_method_names_the_nearest() -> None:
     result = CliRunner().invoke(app, ["compare", QUICKSTART, "--methods", "sft,msft_memry"])
     assert isinstance(result.exception, ConfigError)
-    assert result.exception.problems == (
-        "got 'msft_memry'; expected a method or preset; did you mean msft_memory?",
-    )
+    assert result.exception.problems == ("got 'msft_memry'; expected a method or preset; did you mean msft_memory?",)
 
 
 def test_the_printed_configuration_is_a_configuration(tmp_path: Path) -> None:

@@ -18,9 +18,7 @@ from tests.unit.made_up_findings import config_of
 
 
 @pytest.mark.parametrize(
-    "search",
-    [{"min_delta": 0.02}, {"rule": "paper", "optimizer_on_rollback": "reset"}],
-    ids=["guarded", "paper"],
+    "search", [{"min_delta": 0.02}, {"rule": "paper", "optimizer_on_rollback": "reset"}], ids=["guarded", "paper"]
 )
 def test_every_preset_fits_either_rule(search: dict[str, Any]) -> None:
     # With rule: paper, `msft` is the same search as `msft_paper`.
@@ -64,16 +62,12 @@ def test_control_is_the_given_one_or_sft_or_the_first() -> None:
 def test_unknown_method_is_refused_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match="got 'mstf'; expected a method or preset; did you mean msft"):
         plan_grid(config_of(), ("sft", "mstf"))
-    with pytest.raises(
-        ConfigError, match="got 'zzz'; expected a method or preset; known: sft, sft_ema, msft"
-    ):
+    with pytest.raises(ConfigError, match="got 'zzz'; expected a method or preset; known: sft, sft_ema, msft"):
         plan_grid(config_of(), ("sft", "zzz"))
 
 
 def test_none_restores_a_default_and_unknown_paths_are_refused() -> None:
-    changed = change_config(
-        config_of(), {"search.min_delta": None, "mixture.sub_datasets.max.name": "m"}, "x"
-    )
+    changed = change_config(config_of(), {"search.min_delta": None, "mixture.sub_datasets.max.name": "m"}, "x")
     assert changed.search.min_delta == 0.05
     assert changed.mixture.sub_datasets[0].name == "m"
     with pytest.raises(ConfigError, match=r"x: 1 problem\n.*training\.lr: unknown key"):
@@ -90,11 +84,7 @@ def test_an_axis_is_read_as_yaml() -> None:
 
 
 def test_grid_has_a_search_per_point_method_and_seed() -> None:
-    axes = (
-        read_axis("search.compute_budget_epochs=1,2"),
-        read_axis("num_sub_datasets=1,2"),
-        read_axis("rows=50,100"),
-    )
+    axes = (read_axis("search.compute_budget_epochs=1,2"), read_axis("num_sub_datasets=1,2"), read_axis("rows=50,100"))
     grid = plan_grid(config_of(), ("msft", "sft"), (1, 2), axes=axes)
     arms = grid.arms
     assert (grid.control, grid.kind) == ("sft", "sweep")
@@ -152,22 +142,14 @@ def test_long_names_are_cut_and_stay_unique() -> None:
 
 def write_rows(folder: Path, split: str, subjects: str) -> None:
     folder.mkdir(exist_ok=True)
-    rows = [
-        {"prompt": f"{split} {i}?", "completion": " yes", "subject": s}
-        for i, s in enumerate(subjects.split())
-    ]
+    rows = [{"prompt": f"{split} {i}?", "completion": " yes", "subject": s} for i, s in enumerate(subjects.split())]
     (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def test_categories_of_a_sub_dataset_become_sub_datasets(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_categories_of_a_sub_dataset_become_sub_datasets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for split, subjects in (("train", "a b a c/d rare"), ("validation", "a b c/d"), ("test", "b a c/d")):
         write_rows(tmp_path / "exam", split, subjects)
-    sub_datasets = [
-        {"name": "exam", "path": str(tmp_path / "exam")},
-        {"name": "max", "synthetic": {"skill": "max"}},
-    ]
+    sub_datasets = [{"name": "exam", "path": str(tmp_path / "exam")}, {"name": "max", "synthetic": {"skill": "max"}}]
     config = config_of(output_root=str(tmp_path / "out"), mixture={"sub_datasets": sub_datasets})
     fine = split_by_column(config, "exam", "subject")
     assert [s.name for s in fine.mixture.sub_datasets] == ["exam-a", "exam-b", "exam-c_d", "max"]

@@ -83,9 +83,7 @@ def test_a_process_is_given_the_password_that_dumps_hide(tmp_path: Path) -> None
     assert "secret" not in arm.model_dump_json()
 
 
-def test_a_signal_ends_all_searches_and_starts_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_signal_ends_all_searches_and_starts_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     logs = [tmp_path / f"tiny-msft-seed-{seed}.log" for seed in (8, 9, 0)]
 
     def interrupt_when_both_run(seconds: float) -> None:

@@ -64,9 +64,7 @@ def test_a_failed_search_has_a_row_and_fails_the_comparison() -> None:
     runs = runs_frame(outcomes, [*THREE[:1], *THREE[2:]])
     assert list(runs["error"]) == ["", "WorkerError: no memory", "", "", "", ""]
     assert runs["test_accuracy"].isna().tolist() == [False, True, False, False, False, False]
-    with pytest.raises(
-        IncompleteComparisonError, match=r"1 of 6 searches failed:\n.*sft, seed 2: WorkerError"
-    ):
+    with pytest.raises(IncompleteComparisonError, match=r"1 of 6 searches failed:\n.*sft, seed 2: WorkerError"):
         refuse_failures(outcomes)
     refuse_failures(outcomes[2:])
 
@@ -116,9 +114,7 @@ def test_a_finding_is_read_from_the_journal(tmp_path: Path) -> None:
     cost = found.cost
     assert (cost.train_tokens, cost.discarded_tokens, cost.evaluation_tokens) == (200, 100, 60)
     assert (cost.flops, cost.seconds) == (14.0, 5.0)
-    assert [score.sub_dataset for score in found.test] == ["max"], (
-        "sub-datasets without an accuracy are left out"
-    )
+    assert [score.sub_dataset for score in found.test] == ["max"], "sub-datasets without an accuracy are left out"
     assert (found.accuracy, found.test_hashes) == (0.5, {"max": "abc"})
 
 
@@ -127,8 +123,7 @@ def test_searches_on_different_data_are_not_compared(tmp_path: Path) -> None:
     one, two, three, four = (end(arm, {"max/test": text}) for arm, text in zip(arms, "abcc", strict=True))
     assert len(find_all([three, four], same_data=True)) == 2
     with pytest.raises(
-        DifferentDataError,
-        match="seed 1: sft, seed 1 .* max/test: was 'a', is 'b'".replace(" .* ", "(.|\n)*"),
+        DifferentDataError, match="seed 1: sft, seed 1 .* max/test: was 'a', is 'b'".replace(" .* ", "(.|\n)*")
     ):
         find_all([one, two, three, four], same_data=True)
     assert len(find_all([one, two, three, four], same_data=False)) == 4

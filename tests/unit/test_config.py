@@ -37,10 +37,7 @@ def _problems(directory: Path, *overrides: str, text: str = GOOD) -> list[str]:
     ("override", "problem"),
     [
         ("sed=1", "sed (--set): unknown key; did you mean seed?"),
-        (
-            "training.learning_rat=1",
-            "training.learning_rat (--set): unknown key; did you mean learning_rate?",
-        ),
+        ("training.learning_rat=1", "training.learning_rat (--set): unknown key; did you mean learning_rate?"),
         (
             "mixture.sub_datasets.second.max_row.train=3",
             "mixture.sub_datasets.second.max_row (--set): unknown key; did you mean max_rows?",
@@ -72,19 +69,13 @@ def test_an_unknown_key_names_the_nearest(tmp_path: Path, override: str, problem
         ("training=", "training (--set): got null; expected a section of keys and values"),
         ("mixture.sub_datasets=[]", "mixture.sub_datasets (--set): got []; expected at least 1 item"),
         ("mixture.sub_datasets=first", "mixture.sub_datasets (--set): got 'first'; expected a list"),
-        (
-            "name=a b",
-            "name (--set): got 'a b'; expected at most 64 letters, digits, and . _ - after the first",
-        ),
+        ("name=a b", "name (--set): got 'a b'; expected at most 64 letters, digits, and . _ - after the first"),
         # Unions: one line, whichever branch was meant
         (
             "mixture.proportions=by_siz",
             "mixture.proportions (--set): got 'by_siz'; expected 'by_size' or 'equal' or a section of keys and values",
         ),
-        (
-            "mixture.proportions={first: x, second: 1}",
-            "mixture.proportions.first (--set): got 'x'; expected a number",
-        ),
+        ("mixture.proportions={first: x, second: 1}", "mixture.proportions.first (--set): got 'x'; expected a number"),
         (
             "mixture.sub_datasets.first.splits.validation=5",
             "mixture.sub_datasets.first.splits.validation (--set): got 5; "
@@ -185,11 +176,7 @@ def test_settings_that_take_no_effect_are_refused(tmp_path: Path, overrides: lis
         ("model.lora.r=4", ("model", "lora", "r"), 4),
         ("mixture.sub_datasets.second.path=there", ("mixture", "sub_datasets", 1, "path"), "there"),
         ("mixture.sub_datasets.0.path=there", ("mixture", "sub_datasets", 0, "path"), "there"),
-        (
-            "mixture.sub_datasets.second={name: other, path: p}",
-            ("mixture", "sub_datasets", 1, "name"),
-            "other",
-        ),
+        ("mixture.sub_datasets.second={name: other, path: p}", ("mixture", "sub_datasets", 1, "name"), "other"),
         ("output_root=a=b", ("output_root",), "a=b"),
     ],
 )
@@ -254,16 +241,12 @@ def test_relative_inputs_count_from_the_file(tmp_path: Path) -> None:
     assert _load(tmp_path).resolve("/data/first") == Path("/data/first")
 
 
-@pytest.mark.parametrize(
-    "place", ["output_root=elsewhere", "tracking.uri=http://127.0.0.1:1", "config_dir=/x"]
-)
+@pytest.mark.parametrize("place", ["output_root=elsewhere", "tracking.uri=http://127.0.0.1:1", "config_dir=/x"])
 def test_the_search_id_leaves_places_out(tmp_path: Path, place: str) -> None:
     assert search_id_of(_load(tmp_path, place)) == search_id_of(_load(tmp_path))
 
 
-@pytest.mark.parametrize(
-    "change", ["seed=1", "name=other", "search.max_epochs=5", "training.learning_rate=1e-4"]
-)
+@pytest.mark.parametrize("change", ["seed=1", "name=other", "search.max_epochs=5", "training.learning_rate=1e-4"])
 def test_the_search_id_changes_with_the_result(tmp_path: Path, change: str) -> None:
     assert search_id_of(_load(tmp_path, change)) != search_id_of(_load(tmp_path))
 
@@ -324,10 +307,7 @@ def _assert_loads_again(directory: Path, config: SearchConfig, write: Callable[[
     [
         ("model.trust_remote_code=yes", "model.trust_remote_code (--set): got 'yes'; expected true or false"),
         ("model.trust_remote_code=1", "model.trust_remote_code (--set): got 1; expected true or false"),
-        (
-            "model.trust_remote_code='true'",
-            "model.trust_remote_code (--set): got 'true'; expected true or false",
-        ),
+        ("model.trust_remote_code='true'", "model.trust_remote_code (--set): got 'true'; expected true or false"),
         ("training.batch_size='16'", "training.batch_size (--set): got '16'; expected a whole number"),
         ("training.batch_size=16.0", "training.batch_size (--set): got 16.0; expected a whole number"),
         ("training.batch_size=true", "training.batch_size (--set): got true; expected a whole number"),
@@ -358,11 +338,7 @@ def test_a_whole_number_is_taken_for_a_fraction(tmp_path: Path) -> None:
     ("method", "options", "problem"),
     [
         ("msft", "{rehersal: 1}", "rehersal (--set): unknown key; did you mean rehearsal?"),
-        (
-            "forward",
-            "{peak_window: path}",
-            "peak_window (--set): unknown key; known keys: persist, loss_guard,",
-        ),
+        ("forward", "{peak_window: path}", "peak_window (--set): unknown key; known keys: persist, loss_guard,"),
         ("sft", "{persist: 2}", "persist (--set): unknown key; "),
         ("forward", "{persist: 0}", "persist (--set): got 0; expected a number of at least 1"),
         ("forward", "{persist: two}", "persist (--set): got 'two'; expected a whole number"),

@@ -44,10 +44,7 @@ def test_the_order_of_the_points_does_not_matter() -> None:
     assert (
         (backward.peak, backward.end)
         == (forward.peak, forward.end)
-        == (
-            MetricPoint(_key(1), 0.6, 1.0, 200),
-            MetricPoint(_key(3), 0.4, 1.0, 200),
-        )
+        == (MetricPoint(_key(1), 0.6, 1.0, 200), MetricPoint(_key(3), 0.4, 1.0, 200))
     )
 
 

@@ -40,24 +40,18 @@ each_deployment = pytest.mark.parametrize("entry", DEPLOYMENTS.values(), ids=DEP
 
 
 @each_deployment
-def test_flow_and_server_accept_the_parameters(
-    entry: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_flow_and_server_accept_the_parameters(entry: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip(entry["entrypoint"].rpartition(".")[0])
     monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__ID", RUN_ID)
     flow = load_flow_from_entrypoint(entry["entrypoint"])
     accepted = flow.validate_parameters(entry["parameters"])
     load_config(str(ROOT / accepted["config"]), fill_in_run_number(accepted["overrides"]))
-    form = parameter_schema(
-        flow
-    ).model_dump_for_openapi()  # what the server stores, and checks each run against
+    form = parameter_schema(flow).model_dump_for_openapi()  # what the server stores, and checks each run against
     validate(entry["parameters"], form, raise_on_error=True)
     assert set(entry["parameters"]) <= set(form["properties"])
 
 
-def test_run_number_is_derived_from_the_flow_run_id(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_run_number_is_derived_from_the_flow_run_id(monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = []
     for run_id in (RUN_ID, RUN_ID, "0698fb76-ea9a-7be7-8000-75f2a5a8d2b4"):
         monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__ID", run_id)
@@ -90,12 +84,7 @@ def test_every_end_emits_an_event_that_the_automation_expects(
     emitted: list[str] = []
     monkeypatch.setattr("tasks.commands.flow_runs.emit_event", lambda event, **_: emitted.append(event))
     run = FlowRun(flow_id=uuid4(), deployment_id=uuid4())
-    for hooks in (
-        flow.on_completion_hooks,
-        flow.on_failure_hooks,
-        flow.on_cancellation_hooks,
-        flow.on_crashed_hooks,
-    ):
+    for hooks in (flow.on_completion_hooks, flow.on_failure_hooks, flow.on_cancellation_hooks, flow.on_crashed_hooks):
         (hook,) = hooks
         hook(flow, run, State(type=StateType.FAILED))
     expected = yaml.safe_load(AUTOMATION.read_text())["trigger"]["expect"]
@@ -127,9 +116,9 @@ def test_the_automation_is_valid_for_prefect() -> None:
 
 def test_sigterm_reschedules_in_container_pools() -> None:
     behavior = {
-        YAML["definitions"]["work_pools"][entry["work_pool"]["name"]]["type"]: entry["work_pool"][
-            "job_variables"
-        ]["env"].get("PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR")
+        YAML["definitions"]["work_pools"][entry["work_pool"]["name"]]["type"]: entry["work_pool"]["job_variables"][
+            "env"
+        ].get("PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR")
         for entry in DEPLOYMENTS.values()
     }
     assert behavior == {"process": None, "docker": "reschedule", "kubernetes": "reschedule"}
@@ -179,9 +168,7 @@ def test_no_machine_path_and_no_image_registry_is_named() -> None:
         ([], "nowhere/prefect.yaml", "no such file"),
     ],
 )
-def test_invalid_deployments_are_refused_without_a_server(
-    names: list[str], file: str | None, message: str
-) -> None:
+def test_invalid_deployments_are_refused_without_a_server(names: list[str], file: str | None, message: str) -> None:
     with pytest.raises(DeploymentError, match=re.escape(message)):
         list(deploy(names, file, {"MSFT_HOME": str(ROOT), "MSFT_IMAGE": None}, 90))
 
@@ -215,9 +202,7 @@ def test_a_password_in_a_deployments_parameters_is_refused(override: str, tmp_pa
     assert "s3cret" not in str(refused.value)
 
 
-@pytest.mark.parametrize(
-    "uri", ["http://127.0.0.1:5000", "sqlite:////data/a@b.db", "http://user@host:5000/x"]
-)
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:5000", "sqlite:////data/a@b.db", "http://user@host:5000/x"])
 def test_an_address_without_a_password_is_accepted(uri: str) -> None:
     config = str(ROOT / "tests/faults/chaos.yaml")
     assert load_shown_config(config, [f"tracking.uri={uri}"]).tracking.uri == uri

@@ -25,9 +25,7 @@ def _publish(parent: Path) -> Path:
 
 def test_a_published_directory_is_listed_with_sizes_and_hashes(tmp_path: Path) -> None:
     directory = _publish(tmp_path)
-    digest = (
-        "84d89877f0d4041efb6bf91a16f0248f2fd573e6af05c19f96bedb9f882f7882"  # printf 0123456789 | sha256sum
-    )
+    digest = "84d89877f0d4041efb6bf91a16f0248f2fd573e6af05c19f96bedb9f882f7882"  # printf 0123456789 | sha256sum
     manifest = verify(directory)
     assert manifest == read_manifest(directory)
     assert {key: manifest[key] for key in META} == META
@@ -47,9 +45,7 @@ def test_a_published_directory_is_listed_with_sizes_and_hashes(tmp_path: Path) -
         (RuntimeError("I/O error: No space left on device (os error 28)"), NoDiskSpaceError),
     ],
 )
-def test_a_writer_that_fails_leaves_nothing(
-    tmp_path: Path, error: BaseException, raised: type[BaseException]
-) -> None:
+def test_a_writer_that_fails_leaves_nothing(tmp_path: Path, error: BaseException, raised: type[BaseException]) -> None:
     def write(staging: Path) -> None:
         _write(staging)
         raise error

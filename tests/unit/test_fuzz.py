@@ -63,14 +63,8 @@ def _put(raw: dict[str, Any], place: tuple[Any, ...], value: Any, new_key: Any) 
     node[key] = value
 
 
-@given(
-    changes=st.lists(
-        st.tuples(st.sampled_from(PLACES[::-1]), VALUES, st.just(...) | KEYS), min_size=1, max_size=3
-    )
-)
-def test_a_changed_configuration_is_read_or_refused(
-    changes: list[tuple[Any, Any, Any]],
-) -> None:
+@given(changes=st.lists(st.tuples(st.sampled_from(PLACES[::-1]), VALUES, st.just(...) | KEYS), min_size=1, max_size=3))
+def test_a_changed_configuration_is_read_or_refused(changes: list[tuple[Any, Any, Any]]) -> None:
     raw = copy.deepcopy(VALID)
     for place, value, new_key in changes:
         try:
@@ -115,12 +109,8 @@ LEGAL = st.fixed_dictionaries(
         ("model", "source"): TEXT,
         ("model", "lora", "dropout"): st.floats(0, 1, exclude_max=True),
         ("mixture", "sub_datasets", 0, "path"): TEXT,
-        ("mixture", "sub_datasets", 0, "splits"): st.fixed_dictionaries(
-            {"train": TEXT, "test": st.none() | TEXT}
-        ),
-        ("mixture", "sub_datasets", 2, "template", "answer"): st.none()
-        | st.just("{a}")
-        | st.text("xyz#: \n"),
+        ("mixture", "sub_datasets", 0, "splits"): st.fixed_dictionaries({"train": TEXT, "test": st.none() | TEXT}),
+        ("mixture", "sub_datasets", 2, "template", "answer"): st.none() | st.just("{a}") | st.text("xyz#: \n"),
         ("mixture", "proportions", "first"): st.floats(0, exclude_min=True, allow_infinity=False),
         ("training", "learning_rate"): st.floats(0, exclude_min=True, allow_infinity=False),
         ("training", "threads"): st.none() | st.integers(1),
@@ -138,9 +128,7 @@ def test_a_legal_configuration_survives_dumping(values: dict[tuple[Any, ...], An
 
 
 # Ends of a line to YAML, which PyYAML by itself writes so that they come back as a space; texts like numbers.
-@pytest.mark.parametrize(
-    "text", ["\x85", "\u2028", "1e5", "0x1f", "0o7", "yes", "2024-01-01", "<<", "null", "\ufeff"]
-)
+@pytest.mark.parametrize("text", ["\x85", "\u2028", "1e5", "0x1f", "0o7", "yes", "2024-01-01", "<<", "null", "\ufeff"])
 def test_a_text_survives_dumping_as_text(text: str) -> None:
     raw = copy.deepcopy(VALID)
     raw["model"]["source"] = raw["mixture"]["sub_datasets"][0]["path"] = text
@@ -148,8 +136,7 @@ def test_a_text_survives_dumping_as_text(text: str) -> None:
 
 
 @given(
-    key=st.sampled_from([".".join(map(str, place)) for place in PLACES])
-    | st.lists(TEXTS, max_size=3).map(".".join),
+    key=st.sampled_from([".".join(map(str, place)) for place in PLACES]) | st.lists(TEXTS, max_size=3).map(".".join),
     separator=st.sampled_from(["="] * 8 + [".", ".x="]),
     value=TEXTS
     | st.floats().map(str)
@@ -164,9 +151,7 @@ def test_an_override_is_taken_or_refused(key: str, separator: str, value: str) -
     assert isinstance(config, SearchConfig) or _tells_problems(refusal)
 
 
-@given(
-    content=st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode("utf-8", "replace"))
-)
+@given(content=st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode("utf-8", "replace")))
 def test_any_bytes_as_a_configuration_file_are_refused(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, "config.yaml")

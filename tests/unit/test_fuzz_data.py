@@ -18,9 +18,7 @@ from tasks.record.paths import JOURNAL
 from tests.unit.bad_input import Place, outcome
 from tests.unit.fuzz_values import SCALARS, TEXTS
 
-COLUMNS = st.sampled_from(
-    ["prompt", "completion", "answer", "choices", "messages", "q", "a", "role", "content"]
-)
+COLUMNS = st.sampled_from(["prompt", "completion", "answer", "choices", "messages", "q", "a", "role", "content"])
 CELLS = st.recursive(
     SCALARS | st.sampled_from(["A", " A", "assistant", "user"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(COLUMNS | TEXTS, inner, max_size=3),

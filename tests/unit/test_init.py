@@ -61,16 +61,7 @@ def names_of(folder: Path) -> dict[str, dict[str, str]]:
 
 
 def test_each_file_group_and_folder_is_a_sub_dataset(tmp_path: Path) -> None:
-    for file in (
-        "solo",
-        "pair_train",
-        "pair-val",
-        "pair.test",
-        "sub/training",
-        "sub/valid",
-        "two/x",
-        "two/y",
-    ):
+    for file in ("solo", "pair_train", "pair-val", "pair.test", "sub/training", "sub/valid", "two/x", "two/y"):
         write(tmp_path / f"{file}.jsonl", PAIR)
     (tmp_path / "notes.txt").write_text("not data")
     assert names_of(tmp_path) == {
@@ -120,9 +111,7 @@ def test_names_become_valid_and_unique(tmp_path: Path) -> None:
         ({"x": "1", "y": "2"}, {"prompt": "{x}\nAnswer:", "completion": " {y}"}, "exact_match"),
     ],
 )  # fmt: skip
-def test_schema_detection(
-    tmp_path: Path, row: dict[str, Any], template: dict[str, str] | None, metric: str
-) -> None:
+def test_schema_detection(tmp_path: Path, row: dict[str, Any], template: dict[str, str] | None, metric: str) -> None:
     schema = detect_schema("a", write(tmp_path / "a.jsonl", row))
     assert (schema.template, schema.metric, schema.num_rows) == (template, metric, 10)
     assert bool(schema.remark) == (template is not None)
@@ -147,12 +136,7 @@ def test_uncommenting_three_lines_gives_the_preset_msft_memory(tmp_path: Path) -
         {},
     )
     written.write_text(
-        re.sub(
-            r"^  # (compute_budget_epochs|evals_per_epoch|options):",
-            r"  \1:",
-            written.read_text(),
-            flags=re.M,
-        )
+        re.sub(r"^  # (compute_budget_epochs|evals_per_epoch|options):", r"  \1:", written.read_text(), flags=re.M)
     )
     uncommented = load_config(str(written))
     assert uncommented == configure(papers, "msft_memory", papers.seed, papers.name)

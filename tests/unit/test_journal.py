@@ -141,17 +141,12 @@ def test_a_line_that_is_not_utf_8_is_an_error_with_its_number(tmp_path: Path) ->
     ("events", "told"),
     [
         ([started(), decided(1, (0, 20))], "line 2: not the history of one search: decision of round 1 out"),
-        (
-            [decided(0, (0, 20))],
-            "line 1: not the history of one search: no event says that a search has started",
-        ),
+        ([decided(0, (0, 20))], "line 1: not the history of one search: no event says that a search has started"),
         ([_note("one")], "line 1: not the history of one search: no event says that a search has started"),
         ([], "line 1: not the history of one search: no event says that a search has started"),
     ],
 )
-def test_events_that_are_no_history_are_an_error_with_the_file(
-    tmp_path: Path, events: list[Event], told: str
-) -> None:
+def test_events_that_are_no_history_are_an_error_with_the_file(tmp_path: Path, events: list[Event], told: str) -> None:
     for event in events:
         append_event(str(tmp_path), event)
     with pytest.raises(JournalError, match=rf"{JOURNAL}, {told}"):
@@ -160,9 +155,7 @@ def test_events_that_are_no_history_are_an_error_with_the_file(
 
 def test_a_missing_field_is_an_error_with_its_name(tmp_path: Path) -> None:
     _write(tmp_path, '{"kind": "search_started", "version": 2, "search_id": "a", "config": {}}\n')
-    with pytest.raises(
-        JournalError, match=r"line 1: not an event: search_started\.sub_datasets: Field required"
-    ):
+    with pytest.raises(JournalError, match=r"line 1: not an event: search_started\.sub_datasets: Field required"):
         read_events(str(tmp_path))
 
 
@@ -170,8 +163,6 @@ def test_a_missing_field_is_an_error_with_its_name(tmp_path: Path) -> None:
 def test_an_event_of_an_unknown_version_is_an_error_with_a_fix(tmp_path: Path, version: object) -> None:
     line = json.loads(_line("one")) | {"version": version}
     _write(tmp_path, f"{json.dumps(line)}\n")
-    with pytest.raises(
-        JournalError, match=r"line 1: an event of version .* where versions 1 to 2 are known"
-    ) as told:
+    with pytest.raises(JournalError, match=r"line 1: an event of version .* where versions 1 to 2 are known") as told:
         read_events(str(tmp_path))
     assert "use the version of msft-search that this search was begun with, or a newer one" in str(told.value)

@@ -50,6 +50,4 @@ def test_the_line_of_a_roll_out_names_the_device(capsys: pytest.CaptureFixture[s
     )
     with messages.rollout_progress(mixture) as show:
         show(messages.Progress(9, 9, 1.5, 2000.0, 0.0, "cuda (NVIDIA L4) × 2"))
-    assert (
-        "step 9/9, loss 1.500, 2,000 tokens/s, 0:00 left, on cuda (NVIDIA L4) × 2" in capsys.readouterr().out
-    )
+    assert "step 9/9, loss 1.500, 2,000 tokens/s, 0:00 left, on cuda (NVIDIA L4) × 2" in capsys.readouterr().out

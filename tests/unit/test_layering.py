@@ -19,19 +19,7 @@ PATH_MODULES = {"pathlib", "os", "shutil", "glob", "tempfile", "io", "fileinput"
 ARITHMETIC = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow, ast.MatMult)
 BLOCKS = (ast.If, ast.For, ast.While, ast.With, ast.Try, ast.Match, ast.AsyncFor, ast.AsyncWith)
 Function = ast.FunctionDef | ast.AsyncFunctionDef
-MUTATING = {
-    "add",
-    "append",
-    "clear",
-    "discard",
-    "extend",
-    "insert",
-    "pop",
-    "popitem",
-    "remove",
-    "setdefault",
-    "update",
-}
+MUTATING = {"add", "append", "clear", "discard", "extend", "insert", "pop", "popitem", "remove", "setdefault", "update"}
 # Run ids that MLflow has told, by search and round; what one search of a comparison is shown by and runs on.
 MAY_KEEP_STATE = {"tasks/registry/runs.py"}
 # They hand the environment to other processes, learn from it who started them and which GPUs they may use, or show
@@ -223,16 +211,12 @@ def test_state_of_a_module_is_seen(source: str) -> None:
 
 def _environment_reads(tree: ast.Module) -> list[int]:
     """Return the lines that read variables of the environment or settings of Prefect, which come from there."""
-    defaults = {
-        node.value for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr == "setdefault"
-    }
+    defaults = {node.value for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr == "setdefault"}
     lines = []
     for node in ast.walk(tree):
         name = _name(node.func) if isinstance(node, ast.Call) else _name(node)
         is_variable = name in ("os.environ", "os.getenv", "environ", "getenv") and node not in defaults
-        is_setting = name == "get_current_settings" or (
-            name.startswith("PREFECT_") and name.endswith(".value")
-        )
+        is_setting = name == "get_current_settings" or (name.startswith("PREFECT_") and name.endswith(".value"))
         if is_variable or is_setting:
             lines.append(getattr(node, "lineno", 0))
     return lines

@@ -88,10 +88,7 @@ def test_sro_restarts_and_excludes_each_at_its_optimum() -> None:
         tuple(
             Curve(
                 c.sub_dataset,
-                (
-                    MetricPoint(BASE, c.points[0].score, 1.0, 200),
-                    MetricPoint(CheckpointKey(1, 10), 0.5, 1.0, 200),
-                ),
+                (MetricPoint(BASE, c.points[0].score, 1.0, 200), MetricPoint(CheckpointKey(1, 10), 0.5, 1.0, 200)),
             )
             for c in second.curves
         ),
@@ -112,9 +109,7 @@ def test_an_optimum_counts_whole_evaluation_intervals() -> None:
         0,
         ("a", "b"),
         tuple(
-            Curve(
-                name, tuple(MetricPoint(key, score, 1.0, 200) for key, score in zip(keys, own, strict=True))
-            )
+            Curve(name, tuple(MetricPoint(key, score, 1.0, 200) for key, score in zip(keys, own, strict=True)))
             for name, own in scores.items()
         ),
         150.0,
@@ -235,19 +230,10 @@ def _problems(search: dict[str, Any]) -> list[str]:
 @pytest.mark.parametrize(
     ("search", "problem"),
     [
-        (
-            {"method": "forwards"},
-            "search.method: got 'forwards'; expected a method or preset; did you mean forward?",
-        ),
-        (
-            {"method": "sft", "min_delta": 0.1},
-            "search: min_delta takes no effect with method=sft; leave it out",
-        ),
+        ({"method": "forwards"}, "search.method: got 'forwards'; expected a method or preset; did you mean forward?"),
+        ({"method": "sft", "min_delta": 0.1}, "search: min_delta takes no effect with method=sft; leave it out"),
         ({"method": "sft", "options": {"delta": 1}}, "search.options.delta: unknown key; known keys: none"),
-        (
-            {"method": "ies", "options": {"gamma": 1}},
-            "search.options.gamma: unknown key; known keys: delta, window",
-        ),
+        ({"method": "ies", "options": {"gamma": 1}}, "search.options.gamma: unknown key; known keys: delta, window"),
         (
             {"method": "forward", "options": {"persist": "two"}},
             "search.options.persist: got 'two'; expected a whole number",

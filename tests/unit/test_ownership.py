@@ -66,9 +66,7 @@ def test_place_and_processes_are_no_part_of_the_identity(
     assert (search_id_of(config_of(tmp_path)) == search_id_of(config_of(tmp_path, **changes))) == is_same
 
 
-def test_only_an_attempt_of_the_same_flow_run_is_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_an_attempt_of_the_same_flow_run_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_of(tmp_path)
     has_it = threading.Event()
 
@@ -224,9 +222,7 @@ def test_the_world_holds_an_accelerate_configs_text(tmp_path: Path) -> None:
     assert differences(before, numerical_environment(config)) == [changed]
 
 
-def test_other_cores_are_a_change_where_threads_are_automatic(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_cores_are_a_change_where_threads_are_automatic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     auto, fixed = ({"device": "cpu"}, {"device": "cpu", "threads": 2})
     configs = [config_of(tmp_path, training=training) for training in (auto, fixed)]
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
@@ -349,10 +345,7 @@ def test_a_lock_that_may_not_be_opened_is_an_error_with_a_fix(
 ) -> None:
     lock = tmp_path / "msft-gpu-0.lock"
     lock.symlink_to(tmp_path / "elsewhere")  # root may open what others may not, but not this
-    with (
-        pytest.raises(LockError, match=f"chmod 666 {lock}"),
-        own_gpus(config_of(tmp_path), 0, gpus, tmp_path),
-    ):
+    with pytest.raises(LockError, match=f"chmod 666 {lock}"), own_gpus(config_of(tmp_path), 0, gpus, tmp_path):
         pass
     assert not (tmp_path / "elsewhere").exists()
 
@@ -361,10 +354,7 @@ def test_a_lock_that_may_not_be_opened_is_an_error_with_a_fix(
 
     lock.unlink()
     monkeypatch.setattr(os, "open", is_denied)
-    with (
-        pytest.raises(LockError, match="Permission denied"),
-        own_gpus(config_of(tmp_path), 0, gpus, tmp_path),
-    ):
+    with pytest.raises(LockError, match="Permission denied"), own_gpus(config_of(tmp_path), 0, gpus, tmp_path):
         pass
 
 
@@ -388,14 +378,7 @@ def test_differences_name_what_came_and_what_went() -> None:
 def test_a_password_is_kept_out_of_everything_that_is_written(tmp_path: Path, uri: str, shown: str) -> None:
     config = config_of(tmp_path, tracking={"uri": uri})
     assert config.tracking.uri == uri
-    search = SearchRef(
-        search_id="", name="", directory="", tracking_uri=uri, outage_s=0, experiment_id="", run_id=""
-    )
-    written = [
-        dump_config(config),
-        explain_config(config),
-        config.model_dump_json(),
-        search.model_dump_json(),
-    ]
+    search = SearchRef(search_id="", name="", directory="", tracking_uri=uri, outage_s=0, experiment_id="", run_id="")
+    written = [dump_config(config), explain_config(config), config.model_dump_json(), search.model_dump_json()]
     assert all(shown in text for text in written)
     assert not any("s3cret" in text for text in written)

@@ -86,10 +86,7 @@ def view(*rounds: RoundDecided) -> SearchView:
 def test_the_search_note_has_exclusions_reasons_and_cost() -> None:
     told = tell_search(view(decided(0, "boolq peaked first: exclude", ("boolq",), (0, 300))))
     assert "**Under way:** round 1 on gsm8k." in told
-    assert (
-        "**Excluded, in order:** boolq (round 0, the search went on from round 0 step 300, accuracy 0.800)."
-        in told
-    )
+    assert "**Excluded, in order:** boolq (round 0, the search went on from round 0 step 300, accuracy 0.800)." in told
     assert "| 0 | gsm8k, boolq | boolq peaked first: exclude |" in told
     assert "| accepted | 1,000 | 10 | 2 GFLOPs | 1.5 | – |" in told
 
@@ -109,11 +106,7 @@ def test_the_round_note_has_the_scores_behind_the_decision() -> None:
     assert told.startswith("**Decision of round 0:** boolq peaked first: exclude.")
     assert "| boolq | 300 | 0.800 | 0.700 | 0.100 | excluded now |" in told
     row = round_rows(view(event))[0]
-    assert (row["excluded"], row["rolled back to"], row["accepted tokens"]) == (
-        "boolq",
-        "round 0 step 300",
-        1000,
-    )
+    assert (row["excluded"], row["rolled back to"], row["accepted tokens"]) == ("boolq", "round 0 step 300", 1000)
 
 
 @pytest.mark.parametrize(
@@ -132,8 +125,6 @@ def test_the_summary_links_the_server_in_use(
     api: str, pages: str | None, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PREFECT__FLOW_RUN_ID", "fee2a778-aa38-422b-9cb8-248db26f2298")
-    settings = {PREFECT_API_URL: api, PREFECT_HOME: Path("/h")} | (
-        {PREFECT_UI_URL: pages} if pages is not None else {}
-    )
+    settings = {PREFECT_API_URL: api, PREFECT_HOME: Path("/h")} | ({PREFECT_UI_URL: pages} if pages is not None else {})
     with temporary_settings(settings):
         assert page_of_this_run() == f"{told}flow-run/fee2a778-aa38-422b-9cb8-248db26f2298"

@@ -32,10 +32,7 @@ def round_of(
 
 FIRST = round_of(0, {"a": [0, 5, 4, 3, 2], "b": [0, 1, 2, 3, 3], "c": [0, 1, 5, 4, 4]}, "a b c", "a", 1)
 SECOND = round_of(
-    1,
-    {"a": [5, 1, 1, 1, 1], "b": [1, 2, 3, 4, 5], "c": [1, 2, 1, 1, 1]},
-    "b c",
-    start=CheckpointKey(0, 1),
+    1, {"a": [5, 1, 1, 1, 1], "b": [1, 2, 3, 4, 5], "c": [1, 2, 1, 1, 1]}, "b c", start=CheckpointKey(0, 1)
 )
 
 

@@ -139,9 +139,7 @@ def test_without_overfitting_the_whole_budget_is_spent(inputs: Inputs) -> None:
     assert plan.most.num_epochs == 6
     assert plan.most.num_rounds > plan.expected.num_rounds
     generated = (PROMPT + 4) * 4 * 6
-    assert plan.most.evaluation_tokens == pytest.approx(
-        (LENGTH * 4 * 6 + generated) * plan.most.num_checkpoints
-    )
+    assert plan.most.evaluation_tokens == pytest.approx((LENGTH * 4 * 6 + generated) * plan.most.num_checkpoints)
 
 
 def test_max_rounds_limits_every_simulation(inputs: Inputs) -> None:
@@ -221,9 +219,7 @@ def test_speed_is_that_of_the_newest_search_of_the_model(tmp_path: Path) -> None
     assert speed.source.endswith("one")
 
 
-def test_sft_costs_its_budget_and_ema_a_copy_of_the_weights(
-    inputs: Inputs,
-) -> None:
+def test_sft_costs_its_budget_and_ema_a_copy_of_the_weights(inputs: Inputs) -> None:
     plan = make_plan(config_of(max_epochs=6, method="sft"), inputs)
     assert plan.least.num_epochs == plan.expected.num_epochs == plan.most.num_epochs == 6
     config = config_of(max_epochs=6, method="sft")

@@ -18,10 +18,7 @@ def _config(protocol: str = "validation", on_overlap: str = "error", **sub_datas
         {
             "name": "test",
             "model": {"source": "none"},
-            "mixture": {
-                "sub_datasets": [{"name": "a", "path": "a", **sub_dataset}],
-                "on_overlap": on_overlap,
-            },
+            "mixture": {"sub_datasets": [{"name": "a", "path": "a", **sub_dataset}], "on_overlap": on_overlap},
             "search": {"max_epochs": 1, "protocol": protocol},
         },
         "test",
@@ -48,10 +45,7 @@ def test_a_prompt_twice_within_or_across_train_splits_passes() -> None:
         ({"a": _splits("abc", "b", "f")}, "a/train row 1 = a/validation row 0: 'b'"),
         ({"a": _splits("abc", "d", "c")}, "a/train row 2 = a/test row 0: 'c'"),
         ({"a": _splits("abc", "de", "e")}, "a/validation row 1 = a/test row 0: 'e'"),
-        (
-            {"a": _splits("abc", "d", "e"), "b": _splits("gh", "ia", "j")},
-            "a/train row 0 = b/validation row 1: 'a'",
-        ),
+        ({"a": _splits("abc", "d", "e"), "b": _splits("gh", "ia", "j")}, "a/train row 0 = b/validation row 1: 'a'"),
     ],
 )
 def test_a_prompt_in_two_splits_is_an_error_naming_both_rows(splits: dict[str, Splits], pair: str) -> None:

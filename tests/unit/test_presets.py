@@ -47,9 +47,7 @@ def test_every_file_is_a_search_named_as_the_file(path: Path) -> None:
     assert load_config(str(path)).name == path.stem
 
 
-@pytest.mark.parametrize(
-    ("small", "large"), [("paper5", "paper10"), ("paper10", "paper15"), ("real10", "real20")]
-)
+@pytest.mark.parametrize(("small", "large"), [("paper5", "paper10"), ("paper10", "paper15"), ("real10", "real20")])
 def test_a_larger_mixture_contains_the_smaller_one(small: str, large: str) -> None:
     few, many = _load(small), _load(large)
     num = len(few.mixture.sub_datasets)

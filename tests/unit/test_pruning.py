@@ -77,14 +77,9 @@ def decide(config: SearchConfig, history: History, early: list[float], late: lis
     )
     mixture = mixture_of(config, INPUTS, state, None)
     rollout = RolloutResult(
-        round=state.round,
-        start=start,
-        checkpoints=(),
-        intervals=tuple(interval(key, num_examples=80) for key in own),
+        round=state.round, start=start, checkpoints=(), intervals=tuple(interval(key, num_examples=80) for key in own)
     )
-    return decide_pruning.fn(
-        config, history, mixture, rollout, RoundCurves(curves=curves, cost=EvaluationCost())
-    )
+    return decide_pruning.fn(config, history, mixture, rollout, RoundCurves(curves=curves, cost=EvaluationCost()))
 
 
 @pytest.fixture
@@ -121,9 +116,7 @@ def test_the_champion_of_an_earlier_round_stays_on_a_tie(history: History) -> No
         ({}, ""),
     ],
 )
-def test_a_search_ends_by_its_rounds_or_its_budget(
-    history: History, settings: dict[str, Any], reason: str
-) -> None:
+def test_a_search_ends_by_its_rounds_or_its_budget(history: History, settings: dict[str, Any], reason: str) -> None:
     assert decide(config_of(**settings), history, LATE, LATE).stop_reason == reason
 
 

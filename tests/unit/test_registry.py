@@ -190,9 +190,7 @@ def test_the_champions_model_is_no_checkpoint(search: SearchRef) -> None:
     champion = register_champion(search, folder, registered, ModelCard(front={}, body="", lineage=tags))
     accept_path(search, 0, CheckpointKey(0, 4), [])
     assert find_checkpoint(search, CheckpointKey(0, 4)) == registered
-    assert (
-        register_champion(search, folder, registered, ModelCard(front={}, body="", lineage=tags)) == champion
-    )
+    assert register_champion(search, folder, registered, ModelCard(front={}, body="", lineage=tags)) == champion
 
 
 def test_a_deleted_run_is_named(search: SearchRef) -> None:

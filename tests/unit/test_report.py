@@ -123,9 +123,7 @@ def test_both_pages_show_bytes_and_plan_beside_outcome(rolled_back: MadeSearch) 
     checkpoints = (CheckpointSize(key=CheckpointKey(0, 10), num_bytes=2_500_000),)
     rolled_back.rewrite([started, first.model_copy(update={"checkpoints": checkpoints}), *rest])
     assert "Plan and actual" not in render_html(_view(rolled_back))
-    work = SearchCost.model_validate(
-        {field: 11 for field in SearchCost.model_fields} | {"bytes_written": 7_000_000}
-    )
+    work = SearchCost.model_validate({field: 11 for field in SearchCost.model_fields} | {"bytes_written": 7_000_000})
     plan = Plan(num_sub_datasets=2, num_parameters=9, num_trained=9, least=work, expected=work, most=work)
     (rolled_back.directory / PLAN).write_text(plan.model_dump_json())
     view = _view(rolled_back)
@@ -134,9 +132,7 @@ def test_both_pages_show_bytes_and_plan_beside_outcome(rolled_back: MadeSearch) 
     assert '<td class="number">2.5 MB</td>' in html
     assert "| rounds | 11 | 11 | 11 | 3 |" in markdown
     assert "| checkpoints written | 7.0 MB | 7.0 MB | 7.0 MB | 2.5 MB |" in markdown
-    told = (
-        '<th class="name">rounds</th>' + 3 * '<td class="number">11</td>' + '<td class="number"><b>3</b></td>'
-    )
+    told = '<th class="name">rounds</th>' + 3 * '<td class="number">11</td>' + '<td class="number"><b>3</b></td>'
     assert told in html
     assert "| training FLOPs | 11 FLOPs | 11 FLOPs | 11 FLOPs | 7 GFLOPs |" in markdown
 
@@ -175,9 +171,7 @@ def test_accepted_and_discarded_lines_are_separate(rolled_back: MadeSearch) -> N
 
 def test_marks_stand_at_their_checkpoints(rolled_back: MadeSearch) -> None:
     view = _view(rolled_back)
-    early, late = (
-        _lines(sub_dataset_chart(view, name), "peak", "excluded", "champion") for name in view.names
-    )
+    early, late = (_lines(sub_dataset_chart(view, name), "peak", "excluded", "champion") for name in view.names)
     assert early == [("peak", [(0.5, 0.8)]), ("excluded", [(0.5, 0.8)]), ("champion", [(1.5, 0.7)])]
     # The second peak is at its round's start.
     assert [points for kind, [points] in late if kind == "peak"] == [(1.5, 0.6), (2.0, 0.2), (3.5, 0.7)]
@@ -369,9 +363,7 @@ def test_twenty_sub_datasets_keep_their_labels_apart(tmp_path: Path) -> None:
     assert "and 13 more" in verdict(view)[0]
     html = render_html(view)
     assert all(name in html for name in names)
-    assert (
-        max(len(outcome_of(view, told)) for told in view.rounds) < 56
-    )  # the width that the drawing has room for
+    assert max(len(outcome_of(view, told)) for told in view.rounds) < 56  # the width that the drawing has room for
 
 
 @given(st.lists(st.tuples(st.floats(0, 900), st.text("ab", min_size=1, max_size=30)), max_size=20))

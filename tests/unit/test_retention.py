@@ -81,9 +81,7 @@ def test_a_rollback_to_an_unregistered_one_deletes_nothing(search: SearchRef) ->
     assert on_disk(search) == EVERY
 
 
-def test_the_end_of_a_search_keeps_only_the_champion(
-    search: SearchRef, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_end_of_a_search_keeps_only_the_champion(search: SearchRef, capsys: pytest.CaptureFixture[str]) -> None:
     """Three rounds are decided and none is current; (0, 8) starts no further round."""
     rollback.keep_the_champion(search, replace(STATE, round=3, stop_reason="the budget is spent"))
     assert on_disk(search) == {"000/checkpoints/step-00000004"}

@@ -118,8 +118,7 @@ def test_a_task_is_repeated_only_where_its_failure_may_pass(error: Exception, is
 
 
 @pytest.mark.parametrize(
-    ("status", "advice"),
-    [(401, "MLFLOW_TRACKING_PASSWORD"), (403, "MLFLOW_TRACKING_PASSWORD"), (None, "start it")],
+    ("status", "advice"), [(401, "MLFLOW_TRACKING_PASSWORD"), (403, "MLFLOW_TRACKING_PASSWORD"), (None, "start it")]
 )
 def test_mlflow_401_suggests_credentials(status: int | None, advice: str) -> None:
     assert advice in str(TrackingError("http://mlflow:5000", "refused", status)).partition("fix:")[2]

@@ -83,25 +83,17 @@ def test_decisions_equal_the_pseudo_code(
 
 @given(
     rollouts=st.lists(
-        st.lists(st.tuples(*[st.integers(0, VALIDATION_ROWS)] * 3), min_size=1, max_size=4),
-        min_size=1,
-        max_size=5,
+        st.lists(st.tuples(*[st.integers(0, VALIDATION_ROWS)] * 3), min_size=1, max_size=4), min_size=1, max_size=5
     ),
     min_delta=st.integers(0, 40),
 )
-def test_path_window_equals_a_plain_walk_over_the_path(
-    rollouts: list[list[tuple[int, ...]]], min_delta: int
-) -> None:
+def test_path_window_equals_a_plain_walk_over_the_path(rollouts: list[list[tuple[int, ...]]], min_delta: int) -> None:
     """The walk keeps the accepted points in one list, which a rollback cuts."""
-    search = Msft(
-        ExclusionRule(literal=False, min_delta=min_delta / VALIDATION_ROWS), 1, "restore", peak_window="path"
-    )
+    search = Msft(ExclusionRule(literal=False, min_delta=min_delta / VALIDATION_ROWS), 1, "restore", peak_window="path")
     path: list[tuple[CheckpointKey, tuple[int, ...]]] = [(CheckpointKey(0, 0), (0, 0, 0))]
     active, previous = ["a", "b", "c"], ()
     for number, points in enumerate(rollouts):
-        trained = [
-            (CheckpointKey(number, path[-1][0].step + 1 + i), scores) for i, scores in enumerate(points)
-        ]
+        trained = [(CheckpointKey(number, path[-1][0].step + 1 + i), scores) for i, scores in enumerate(points)]
         rollout = [path[-1], *trained]
         report = RoundReport(number, tuple(active), _curves_of(rollout), 1.0, previous)
         decision = search.observe(report)
@@ -174,9 +166,7 @@ def test_by_size_draws_each_row_exactly_once_an_epoch(num_rows: dict[str, int]) 
 @given(num_rows=sizes, data=st.data())
 def test_shares_of_examples_hold_within_one_row(num_rows: dict[str, int], data: st.DataObject) -> None:
     weight = st.floats(0.01, 100)
-    proportions = data.draw(
-        st.one_of(st.just("equal"), st.fixed_dictionaries(dict.fromkeys(num_rows, weight)))
-    )
+    proportions = data.draw(st.one_of(st.just("equal"), st.fixed_dictionaries(dict.fromkeys(num_rows, weight))))
     weights = dict.fromkeys(num_rows, 1.0) if isinstance(proportions, str) else proportions
     draws = draws_per_epoch(num_rows, num_rows, proportions, "examples")
     assert min(draws.values()) >= 1

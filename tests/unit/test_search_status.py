@@ -47,9 +47,7 @@ def begin(root: Path, config: SearchConfig) -> Path:
     directory = root / f"{config.name}-{search_id_of(config)}"
     (directory / "rounds" / "000").mkdir(parents=True)
     (directory / "config.yaml").write_text(dump_config(config))
-    append_event(
-        str(directory), started(search_id=search_id_of(config), config=config.model_dump(mode="json"))
-    )
+    append_event(str(directory), started(search_id=search_id_of(config), config=config.model_dump(mode="json")))
     return directory
 
 
@@ -130,9 +128,7 @@ def test_resume_needs_a_started_search_and_its_password(tmp_path: Path) -> None:
     assert again.tracking.uri == "postgresql://me:secret@host/db"
 
 
-def test_doctor_reports_interrupted_searches_and_their_resume(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_doctor_reports_interrupted_searches_and_their_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = begin(tmp_path, config_in(tmp_path))
     monkeypatch.chdir(tmp_path)
     search_id = directory.name.rpartition("-")[2]

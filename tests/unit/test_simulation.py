@@ -72,9 +72,7 @@ def test_sro_probes_with_half_of_the_budget() -> None:
     assert _rounds(True, method="soft_sro_sft") == [(ALL, 2), (ALL | {"a": 20}, 2)]
 
 
-@pytest.mark.parametrize(
-    "thresholds", [{"min_delta": 0.9}, {"min_delta": 0.9, "options": {"loss_guard": 9.0}}]
-)
+@pytest.mark.parametrize("thresholds", [{"min_delta": 0.9}, {"min_delta": 0.9, "options": {"loss_guard": 9.0}}])
 def test_synthetic_curves_pass_every_threshold(thresholds: dict[str, Any]) -> None:
     assert _rounds(True, **thresholds) == _rounds(True)
 

@@ -115,9 +115,7 @@ def test_a_template_maps_columns(tmp_path: Path, row: Row, template: Row, exampl
         ("{q.x}", "AttributeError"),
     ],
 )
-def test_a_template_that_does_not_fit_the_row_names_its_columns(
-    tmp_path: Path, prompt: str, cause: str
-) -> None:
+def test_a_template_that_does_not_fit_the_row_names_its_columns(tmp_path: Path, prompt: str, cause: str) -> None:
     template = {"prompt": prompt, "completion": " {a}"}
     text = _refusal(_read_one, tmp_path, {"q": "?", "a": "4"}, template=template)
     assert cause in text
@@ -172,9 +170,7 @@ def test_shuffled_options_are_the_same_for_every_seed(tmp_path: Path) -> None:
     for split in ("train", "validation"):
         _jsonl(tmp_path / f"{split}.jsonl", rows)
     template = _lettered(["{right}", "{wrong}"], "A", shuffle=True)
-    first, second = (
-        _read(tmp_path, seed=seed, splits={"test": None}, template=template)["train"] for seed in (0, 1)
-    )
+    first, second = (_read(tmp_path, seed=seed, splits={"test": None}, template=template)["train"] for seed in (0, 1))
     assert first == second
     assert 70 < sum(example.completion == " A" for example in first) < 130
     for example, row in zip(first, rows, strict=True):
@@ -183,13 +179,7 @@ def test_shuffled_options_are_the_same_for_every_seed(tmp_path: Path) -> None:
 
 
 def test_messages_are_a_chat_whose_last_answer_is_the_completion(tmp_path: Path) -> None:
-    turns = [
-        ("system", "Be brief."),
-        ("user", "Hi"),
-        ("assistant", "Yo "),
-        ("user", "?"),
-        ("assistant", " !"),
-    ]
+    turns = [("system", "Be brief."), ("user", "Hi"), ("assistant", "Yo "), ("user", "?"), ("assistant", " !")]
     row = {"messages": [{"role": role, "content": content} for role, content in turns]}
     assert _read_one(tmp_path, row) == Example(
         prompt="system: Be brief.\nuser: Hi\nassistant: Yo \nuser: ?",
@@ -275,19 +265,13 @@ def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "cause"),
     [
-        (
-            "train.jsonl",
-            b'{"prompt": "p", "completion": "c"}\nnot json\n',
-            "line 2: not JSON: Expecting value",
-        ),
+        ("train.jsonl", b'{"prompt": "p", "completion": "c"}\nnot json\n', "line 2: not JSON: Expecting value"),
         ("train.json", b'[{"prompt": "p", ', "not JSON: Expecting property name"),
         ("train.jsonl", '{"prompt": "é", "completion": "c"}\n'.encode("latin1"), "can't decode byte"),
         ("train.parquet", b"PAR0", "Parquet"),
     ],
 )
-def test_a_broken_file_is_refused_with_its_name(
-    tmp_path: Path, name: str, content: bytes, cause: str
-) -> None:
+def test_a_broken_file_is_refused_with_its_name(tmp_path: Path, name: str, content: bytes, cause: str) -> None:
     (tmp_path / name).write_bytes(content)
     text = _refusal(_read, tmp_path)
     assert str(tmp_path / name) in text

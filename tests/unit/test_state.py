@@ -50,15 +50,7 @@ def test_exclusions_keep_their_order_and_spent_examples_add_up() -> None:
             STARTED,
             _decided(0, (0, 20), exclude=("c",), examples=100),
             _decided(1, (1, 40), examples=70),
-            _decided(
-                2,
-                (1, 40),
-                exclude=(
-                    "d",
-                    "a",
-                ),
-                examples=5,
-            ),
+            _decided(2, (1, 40), exclude=("d", "a"), examples=5),
         ]
     )
     assert [(e.sub_dataset, e.round) for e in state.excluded] == [("c", 0), ("d", 2), ("a", 2)]
@@ -117,17 +109,10 @@ def test_other_events_do_not_change_the_state() -> None:
     ],
 )
 def test_a_decision_out_of_order_is_an_error(events: list[Event]) -> None:
-    with pytest.raises(
-        ValueError, match=r"decision of round \d out of order|no event says that a search has started"
-    ):
+    with pytest.raises(ValueError, match=r"decision of round \d out of order|no event says that a search has started"):
         fold(events)
 
 
 def test_checkpoints_are_ordered_by_publication() -> None:
     keys = [CheckpointKey(1, 5), CheckpointKey(0, 30), CheckpointKey(1, 40), CheckpointKey(0, 0)]
-    assert sorted(keys) == [
-        CheckpointKey(0, 0),
-        CheckpointKey(0, 30),
-        CheckpointKey(1, 5),
-        CheckpointKey(1, 40),
-    ]
+    assert sorted(keys) == [CheckpointKey(0, 0), CheckpointKey(0, 30), CheckpointKey(1, 5), CheckpointKey(1, 40)]

@@ -67,8 +67,7 @@ def test_random_control_keeps_number_and_rollback_but_not_names() -> None:
 
 def _with_loss(report: RoundReport, loss: float) -> RoundReport:
     curves = tuple(
-        replace(curve, points=tuple(replace(point, loss=loss) for point in curve.points))
-        for curve in report.curves
+        replace(curve, points=tuple(replace(point, loss=loss) for point in curve.points)) for curve in report.curves
     )
     return replace(report, curves=curves)
 
@@ -118,9 +117,7 @@ def test_a_drop_of_exactly_min_delta_does_not_exclude() -> None:
         ((0.9, 0.40, 0.6), ("a",)),
     ],
 )
-def test_loss_guard_keeps_those_whose_loss_has_not_risen(
-    losses: tuple[float, ...], gone: tuple[str, ...]
-) -> None:
+def test_loss_guard_keeps_those_whose_loss_has_not_risen(losses: tuple[float, ...], gone: tuple[str, ...]) -> None:
     points = zip((0.1, 0.8, 0.6), losses, strict=True)
     curve = Curve("a", tuple(MetricPoint(_at(i), score, loss, 200) for i, (score, loss) in enumerate(points)))
     report = RoundReport(round=2, active=("a",), curves=(curve,), steps_per_epoch=20.0)
@@ -137,10 +134,7 @@ def _round(index: int, start: CheckpointKey, scores: dict[str, tuple[float, ...]
     """Return a round of 10 steps an epoch, evaluated every 5; the first scores are those at its start."""
     keys = [start, *(CheckpointKey(index, start.step + 5 * i) for i in range(1, len(scores["a"])))]
     curves = tuple(
-        Curve(
-            name,
-            tuple(MetricPoint(key, point, 1.0 - point, 200) for key, point in zip(keys, points, strict=True)),
-        )
+        Curve(name, tuple(MetricPoint(key, point, 1.0 - point, 200) for key, point in zip(keys, points, strict=True)))
         for name, points in scores.items()
     )
     return RoundReport(index, tuple(scores), curves, steps_per_epoch=10.0)

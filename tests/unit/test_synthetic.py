@@ -57,9 +57,7 @@ def test_no_prompt_stands_in_two_skills() -> None:
 @pytest.mark.parametrize("changes", [{"unique_rows": 90}, {"repeats": 3}, {"wrong_labels": 0.5}])
 def test_validation_and_test_do_not_depend_on_train(changes: dict[str, object]) -> None:
     for split in ("validation", "test"):
-        assert synthetic_rows(_settings("cnt", **changes), split, 0) == synthetic_rows(
-            _settings("cnt"), split, 0
-        )
+        assert synthetic_rows(_settings("cnt", **changes), split, 0) == synthetic_rows(_settings("cnt"), split, 0)
 
 
 def test_more_train_rows_begin_with_the_fewer() -> None:
@@ -113,9 +111,7 @@ def test_validation_of_cmp_is_right(skill: str) -> None:
 
 @pytest.mark.parametrize("skill", SUB_DATASETS)
 def test_answers_have_a_prefix_that_the_base_never_writes(skill: str) -> None:
-    assert all(
-        row["completion"] == " => " + row["answer"] for row in synthetic_rows(_settings(skill), "train", 0)
-    )
+    assert all(row["completion"] == " => " + row["answer"] for row in synthetic_rows(_settings(skill), "train", 0))
     assert not any("=" in row["completion"] for row in synthetic_rows(_settings("base"), "train", 0))
 
 
@@ -148,9 +144,7 @@ def test_tokenizer_adds_nothing_and_pads_on_the_right() -> None:
     tokenizer = character_tokenizer()
     assert len(tokenizer) == len(CHARACTERS) + 3 == 91
     assert tokenizer.decode(tokenizer.encode(CHARACTERS)) == CHARACTERS
-    assert tokenizer("ab", add_special_tokens=True).input_ids == tokenizer.encode(
-        "ab", add_special_tokens=False
-    )
+    assert tokenizer("ab", add_special_tokens=True).input_ids == tokenizer.encode("ab", add_special_tokens=False)
     assert tokenizer(["a", "abc"], padding=True).attention_mask == [[1, 0, 0], [1, 1, 1]]
     assert (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id) == (0, 1, None)
     assert tokenizer.model_max_length == 128

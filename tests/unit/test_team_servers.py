@@ -37,9 +37,7 @@ each_dockerfile = pytest.mark.parametrize("text", DOCKERFILES.values(), ids=DOCK
 
 def test_the_compose_file_is_valid() -> None:
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
-    done = subprocess.run(
-        [*command, str(DEPLOYMENTS / "compose.yaml")], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([*command, str(DEPLOYMENTS / "compose.yaml")], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 
@@ -50,9 +48,7 @@ def test_the_manifests_are_strictly_valid(manifest: dict[str, Any]) -> None:
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
 def test_kustomize_renders_all_manifests_in_one_namespace() -> None:
-    done = subprocess.run(
-        ["kubectl", "kustomize", str(DEPLOYMENTS)], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(["kubectl", "kustomize", str(DEPLOYMENTS)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     rendered = list(yaml.safe_load_all(done.stdout))
     assert len(rendered) == len(MANIFESTS) + 1  # the ConfigMap of databases.sql
@@ -105,9 +101,7 @@ def test_no_database_address_contains_a_password() -> None:
 
 
 @each_service
-def test_services_restart_stay_local_and_wait_for_health(
-    service: dict[str, Any],
-) -> None:
+def test_services_restart_stay_local_and_wait_for_health(service: dict[str, Any]) -> None:
     assert service["restart"] == "unless-stopped"
     assert [port for port in service.get("ports", []) if not port.startswith("127.0.0.1:")] == []
     assert "healthcheck" in service or service["profiles"] == ["worker"]
@@ -128,10 +122,7 @@ def test_pods_have_probes_and_do_not_run_as_root(pod: dict[str, Any]) -> None:
     (container,) = pod["containers"]
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-    assert container["securityContext"] == {
-        "allowPrivilegeEscalation": False,
-        "capabilities": {"drop": ["ALL"]},
-    }
+    assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
     assert "livenessProbe" in container
     assert "readinessProbe" in container or pod.get("serviceAccountName") == "msft-worker"
     assert {"requests", "limits"} <= container["resources"].keys()

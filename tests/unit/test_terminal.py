@@ -12,9 +12,7 @@ from tasks.report.messages import stage_progress, tell, tell_table
 from tasks.report.table import Styled, Table, in_markdown, names, numbers
 from tasks.report.terminal import fail, log_to_terminal
 
-TABLE = Table(
-    (*names("sub-dataset"), *numbers("at\nend")), [("a|b", "0.500"), ("<i>", Styled("12.000", "mean"))]
-)
+TABLE = Table((*names("sub-dataset"), *numbers("at\nend")), [("a|b", "0.500"), ("<i>", Styled("12.000", "mean"))])
 
 
 @pytest.fixture(autouse=True)
@@ -67,11 +65,7 @@ def test_a_pipe_gets_a_line_for_each_tenth(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_a_table_is_escaped_in_markdown_and_html() -> None:
-    assert TABLE.markdown().splitlines()[1:] == [
-        "| --- | ---: |",
-        "| a\\|b | 0.500 |",
-        "| \\<i\\> | **12.000** |",
-    ]
+    assert TABLE.markdown().splitlines()[1:] == ["| --- | ---: |", "| a\\|b | 0.500 |", "| \\<i\\> | **12.000** |"]
     assert '<th class="name">&lt;i&gt;</th><td class="number mean">12.000</td>' in TABLE.html()
     assert "at<br>end" in TABLE.html()
     assert in_markdown("a\n*b*") == "a \\*b\\*"

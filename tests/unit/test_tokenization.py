@@ -19,13 +19,7 @@ CHAT = (
 )
 LAST_TURN_ONLY = "{{ messages[-1].role }} {{ messages[-1].content }}{{ eos_token }}"
 NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system turn') }}{% endif %}"
-TURNS = (
-    ("system", "Be brief."),
-    ("user", "hi"),
-    ("assistant", "yo"),
-    ("user", "and"),
-    ("assistant", "bye"),
-)
+TURNS = (("system", "Be brief."), ("user", "hi"), ("assistant", "yo"), ("user", "and"), ("assistant", "bye"))
 PLAIN = [Example(f"p {i}?", f" {i}", str(i)) for i in range(3)]
 
 
@@ -112,9 +106,7 @@ def test_a_chat_is_scored_on_its_last_turn_up_to_end_of_text(encoder: Encoder) -
         (None, "chat_template is not set"),
     ],
 )
-def test_a_chat_whose_turns_cannot_be_told_apart_is_refused(
-    tmp_path: Path, template: str | None, cause: str
-) -> None:
+def test_a_chat_whose_turns_cannot_be_told_apart_is_refused(tmp_path: Path, template: str | None, cause: str) -> None:
     encoder = _encoder(tmp_path / "tokenizer", template)
     chat = Example("unused", "bye", "bye", messages=TURNS)
     with pytest.raises(DataError, match="'chat', train row 1") as caught:

@@ -21,9 +21,7 @@ def by_loss(tmp_path: Path) -> MadeSearch:
     """Two rounds of two intervals each; `one` leaves in the first, whose second interval is discarded."""
     search = MadeSearch(tmp_path / "made-0badcafe", ["one", "two"], evaluation={"selection": "loss"})
     search.decide({"one": [-2.0, -1.0, -1.5], "two": [-3.0, -2.0, -1.0]}, target=1, exclude=("one",))
-    return search.decide(
-        {"one": [-1.0, -1.2, -1.4], "two": [-2.0, -1.5, -1.25]}, stop_reason="enough"
-    ).crown()
+    return search.decide({"one": [-1.0, -1.2, -1.4], "two": [-2.0, -1.5, -1.25]}, stop_reason="enough").crown()
 
 
 def test_a_search_by_loss_shows_losses_everywhere(by_loss: MadeSearch) -> None:
@@ -40,9 +38,6 @@ def test_a_search_by_loss_shows_losses_everywhere(by_loss: MadeSearch) -> None:
 
 def test_positions_count_all_training_in_full_epochs(by_loss: MadeSearch) -> None:
     view = read_view(str(by_loss.directory))
-    assert [(told.begin, told.accepted_to, told.end) for told in view.rounds] == [
-        (0, 0.5, 1.0),
-        (1.0, 2.0, 2.0),
-    ]
+    assert [(told.begin, told.accepted_to, told.end) for told in view.rounds] == [(0, 0.5, 1.0), (1.0, 2.0, 2.0)]
     assert (view.spent, view.unit) == (2.0, "full-mixture epochs")
     assert status_of(str(by_loss.directory)).spent_epochs == 2.0

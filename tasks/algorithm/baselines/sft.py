@@ -38,7 +38,5 @@ def peaks_in_words(report: RoundReport, gone: tuple[str, ...] = ()) -> tuple[Ver
             word = "not trained"
         else:
             word = "peaked before the end" if curve.peak.checkpoint < report.last else "still learning"
-        verdicts.append(
-            Verdict(curve.sub_dataset, curve.peak.checkpoint, curve.peak.score, curve.end.score, word)
-        )
+        verdicts.append(Verdict(curve.sub_dataset, curve.peak.checkpoint, curve.peak.score, curve.end.score, word))
     return tuple(verdicts)

@@ -123,11 +123,7 @@ class IntervalAccount:
                 flops=interval.flops,
                 seconds=seconds,
                 learning_rate=learning_rate,
-                losses={
-                    name: interval.loss_sums[name] / count
-                    for name, count in interval.num_labels.items()
-                    if count
-                },
+                losses={name: interval.loss_sums[name] / count for name, count in interval.num_labels.items() if count},
                 batch_hash=batch_hash,
             )
         )

@@ -77,12 +77,7 @@ def publish_checkpoint(
         (staging / TRAINER).write_text(json.dumps(trainer))
 
     num_bytes = sum(t.numel() * t.element_size() for part in tensors.values() for t in part.values())
-    meta = {
-        "round": key.round,
-        "step": key.step,
-        "cursors": trainer["cursors"],
-        "published_at_ms": published_at_ms,
-    }
+    meta = {"round": key.round, "step": key.step, "cursors": trainer["cursors"], "published_at_ms": published_at_ms}
     publish_with_manifest(directory, write, meta, num_bytes + (1 << 20))
 
 
@@ -129,9 +124,7 @@ def load_optimizer(model: Any, optimizer: torch.optim.Optimizer, directory: Path
         name, _, kind = key.rpartition("/")
         state.setdefault(name, {})[kind] = value
     groups = get_optimizer_state_dict(model, optimizer)["param_groups"]
-    set_optimizer_state_dict(
-        model, optimizer, optim_state_dict={"state": state, "param_groups": groups}, options=_FULL
-    )
+    set_optimizer_state_dict(model, optimizer, optim_state_dict={"state": state, "param_groups": groups}, options=_FULL)
 
 
 class Timestamps:
@@ -156,10 +149,7 @@ class Timestamps:
     def _read(self) -> dict[str, dict[str, Any]]:
         try:
             recorded: dict[str, dict[str, Any]] = json.loads(self._path.read_text())
-        except (
-            FileNotFoundError,
-            ValueError,
-        ):  # unreadable: MLflow may hold points twice, which fails no search
+        except (FileNotFoundError, ValueError):  # unreadable: MLflow may hold points twice, which fails no search
             return {}
         return recorded
 

@@ -11,13 +11,7 @@ from tasks.contracts import RolloutSpec
 from tasks.workers.model import AVERAGE, WEIGHTS, load_base, load_weights, shape_of, trained_names
 from tasks.workers.training.attention import use_packed_attention
 from tasks.workers.training.averaging import WeightAverage
-from tasks.workers.training.checkpoint import (
-    OPTIMIZER,
-    Tensors,
-    gather_moments,
-    gather_weights,
-    load_optimizer,
-)
+from tasks.workers.training.checkpoint import OPTIMIZER, Tensors, gather_moments, gather_weights, load_optimizer
 from tasks.workers.training.optimization import adamw
 
 

@@ -79,10 +79,7 @@ class AdaptiveSampling(ByPlan):
         if self._num_steps % self._policy.every_steps:
             return
         size = self.spec.training.batch_size
-        gains = {
-            part.name: look_ahead(self._ahead(owner, size))
-            for owner, part in enumerate(self.spec.mixture.draws)
-        }
+        gains = {part.name: look_ahead(self._ahead(owner, size)) for owner, part in enumerate(self.spec.mixture.draws)}
         before = {name: pair[0] for name, pair in gains.items()}
         self._values = self._policy.update(self._values, before, {n: pair[1] for n, pair in gains.items()})
 
