@@ -11,7 +11,8 @@ from tasks.config.schema import SearchConfig
 from tasks.config.sub_datasets import SubDatasetConfig
 from tasks.contracts import BaseModelRef, Inputs, Metric, ScoreSplit, SplitRef, SubDatasetRef
 from tasks.data.base_model import prepare_base_model
-from tasks.data.sources import Example, fingerprint, read_splits
+from tasks.data.examples import Example, fingerprint
+from tasks.data.sources import read_splits
 from tasks.data.tokenization import Encoder, tokenize_split
 from tasks.errors import ConfigError, DataError, ModelError, SplitOverlapError
 

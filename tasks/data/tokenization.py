@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from tasks.contracts import SplitRef
-from tasks.data.sources import Example, fingerprint
+from tasks.data.examples import Example, fingerprint
 from tasks.errors import DataError, ModelError
 from tasks.runtime.files import publish_folder
 

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tasks.contracts import ScoreSplit
-from tasks.data.sources import Example
+from tasks.data.examples import Example
 from tasks.data.synthetic import character_tokenizer
 from tasks.data.tokenization import Encoder, tokenize_split
 from tasks.workers.generation import end_tokens

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MambaConfig, PreTrai
 
 from tasks.algorithm.answers import number_in
 from tasks.contracts import BaseModelRef, ScoreSplit
-from tasks.data.sources import Example
+from tasks.data.examples import Example
 from tasks.data.tokenization import Encoder
 from tasks.workers.generation import Goal, generated_tokens
 from tasks.workers.model import shape_of

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from tasks.config.loading import parse_config
-from tasks.data.sources import Example, read_splits
+from tasks.data.examples import Example
+from tasks.data.sources import read_splits
 from tasks.errors import DataError
 
 NO_TEST = {"validation": {"carve": 6}, "test": None}

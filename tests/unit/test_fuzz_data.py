@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.config.sub_datasets import SubDatasetConfig
-from tasks.data.sources import Example, read_splits, to_example
+from tasks.data.examples import Example, to_example
+from tasks.data.sources import read_splits
 from tasks.errors import DataError, JournalError
 from tasks.record.journal import read_events
 from tasks.record.paths import JOURNAL

@@ -8,8 +8,8 @@ import pytest
 
 from tasks.config.loading import parse_config
 from tasks.config.schema import SearchConfig
+from tasks.data.examples import Example
 from tasks.data.inputs import Splits, _check_overlap, _metric_of
-from tasks.data.sources import Example
 from tasks.errors import ConfigError, SplitOverlapError
 
 

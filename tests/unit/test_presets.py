@@ -10,8 +10,9 @@ from datasets import Dataset
 
 from tasks.config.loading import load_config
 from tasks.config.schema import SearchConfig
+from tasks.data.examples import Example
 from tasks.data.inputs import _check_overlap, _metric_of, _splits_by_role
-from tasks.data.sources import SPLITS, Example, read_splits
+from tasks.data.sources import SPLITS, read_splits
 from tests.unit.hub_rows import HUB_ROWS
 
 DATA = Path(__file__).parents[2] / "data"

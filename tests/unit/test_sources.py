@@ -9,7 +9,8 @@ import pytest
 
 from tasks.config.loading import parse_config
 from tasks.config.schema import SearchConfig
-from tasks.data.sources import Example, fingerprint, read_splits
+from tasks.data.examples import Example, fingerprint
+from tasks.data.sources import read_splits
 from tasks.errors import DataError
 
 ROWS = [{"prompt": f"question {i}", "completion": f" answer {i}"} for i in range(3)]

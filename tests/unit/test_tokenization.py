@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tasks.data.sources import Example, fingerprint
+from tasks.data.examples import Example, fingerprint
 from tasks.data.synthetic import character_tokenizer
 from tasks.data.tokenization import Encoder, tokenize_split
 from tasks.errors import DataError
