@@ -6,13 +6,12 @@ from prefect import flow
 
 from tasks.contracts import RegisteredCheckpoint, SearchRun
 from tasks.evaluation import evaluate_checkpoints
-from tasks.mixing import build_mixture
 from tasks.pruning import decide_pruning, record_decision
 from tasks.record.journal import History
 from tasks.report.prefect_artifacts import round_run_name
 from tasks.reporting import report_round
 from tasks.rollback import roll_back
-from tasks.training import register_checkpoints, train_rollout
+from tasks.training import build_mixture, register_checkpoints, train_rollout
 
 
 @flow(name="search-round", flow_run_name=round_run_name, persist_result=False)

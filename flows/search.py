@@ -10,8 +10,7 @@ from tasks.commands.flow_runs import emits_end_event, fill_in_run_number
 from tasks.config.loading import load_shown_config
 from tasks.config.schema import SearchConfig
 from tasks.contracts import ChampionResult, SearchRun
-from tasks.opening import check_for_drift, mark_failed_on_error, open_search, reference_to
-from tasks.preparation import prepare_inputs
+from tasks.opening import check_for_drift, mark_failed_on_error, open_search, prepare_inputs, reference_to
 from tasks.record.ownership import HANDOVER_S, own_cache, own_directory, own_gpus
 from tasks.report.prefect_artifacts import log_to_run_page, search_run_name
 from tasks.reporting import report_round, write_report

@@ -24,13 +24,13 @@ from tasks.contracts import (
     SubDatasetScore,
 )
 from tasks.errors import EmptyCurveError
-from tasks.record.checkpoints import MANIFEST
 from tasks.record.paths import CHAMPION, SCORES, checkpoint_directory, round_directory, score_file_of
+from tasks.record.rollout import MANIFEST
 from tasks.registry.checkpoints import log_scores
 from tasks.report import messages
 from tasks.runtime.files import hash_file, make_folder, write_file
-from tasks.runtime.gpus import has_accelerator
 from tasks.runtime.launch import beside, run_module
+from tasks.runtime.machine import has_accelerator
 from tasks.stage import stage
 
 

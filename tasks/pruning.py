@@ -10,7 +10,7 @@ from tasks.contracts import Mixture, RolloutResult, RoundCurves, SearchRef
 from tasks.record.events import CheckpointSize, RoundDecided
 from tasks.record.journal import History, append_event
 from tasks.record.paths import round_directory
-from tasks.record.progress import read_restarts
+from tasks.record.rollout import read_restarts
 from tasks.record.view import view_of
 from tasks.report import messages
 from tasks.stage import stage

@@ -14,8 +14,7 @@ from tasks.record.journal import History
 from tasks.record.paths import JOURNAL, REPORT
 from tasks.record.view import SearchView, view_of
 from tasks.registry.checkpoints import accept_path
-from tasks.registry.points import describe_run, log_files, log_summary, tag_search
-from tasks.registry.runs import close_round_run, close_search_run
+from tasks.registry.runs import close_round_run, close_search_run, describe_run, log_files, log_summary, tag_search
 from tasks.report import messages, prefect_artifacts
 from tasks.report.markdown import tell_round, tell_search
 from tasks.report.messages import tell_table

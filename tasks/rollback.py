@@ -11,8 +11,8 @@ from prefect.runtime import task_run
 from tasks.algorithm.state import CheckpointKey, SearchState
 from tasks.contracts import RegisteredCheckpoint, SearchRef
 from tasks.errors import CheckpointDamagedError
-from tasks.record.checkpoints import MANIFEST, verify
 from tasks.record.paths import checkpoint_directory, checkpoints_and_remains, round_directories, round_directory
+from tasks.record.rollout import MANIFEST, verify
 from tasks.registry.checkpoints import find_checkpoint
 from tasks.runtime.files import hash_file
 from tasks.stage import stage

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tasks.algorithm.curves import Curve, MetricPoint
-from tasks.algorithm.exclusion import Verdict
+from tasks.algorithm.curves import Curve, MetricPoint, Verdict
 from tasks.algorithm.strategy import Decision, Opening, Rehearse, RoundReport, draw_random_control, rehearsed
 
 _DIGITS = 12  # as in curves.py

@@ -6,12 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from tasks.algorithm.baselines.continual import ContinualSft
-from tasks.algorithm.baselines.dynamix import Dynamix
-from tasks.algorithm.baselines.ies import Ies
-from tasks.algorithm.baselines.sft import Sft
-from tasks.algorithm.baselines.single_rollout import SoftSroSft, SroSft
-from tasks.algorithm.exclusion import ExclusionRule
+from tasks.algorithm.baselines import ContinualSft, Dynamix, Ies, Sft, SoftSroSft, SroSft
+from tasks.algorithm.curves import ExclusionRule
 from tasks.algorithm.forward_search import Forward
 from tasks.algorithm.msft import Msft
 from tasks.algorithm.strategy import Strategy

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from tasks.algorithm.curves import Curve
-from tasks.algorithm.exclusion import ExclusionRule, describe, rank_overfitting
+from tasks.algorithm.curves import Curve, ExclusionRule, describe, rank_overfitting
 from tasks.algorithm.state import CheckpointKey
 from tasks.algorithm.strategy import (
     Decision,

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Literal, Protocol
 
-from tasks.algorithm.curves import Curve
-from tasks.algorithm.exclusion import Verdict
+from tasks.algorithm.curves import Curve, Verdict
 from tasks.algorithm.state import CheckpointKey
 
 OptimizerAction = Literal["restore", "reset"]

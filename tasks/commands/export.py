@@ -12,10 +12,10 @@ from tasks.config.schema import SearchConfig
 from tasks.contracts import Value
 from tasks.data.base_model import prepare_base_model
 from tasks.errors import DriftError, ExportError
-from tasks.record.checkpoints import verify
 from tasks.record.events import champion_of, start_of
 from tasks.record.journal import read_events
 from tasks.record.paths import CHAMPION, checkpoint_directory, round_directory
+from tasks.record.rollout import verify
 from tasks.record.status import resumed_config
 from tasks.runtime.files import publish_folder, write_file
 from tasks.runtime.launch import run_module

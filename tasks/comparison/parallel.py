@@ -26,7 +26,7 @@ from tasks.contracts import Value
 from tasks.errors import MsftError
 from tasks.report.terminal import log_to_terminal
 from tasks.runtime.files import make_folder
-from tasks.runtime.gpus import DEVICES, visible_gpus
+from tasks.runtime.machine import DEVICES, visible_gpus
 from tasks.runtime.prefect_server import run_flow, settings_for_children
 from tasks.runtime.processes import Child, end_children, start_child
 

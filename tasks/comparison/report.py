@@ -23,7 +23,6 @@ from tasks.config.presets import PRESETS
 from tasks.config.schema import SearchConfig
 from tasks.contracts import SearchRef
 from tasks.record.events import RoundDecided
-from tasks.registry import points as run_log
 from tasks.registry import runs as tracking
 from tasks.report.comparison_tables import show_comparison
 from tasks.runtime.files import publish_file
@@ -50,9 +49,9 @@ def report_comparison(config: SearchConfig, comparison: SearchRef, grid: Grid, o
     if findings:
         show_comparison(_heading(config, grid), frames, grid.axes, PRESETS[grid.control].title)
     logger.info(f"files: {directory}")
-    run_log.log_files(comparison, paths, grid.kind)
+    tracking.log_files(comparison, paths, grid.kind)
     metrics = _metrics(frames["summary"], grid.axes) if findings else {}
-    run_log.log_summary(comparison, metrics, {"msft.control": grid.control}, _timestamp(findings))
+    tracking.log_summary(comparison, metrics, {"msft.control": grid.control}, _timestamp(findings))
     tracking.close_search_run(comparison, "FAILED" if any(o.error for o in outcomes) else "FINISHED")
 
 

@@ -15,9 +15,8 @@ from pydantic import (
     model_validator,
 )
 
-from tasks.algorithm.baselines.dynamix import Dynamix
-from tasks.algorithm.baselines.ies import Ies
-from tasks.algorithm.exclusion import ExclusionRule
+from tasks.algorithm.baselines import Dynamix, Ies
+from tasks.algorithm.curves import ExclusionRule
 from tasks.algorithm.forward_search import Forward
 from tasks.algorithm.methods import RULES, Policy, policy_of, strategy_of, takes
 from tasks.algorithm.msft import Msft

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import reduce
 from operator import add
 from pathlib import Path
+from typing import Any
 
-from tasks.algorithm.baselines.dynamix import Dynamix
+import numpy as np
+import numpy.typing as npt
+import pyarrow.compute as pc
+
+from tasks.algorithm.baselines import Dynamix
 from tasks.algorithm.costs import RowCost
 from tasks.algorithm.mixture import MixturePlan
 from tasks.config.schema import SearchConfig
-from tasks.contracts import Inputs, SubDatasetRef
+from tasks.contracts import Inputs, Metric, SplitRef, SubDatasetRef
 from tasks.data.model_size import measure_model
-from tasks.planning.row_costs import NOTHING, scoring_cost, training_cost
 from tasks.planning.simulation import simulate
 from tasks.record.plan import Bound, Plan, SearchCost, write_plan
 
@@ -131,3 +136,73 @@ class _CostModel:
 def _extreme(choose: Callable[[Iterable[float]], float], costs: Sequence[SearchCost]) -> SearchCost:
     fields = SearchCost.model_fields
     return SearchCost.model_validate({name: choose(getattr(cost, name) for cost in costs) for name in fields})
+
+
+Ints = npt.NDArray[np.int64]
+# Share of the rows whose answer must be generated. Not measured: half is a guess.
+_SHARE_GENERATED = {"numeric": 0.5}
+
+
+@dataclass(frozen=True)
+class ScoringCost:
+    """Cost of scoring a split once: with no text generated, as expected, and with a text generated for each row."""
+
+    least: RowCost
+    expected: RowCost
+    most: RowCost
+
+
+NOTHING = RowCost(0, 0, 0)
+
+
+def training_cost(split: SplitRef) -> RowCost:
+    """Return the cost of training on each row of a split once."""
+    columns = _columns(split)
+    return _gold_pass(columns)
+
+
+def scoring_cost(split: SplitRef, metric: Metric, max_new_tokens: int) -> ScoringCost:
+    """Return the cost of scoring all rows of a split by `metric` at one checkpoint.
+
+    One forward pass over prompt and completion gives the loss, and the answer if the model's is correct. Each choice of
+    more than one token takes a pass of its own; answers that may still be correct are generated (`workers/scoring.py`).
+    """
+    columns = _columns(split)
+    gold = _gold_pass(columns)
+    if metric == "multiple_choice":
+        gold = gold + _choice_passes(columns)
+    if metric in ("multiple_choice", "loss"):
+        return ScoringCost(gold, gold, gold)
+    generated = _sums(_ints(columns["prompt_length"]) + max_new_tokens, max_new_tokens * split.num_rows)
+    return ScoringCost(gold, gold + generated * _SHARE_GENERATED.get(metric, 0.0), gold + generated)
+
+
+def _columns(split: SplitRef) -> Any:
+    import datasets
+
+    return datasets.load_from_disk(split.directory).data.table
+
+
+def _gold_pass(columns: Any) -> RowCost:
+    num_labels = pc.sum(pc.list_flatten(columns["loss_mask"])).as_py()
+    return _sums(_ints(columns["num_tokens"]), num_labels)
+
+
+def _choice_passes(columns: Any) -> RowCost:
+    choices = columns["choice_ids"].combine_chunks()
+    lengths = _ints(pc.list_value_length(pc.list_flatten(choices)))
+    owners = _ints(pc.list_parent_indices(choices))
+    longest = np.zeros(len(choices), dtype=np.int64)
+    np.maximum.at(longest, owners, lengths)
+    # If every choice is one token, the first pass has all their likelihoods.
+    is_open = longest[owners] > 1
+    tails = lengths[is_open]
+    return _sums(_ints(columns["prompt_length"])[owners[is_open]] + tails, int(tails.sum()))
+
+
+def _sums(lengths: Ints, num_head_positions: int) -> RowCost:
+    return RowCost(int(lengths.sum()), int((lengths * lengths).sum()), num_head_positions)
+
+
+def _ints(column: Any) -> Ints:
+    return np.asarray(column, dtype=np.int64)

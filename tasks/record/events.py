@@ -16,7 +16,7 @@ from tasks.algorithm.strategy import Decision, Opening, RoundReport
 from tasks.contracts import ChampionResult, EvaluationCost, IntervalStats, Mixture, Value
 from tasks.errors import EmptyCurveError, NonFiniteScoreError
 from tasks.record.paths import ROLLOUT_SPEC, round_directory
-from tasks.record.progress import Restart
+from tasks.record.rollout import Restart
 
 VERSION: Literal[2] = 2
 

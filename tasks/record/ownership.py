@@ -26,7 +26,7 @@ from tasks.record.events import SearchStarted, champion_of, of_kind
 from tasks.record.journal import read_events
 from tasks.record.paths import CONFIG, ROUNDS
 from tasks.runtime.files import make_folder
-from tasks.runtime.gpus import DEVICES, gpu_named, gpus_of, installed_gpus
+from tasks.runtime.machine import DEVICES, gpu_named, gpus_of, installed_gpus
 
 logger = logging.getLogger(__name__)
 

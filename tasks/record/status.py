@@ -19,7 +19,7 @@ from tasks.record.events import start_of
 from tasks.record.journal import History, read_events, read_history
 from tasks.record.ownership import owner_of
 from tasks.record.paths import CONFIG, JOURNAL, ROUNDS, round_directory
-from tasks.record.progress import read_progress
+from tasks.record.rollout import read_progress
 from tasks.record.view import RoundView, read_view, view_of
 
 Condition = Literal["running", "resumable", "finished", "not begun", "unreadable"]

@@ -21,7 +21,7 @@ from tasks.contracts import (
 )
 from tasks.errors import CheckpointNotFoundError
 from tasks.registry.client import client_of, retry_for, retry_while_unavailable
-from tasks.registry.points import log_training
+from tasks.registry.runs import log_training
 
 _PAGE = 100
 _CHECKPOINT = "msft-checkpoint"  # its model type

@@ -6,17 +6,20 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from mlflow.system_metrics.metrics.base_metrics_monitor import BaseMetricsMonitor
+from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
+from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
+from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
 
 from tasks.contracts import CheckpointRef, IntervalStats, Mixture, RegisteredCheckpoint, RolloutSpec, SearchRef
 from tasks.errors import MsftError
-from tasks.record.checkpoints import intervals_before, reference_to
 from tasks.record.paths import checkpoint_directory
+from tasks.record.rollout import intervals_before, reference_to
 from tasks.registry.checkpoints import RoundCheckpoints
-from tasks.registry.points import log_mixture, log_system
-from tasks.registry.runs import open_round_run
-from tasks.registry.system_metrics import SystemReadings
+from tasks.registry.runs import log_mixture, log_system, open_round_run
 from tasks.report import messages
 from tasks.report.prefect_artifacts import ProgressBar
 
@@ -123,3 +126,37 @@ class LivePages:
         references = [reference_to(path, Path(self._search.directory)) for path in found.values()]
         checkpoints.register(references, intervals_before(found[max(found)]))
         self._registered |= set(found)
+
+
+class SystemReadings:
+    """Collects readings until they are taken.
+
+    MLflow's own thread that does this ends at the first request that fails, and may hold up the end of the process
+    for as long as one takes; here the flow reads while it waits for its worker anyway.
+    """
+
+    def __init__(self) -> None:
+        self._monitors: list[BaseMetricsMonitor] = [CPUMonitor(), DiskMonitor()]
+        with suppress(ImportError, RuntimeError):  # no pynvml, or no NVIDIA GPU
+            self._monitors.append(GPUMonitor())
+        self.read()  # the first reading of the processors' load is always 0
+        self._clear()
+
+    def read(self) -> None:
+        """Add one reading."""
+        for monitor in self._monitors:
+            monitor.collect_metrics()
+
+    def take(self) -> dict[str, float]:
+        """Return the mean of the readings since the last call, keyed as MLflow's page of system metrics wants it."""
+        values = {
+            f"system/{key}": float(value)
+            for monitor in self._monitors
+            for key, value in monitor.aggregate_metrics().items()
+        }
+        self._clear()
+        return values
+
+    def _clear(self) -> None:
+        for monitor in self._monitors:
+            monitor.clear_metrics()

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from tasks.algorithm.state import CheckpointKey, SearchState
 from tasks.contracts import ChampionResult, CheckpointScores, Mixture, SearchRef
-from tasks.record.names import mlflow_address, mlflow_command
+from tasks.record.paths import mlflow_address, mlflow_command
 from tasks.record.view import SearchView
 from tasks.report import words
 from tasks.report.scores import champion_table, cost_table, decision_table

@@ -12,7 +12,7 @@ import yaml
 
 from tasks.algorithm.state import CheckpointKey
 from tasks.contracts import CheckpointScores
-from tasks.record.names import search_title
+from tasks.record.paths import search_title
 from tasks.record.view import SearchView
 from tasks.report.markdown import exclusions_line
 from tasks.report.scores import champion_table

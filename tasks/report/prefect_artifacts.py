@@ -33,7 +33,7 @@ from prefect.utilities.urls import url_for
 from tasks.config.loading import load_config, search_id_of
 from tasks.contracts import SearchRef
 from tasks.errors import MsftError
-from tasks.record.names import mlflow_address, mlflow_command, round_title, search_title
+from tasks.record.paths import mlflow_address, mlflow_command, round_title, search_title
 from tasks.record.view import SearchView
 from tasks.report.markdown import round_rows, tell_round, tell_search
 from tasks.runtime.prefect_server import LOCAL_PAGES

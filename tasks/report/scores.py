@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from tasks.algorithm.costs import LedgerLine
-from tasks.algorithm.exclusion import Verdict
+from tasks.algorithm.curves import Verdict
 from tasks.contracts import CheckpointScores, SubDatasetScore
 from tasks.record.view import Metric, Score, SearchView
 from tasks.report import words

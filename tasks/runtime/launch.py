@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from tasks.config.schema import TrainingConfig
 from tasks.contracts import WorkerFailure
 from tasks.errors import WorkerError
 from tasks.runtime.files import no_room
-from tasks.runtime.gpus import has_accelerator
+from tasks.runtime.machine import has_accelerator, num_threads
 from tasks.runtime.processes import SUPERVISED, SUPERVISOR, child_environment, end_group, spawn, wait_until
 
 logger = logging.getLogger(__name__)
@@ -98,11 +97,6 @@ def log_path_of(spec: Path) -> Path:
 def failure_path_of(spec: Path) -> Path:
     """Return the path of a worker's account of its failure: `x_failure.json` for `x_spec.json`."""
     return spec.with_name(f"{spec.stem.removesuffix('_spec')}_failure.json")
-
-
-def num_threads(threads: int | None) -> int:
-    """Return the number of threads of a worker: as configured, or one a core."""
-    return threads or os.cpu_count() or 1
 
 
 def worker_environment(threads: int | None) -> dict[str, str]:

@@ -11,8 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tasks.contracts import BaseModelRef, CheckpointScores, EvaluationCost, ScoreRequest, ScoreSpec
-from tasks.record.checkpoints import MANIFEST, verify
 from tasks.record.paths import score_file_of
+from tasks.record.rollout import MANIFEST, verify
 from tasks.runtime.files import hash_file, make_folder, publish_folder, write_file
 from tasks.workers.model import choose_device, load_base, load_weights, scored_file, shape_of
 from tasks.workers.scoring import Cost, Scorer

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from tasks.algorithm.state import CheckpointKey
 from tasks.contracts import RolloutSpec
 from tasks.data.randomness import seed_from
-from tasks.record.progress import ProgressFile
+from tasks.record.rollout import ProgressFile
 from tasks.workers.model import device_name
 from tasks.workers.supervisor import Preempted, StopFlag, run_worker
 from tasks.workers.training.accounting import IntervalAccount, Step

@@ -29,9 +29,8 @@ import pandas as pd
 from tasks.config.loading import load_config
 from tasks.config.schema import SearchConfig
 from tasks.data.base_model import _package_file
-from tasks.runtime.environment import describe_environment
 from tasks.runtime.files import hash_file
-from tasks.runtime.gpus import has_accelerator
+from tasks.runtime.machine import describe_environment, has_accelerator
 
 CONFIG = Path(__file__).parents[2] / "data" / "real10.yaml"
 FRAMES = ("scores", "ledger", "decisions")

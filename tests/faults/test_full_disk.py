@@ -20,9 +20,8 @@ from tasks.contracts import Mixture, SearchRef
 from tasks.errors import NoDiskSpaceError, TrackingError, WorkerError
 from tasks.record.events import EnvironmentChanged
 from tasks.record.journal import append_event, read_events
-from tasks.record.progress import ProgressFile, read_progress
+from tasks.record.rollout import ProgressFile, read_progress
 from tasks.registry import client as tracking_client
-from tasks.registry import points as run_log
 from tasks.registry import runs as tracking
 from tasks.runtime.files import write_file
 from tasks.runtime.launch import run_module
@@ -132,10 +131,10 @@ def test_a_full_disk_under_mlflow_is_named_at_once(
     began = time.monotonic()
     with pytest.raises(NoDiskSpaceError, match="no room for what MLflow is to keep"):
         # More than the pages that the store has have room for.
-        run_log.log_system(search, run_id, {f"system/{n}": 1.0 for n in range(1000)}, 1)
+        tracking.log_system(search, run_id, {f"system/{n}": 1.0 for n in range(1000)}, 1)
     assert time.monotonic() - began < 600
     filler.unlink()
-    run_log.log_mixture(search, run_id, tiny_mixture, 1)
+    tracking.log_mixture(search, run_id, tiny_mixture, 1)
 
 
 def test_a_full_disk_is_an_outage_only_of_a_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,10 +19,10 @@ from tasks.contracts import BaseModelRef, ScoreRequest, ScoreSpec, ScoreSplit
 from tasks.data.base_model import prepare_base_model
 from tasks.data.tokenization import Encoder, tokenize_split
 from tasks.errors import CheckpointDamagedError
-from tasks.record.checkpoints import verify
 from tasks.record.events import EnvironmentChanged, Event
 from tasks.record.journal import append_event, read_events
 from tasks.record.paths import checkpoint_directory
+from tasks.record.rollout import verify
 from tasks.registry.client import client_of
 from tasks.report.page import write_page
 from tasks.runtime.files import make_folder

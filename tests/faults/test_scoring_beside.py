@@ -24,8 +24,8 @@ from tasks.contracts import (
     SubDatasetScore,
 )
 from tasks.evaluation import scoring_beside
-from tasks.record.checkpoints import MANIFEST
 from tasks.record.paths import checkpoint_directory, round_directory, score_file_of
+from tasks.record.rollout import MANIFEST
 from tasks.runtime.files import hash_file
 from tasks.workers.train import train
 from tests.conftest import SKILLS, examples_of

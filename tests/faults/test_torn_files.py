@@ -17,9 +17,8 @@ from safetensors.torch import save_file
 
 from tasks.contracts import RolloutResult, RolloutSpec, SearchRef
 from tasks.errors import NoDiskSpaceError
-from tasks.record.checkpoints import verify
 from tasks.record.paths import checkpoint_directory
-from tasks.record.progress import read_restarts
+from tasks.record.rollout import read_restarts, verify
 from tasks.registry import runs as tracking
 from tasks.registry.live import record_rollout
 from tasks.training import is_done
@@ -184,7 +183,7 @@ def test_what_a_worker_trained_in_vain_is_on_record(make_rollout: MakeRollout, m
             raise KeyboardInterrupt
         take_step(self, rows)
 
-    monkeypatch.setattr("tasks.record.progress._REPORT_S", 0.0)
+    monkeypatch.setattr("tasks.record.rollout._REPORT_S", 0.0)
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "train_step", fail_at_7)
         with pytest.raises(KeyboardInterrupt):

@@ -26,11 +26,10 @@ from tasks.contracts import (
     SubDatasetScore,
 )
 from tasks.errors import DeletedRunError, TrackingError
-from tasks.record.checkpoints import intervals_before, reference_to
 from tasks.record.paths import checkpoint_directory
+from tasks.record.rollout import intervals_before, reference_to
 from tasks.registry import checkpoints as registry
 from tasks.registry import client as tracking_client
-from tasks.registry import points as run_log
 from tasks.registry import runs as tracking
 from tasks.registry.champion import register_champion
 from tasks.registry.live import live_pages, record_rollout
@@ -70,7 +69,7 @@ def record_a_round(search: SearchRef, mixture: Mixture) -> SearchRef:
     """Put on record all that a search of one round does, through the functions that its tasks call."""
     search = tracking.open_search_run(search, "outages", {"seed": 1, "training.batch_size": 8}, is_new=True)
     run_id = tracking.open_round_run(search, 0, NAMES)
-    run_log.log_mixture(search, run_id, mixture, STAMP_MS)
+    tracking.log_mixture(search, run_id, mixture, STAMP_MS)
     checkpoints = registry.RoundCheckpoints(search, run_id)
     for step in (1, 2):
         interval = IntervalStats(
@@ -88,9 +87,9 @@ def record_a_round(search: SearchRef, mixture: Mixture) -> SearchRef:
     card = ModelCard(front={}, body="", lineage={"msft.search_id": search.search_id})
     register_champion(search, champion, found, card)
     assert registry.accept_path(search, 0, CheckpointKey(0, 1), []) == run_id
-    run_log.tag_search(search, {"msft.excluded": "none"})
+    tracking.tag_search(search, {"msft.excluded": "none"})
     tracking.close_round_run(search, run_id, {"msft.decision": "advance"})
-    run_log.log_files(search, [champion / "config.json"])
+    tracking.log_files(search, [champion / "config.json"])
     tracking.close_search_run(search, "FINISHED")
     return search
 
@@ -135,7 +134,7 @@ def test_a_server_that_is_away_is_waited_for(server: TrackingServer, tmp_path: P
     began = time.monotonic()
     run_id = tracking.open_round_run(search, 0, NAMES)
     assert time.monotonic() - began > 3
-    run_log.log_mixture(search, run_id, tiny_mixture, STAMP_MS)
+    tracking.log_mixture(search, run_id, tiny_mixture, STAMP_MS)
 
 
 def test_a_short_outage_does_not_hide_the_end_of_a_search(
@@ -175,7 +174,7 @@ def test_a_locked_database_is_waited_for(local: SearchRef, tiny_mixture: Mixture
     lock.execute("BEGIN EXCLUSIVE")
     threading.Timer(8.0, lambda: lock.execute("COMMIT")).start()
     began = time.monotonic()
-    run_log.log_mixture(search, run_id, tiny_mixture, STAMP_MS)
+    tracking.log_mixture(search, run_id, tiny_mixture, STAMP_MS)
     assert time.monotonic() - began > 7
     shares = MlflowClient(search.tracking_uri).get_run(run_id).data.metrics
     assert shares["mixture/examples/max"] == pytest.approx(1 / 3)
@@ -236,7 +235,7 @@ def test_a_deleted_run_is_named_and_goes_on_when_restored(local: SearchRef, tiny
     client.delete_run(run_id)
     for call in (
         lambda: tracking.open_round_run(search, 0, NAMES),
-        lambda: run_log.log_mixture(search, run_id, tiny_mixture, STAMP_MS),
+        lambda: tracking.log_mixture(search, run_id, tiny_mixture, STAMP_MS),
     ):
         with pytest.raises(DeletedRunError, match=f"mlflow runs restore --run-id {run_id}"):
             call()

@@ -15,7 +15,7 @@ import pytest
 
 from tasks.config.loading import load_config
 from tasks.record.journal import read_history
-from tasks.runtime.environment import numerical_environment
+from tasks.runtime.machine import numerical_environment
 
 HERE = Path(__file__).parent
 SMOKE = HERE.parents[1] / "deployments" / "configs" / "smoke.yaml"

@@ -26,8 +26,8 @@ from tasks.contracts import BaseModelRef, CheckpointRef, RolloutResult, RolloutS
 from tasks.errors import NonFiniteLossError, WorkerError
 from tasks.record.paths import checkpoint_directory
 from tasks.runtime import launch
-from tasks.runtime.environment import numerical_environment
 from tasks.runtime.launch import run_accelerate
+from tasks.runtime.machine import numerical_environment
 from tasks.workers.train import train
 from tasks.workers.training.batches import RowStore, plan_steps
 from tasks.workers.training.optimization import learning_rate_at

@@ -21,7 +21,7 @@ from tasks.contracts import (
     SubDatasetScore,
 )
 from tasks.record.events import ChampionCrowned, RoundDecided, SearchStarted
-from tasks.record.progress import LostTraining, Restart
+from tasks.record.rollout import LostTraining, Restart
 
 FIRST = CheckpointKey(0, 10)
 CONFIG = {

@@ -10,7 +10,7 @@ from tasks.algorithm.costs import LedgerLine, total_by_kind
 from tasks.algorithm.state import CheckpointKey
 from tasks.contracts import EvaluationCost
 from tasks.record.events import CheckpointSize, RoundDecided
-from tasks.record.progress import ProgressFile, read_progress, read_restarts
+from tasks.record.rollout import ProgressFile, read_progress, read_restarts
 from tests.unit.made_events import decided, interval, restart
 
 TOTALS = {"num_tokens": 0, "num_examples": 0, "flops": 0.0, "seconds": 0.0}

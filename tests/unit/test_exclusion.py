@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.algorithm.curves import Curve, MetricPoint
-from tasks.algorithm.exclusion import ExclusionRule, describe, rank_overfitting
+from tasks.algorithm.curves import Curve, ExclusionRule, MetricPoint, describe, rank_overfitting
 from tasks.algorithm.state import CheckpointKey
 
 PAPER = ExclusionRule(literal=True, min_delta=0.05)

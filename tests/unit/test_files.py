@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import CheckpointDamagedError, NoDiskSpaceError
-from tasks.record.checkpoints import MANIFEST, publish_with_manifest, read_manifest, verify
+from tasks.record.rollout import MANIFEST, publish_with_manifest, read_manifest, verify
 from tasks.runtime.files import hash_file, write_file
 
 META = {"round": 1, "step": 30}

@@ -8,7 +8,7 @@ import pytest
 
 from tasks.contracts import Mixture
 from tasks.report import messages
-from tasks.runtime.gpus import has_accelerator
+from tasks.runtime.machine import has_accelerator
 
 
 @pytest.mark.parametrize(

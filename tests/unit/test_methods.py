@@ -7,13 +7,8 @@ from typing import Any
 
 import pytest
 
-from tasks.algorithm.baselines.continual import ContinualSft
-from tasks.algorithm.baselines.dynamix import Dynamix
-from tasks.algorithm.baselines.ies import Ies
-from tasks.algorithm.baselines.sft import Sft
-from tasks.algorithm.baselines.single_rollout import SoftSroSft, SroSft
-from tasks.algorithm.curves import Curve, MetricPoint
-from tasks.algorithm.exclusion import ExclusionRule
+from tasks.algorithm.baselines import ContinualSft, Dynamix, Ies, Sft, SoftSroSft, SroSft
+from tasks.algorithm.curves import Curve, ExclusionRule, MetricPoint
 from tasks.algorithm.forward_search import Forward
 from tasks.algorithm.methods import METHODS, takes
 from tasks.algorithm.msft import Msft

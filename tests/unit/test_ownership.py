@@ -24,9 +24,8 @@ from tasks.errors import BusyError, LockError, OtherSearchError
 from tasks.record import ownership
 from tasks.record.journal import append_event
 from tasks.record.ownership import own_cache, own_directory, own_gpus
-from tasks.runtime import environment
-from tasks.runtime.environment import device_of, numerical_environment, other_changes
-from tasks.runtime.gpus import Gpu, gpu_named, installed_gpus
+from tasks.runtime import machine
+from tasks.runtime.machine import Gpu, device_of, gpu_named, installed_gpus, numerical_environment, other_changes
 from tests.unit.made_events import crowned, started
 
 MINIMAL: dict[str, Any] = {
@@ -238,7 +237,7 @@ def test_a_move_to_another_device_is_a_change(tmp_path: Path, monkeypatch: pytes
     config = config_of(tmp_path, training={"threads": 1})
     worlds = []
     for device in ("cpu", "NVIDIA A100", "NVIDIA H100"):
-        monkeypatch.setattr(environment, "device_of", lambda training, device=device: device)
+        monkeypatch.setattr(machine, "device_of", lambda training, device=device: device)
         worlds.append(numerical_environment(config))
     assert differences(*worlds[:2]) == ["training.device: was 'cpu', is 'NVIDIA A100'"]
     assert differences(*worlds[1:]) == ["training.device: was 'NVIDIA A100', is 'NVIDIA H100'"]
@@ -249,7 +248,7 @@ def test_the_device_is_the_model_of_the_gpus_that_are_used(
 ) -> None:
     models = ("NVIDIA H100", "NVIDIA H100", "NVIDIA A100", "NVIDIA A100")
     known = tuple(Gpu(number, f"GPU-{number}{number}-aa", model) for number, model in enumerate(models))
-    monkeypatch.setattr(environment, "installed_gpus", lambda: known)
+    monkeypatch.setattr(machine, "installed_gpus", lambda: known)
 
     def found(visible: str | None, **training: Any) -> str:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)

@@ -6,12 +6,12 @@ import pytest
 from markdown_it import MarkdownIt
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, PREFECT_UI_URL, temporary_settings
 
-from tasks.algorithm.exclusion import Verdict
+from tasks.algorithm.curves import Verdict
 from tasks.algorithm.state import Champion, CheckpointKey
 from tasks.contracts import EvaluationCost, SearchRef
 from tasks.record.events import RoundDecided, SearchStarted
 from tasks.record.journal import History
-from tasks.record.names import mlflow_address, mlflow_command, round_title
+from tasks.record.paths import mlflow_address, mlflow_command, round_title
 from tasks.record.view import SearchView, view_of
 from tasks.report.markdown import round_rows, spaced, tell_round, tell_search
 from tasks.report.prefect_artifacts import LOCAL_PAGES, page_of_this_run

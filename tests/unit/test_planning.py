@@ -17,9 +17,8 @@ from tasks.config.schema import LoraConfig, SearchConfig
 from tasks.contracts import BaseModelRef, EvaluationCost, Inputs, Metric, SplitRef, SubDatasetRef
 from tasks.data.model_size import measure_model
 from tasks.data.tokenization import _features
-from tasks.planning.plan import make_plan
+from tasks.planning.plan import make_plan, scoring_cost, training_cost
 from tasks.planning.pricing import measured_speed, price, stated_speed
-from tasks.planning.row_costs import scoring_cost, training_cost
 from tasks.record.events import CheckpointSize
 from tasks.record.journal import append_event
 from tasks.record.plan import Plan, SearchCost, compare_with_plan

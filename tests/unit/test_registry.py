@@ -24,8 +24,7 @@ from tasks.evaluation import curves_of
 from tasks.registry.champion import register_champion
 from tasks.registry.checkpoints import RoundCheckpoints, accept_path, find_checkpoint, log_scores
 from tasks.registry.client import client_of
-from tasks.registry.points import log_training
-from tasks.registry.runs import open_round_run, open_search_run
+from tasks.registry.runs import log_training, open_round_run, open_search_run
 from tasks.report.model_card import ModelCard
 
 NAMES = ("max", "cmp")

@@ -12,8 +12,8 @@ from tasks import rollback
 from tasks.algorithm.state import Champion, CheckpointKey, SearchState
 from tasks.contracts import SearchRef
 from tasks.errors import CheckpointDamagedError, CheckpointNotFoundError
-from tasks.record.checkpoints import publish_with_manifest, reference_to
 from tasks.record.paths import checkpoint_directory, round_directory
+from tasks.record.rollout import publish_with_manifest, reference_to
 from tasks.registry.checkpoints import RoundCheckpoints
 from tasks.registry.runs import open_round_run, open_search_run
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.algorithm.curves import Curve, MetricPoint, choose_champion, mean_scores
-from tasks.algorithm.exclusion import ExclusionRule
+from tasks.algorithm.curves import Curve, ExclusionRule, MetricPoint, choose_champion, mean_scores
 from tasks.algorithm.mixture import draws_per_epoch, shares_of
 from tasks.algorithm.msft import Msft
 from tasks.algorithm.state import Champion, CheckpointKey

@@ -28,7 +28,7 @@ from tasks.config.schema import SearchConfig
 from tasks.errors import ConfigError, OtherSearchError, SearchNotFoundError
 from tasks.record.journal import append_event
 from tasks.record.ownership import own_directory
-from tasks.record.progress import ProgressFile
+from tasks.record.rollout import ProgressFile
 from tasks.record.status import find_search, list_searches, resumed_config, status_of
 from tests.unit.made_events import crowned, decided, started
 

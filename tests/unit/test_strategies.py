@@ -5,8 +5,7 @@ from typing import Literal
 
 import pytest
 
-from tasks.algorithm.curves import Curve, MetricPoint, choose_champion, mean_scores
-from tasks.algorithm.exclusion import ExclusionRule
+from tasks.algorithm.curves import Curve, ExclusionRule, MetricPoint, choose_champion, mean_scores
 from tasks.algorithm.msft import Msft
 from tasks.algorithm.state import CheckpointKey
 from tasks.algorithm.strategy import Decision, RoundReport, along_the_path

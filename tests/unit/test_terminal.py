@@ -40,7 +40,7 @@ def test_a_terminal_and_a_page_get_one_text(
 def test_quiet_prints_warnings_and_errors_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     log_to_terminal(quiet=True)
     tell("not this")
-    logging.getLogger("tasks.mixing").warning("few rows")
+    logging.getLogger("tasks.training").warning("few rows")
     fail("no such search")
     assert capsys.readouterr() == ("", "warning: few rows\nerror: no such search\n")
 

@@ -22,8 +22,8 @@ from torch.distributed.checkpoint.state_dict import (
 from tasks.algorithm.state import CheckpointKey
 from tasks.contracts import CheckpointRef, IntervalStats, RolloutResult, RolloutSpec
 from tasks.errors import CheckpointDamagedError
-from tasks.record.checkpoints import TRAINER, publish_with_manifest, reference_to, set_aside, verify
 from tasks.record.paths import ROLLOUT_RESULT, checkpoint_directory, published_checkpoints, step_of
+from tasks.record.rollout import TRAINER, publish_with_manifest, reference_to, set_aside, verify
 from tasks.runtime.files import write_file
 
 OPTIMIZER = "optimizer.safetensors"

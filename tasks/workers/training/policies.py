@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tasks.algorithm.baselines.dynamix import Dynamix
-from tasks.algorithm.baselines.ies import Ies
+from tasks.algorithm.baselines import Dynamix, Ies
 from tasks.algorithm.methods import policy_of
 from tasks.contracts import RolloutSpec
 from tasks.data.randomness import random_state

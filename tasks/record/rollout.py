@@ -1,0 +1,206 @@
+"""Files of a roll-out: its checkpoints with their manifests, its progress, and the restarts of its worker."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from tasks.algorithm.state import CheckpointKey
+from tasks.contracts import CheckpointRef, IntervalStats, Value
+from tasks.errors import CheckpointDamagedError, NoDiskSpaceError
+from tasks.runtime.files import hash_file, publish_folder, write_file
+
+MANIFEST = "manifest.json"
+TRAINER = "trainer_state.json"
+
+
+def publish_with_manifest(
+    directory: Path, write: Callable[[Path], None], meta: Mapping[str, Any], num_bytes: int
+) -> None:
+    """Publish the files that `write` creates with a manifest of their sizes and hashes.
+
+    Args:
+        write: fills the staging folder passed to it.
+        meta: further entries of the manifest.
+        num_bytes: approximate size of the files.
+    Raises:
+        NoDiskSpaceError: the files do not fit; none is left behind.
+    """
+
+    def write_all(staging: Path) -> None:
+        write(staging)
+        files = {file.name: describe_file(file) for file in sorted(staging.iterdir())}
+        (staging / MANIFEST).write_text(json.dumps({**meta, "files": files}, indent=1))
+
+    publish_folder(directory, write_all, "a checkpoint", num_bytes)
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """Return the manifest; raise CheckpointDamagedError if it cannot be read."""
+    try:
+        content: dict[str, Any] = json.loads((directory / MANIFEST).read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointDamagedError(str(directory), [f"{MANIFEST}: {error}"]) from error
+    return content
+
+
+def verify(directory: Path, only: str | None = None, *, by_size: bool = False) -> dict[str, Any]:
+    """Return the manifest after comparing every file (or `only` this one) with it.
+
+    Args:
+        by_size: compare sizes only; detects kills and full disks, but no flipped bit.
+    Raises:
+        CheckpointDamagedError: files are missing or have another size or hash; lists each.
+    """
+    manifest = read_manifest(directory)
+    problems = []
+    for name, expected in manifest["files"].items():
+        if only not in (None, name):
+            continue
+        file = directory / name
+        if not file.is_file():
+            problems.append(f"{name}: missing")
+        elif file.stat().st_size != expected["bytes"]:
+            problems.append(f"{name}: got {file.stat().st_size} bytes, expected {expected['bytes']}")
+        elif not by_size and hash_file(file) != expected["sha256"]:
+            problems.append(f"{name}: content differs from its sha256")
+    if problems:
+        raise CheckpointDamagedError(str(directory), problems)
+    return manifest
+
+
+def set_aside(directory: Path) -> None:
+    """Rename a damaged checkpoint to `damaged-…` for inspection, replacing an older one."""
+    aside = directory.with_name(f"damaged-{directory.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    if directory.exists():
+        directory.rename(aside)
+
+
+def reference_to(directory: Path, search_directory: Path) -> CheckpointRef:
+    """Return the reference to a published checkpoint.
+
+    Raises:
+        CheckpointDamagedError: its manifest cannot be read.
+    """
+    manifest = read_manifest(directory)
+    return CheckpointRef(
+        key=CheckpointKey(manifest["round"], manifest["step"]),
+        directory=str(directory.resolve().relative_to(search_directory.resolve())),
+        sha256=hash_file(directory / MANIFEST),
+        num_bytes=sum(file["bytes"] for file in manifest["files"].values()),
+        cursors=manifest["cursors"],
+        published_at_ms=manifest["published_at_ms"],
+    )
+
+
+def intervals_before(directory: Path) -> list[IntervalStats]:
+    """Return the training up to a checkpoint, one entry per evaluation interval."""
+    trainer = json.loads((directory / TRAINER).read_text())
+    return [IntervalStats.model_validate(interval) for interval in trainer["intervals"]]
+
+
+def describe_file(file: Path) -> dict[str, Any]:
+    """Return the manifest's entry for a file: its size and hash."""
+    return {"bytes": file.stat().st_size, "sha256": hash_file(file)}
+
+
+_PROGRESS = "progress.json"
+_RESTARTS = "restarts.json"
+_REPORT_S = 0.25
+
+
+class LostTraining(Value):
+    """Training beyond the checkpoint that a restarted worker resumes from."""
+
+    num_tokens: int
+    num_examples: int
+    flops: float
+    seconds: float
+
+
+class Restart(Value):
+    """One restart of a training worker; steps count from the roll-out's start, `reached_at_ms` is Unix time."""
+
+    reached_step: int
+    resumed_step: int
+    reached_at_ms: int
+    lost: LostTraining
+
+
+class ProgressFile:
+    """Progress written by rank 0, at most every quarter of a second.
+
+    After a kill it misses at most a quarter of a second and one step.
+    """
+
+    def __init__(self, directory: Path, step: int, num_steps: int, device: str) -> None:
+        self._directory = directory
+        self._device = device
+        self._num_steps = num_steps
+        self._started_at = time.monotonic()
+        self._started_from = step
+        self._reported_at = 0.0
+
+    def note_restart(self, trained: Mapping[str, float]) -> None:
+        """Record the training of the previous worker beyond the step that this one resumes from.
+
+        Args:
+            trained: num_tokens, num_examples, flops and seconds since the roll-out's start, at this worker's start.
+        """
+        before = read_progress(self._directory)
+        if before is None:
+            return
+        lost = {name: max(0, before["trained"][name] - value) for name, value in trained.items()}
+        restart = Restart(
+            reached_step=before["step"],
+            resumed_step=self._started_from,
+            reached_at_ms=before["at_ms"],
+            lost=LostTraining.model_validate(lost),
+        )
+        restarts = read_restarts(self._directory)
+        if restarts[-1:] != (restart,):  # equal if a kill came between this write and the unlink
+            content = [one.model_dump(mode="json") for one in (*restarts, restart)]
+            write_file(self._directory / _RESTARTS, json.dumps(content))
+        (self._directory / _PROGRESS).unlink()
+
+    def is_due(self, step: int) -> bool:
+        """Return whether to report now; the last step is always reported."""
+        return time.monotonic() - self._reported_at >= _REPORT_S or step == self._num_steps
+
+    def report(self, step: int, loss: float, tokens_per_s: float, trained: Mapping[str, float]) -> None:
+        """Write the progress; `step` counts from the roll-out's start, `trained` is as in `note_restart`."""
+        self._reported_at = time.monotonic()
+        own_steps = max(1, step - self._started_from)
+        line = {
+            "step": step,
+            "num_steps": self._num_steps,
+            "loss": loss,
+            "tokens_per_s": tokens_per_s,
+            "seconds_left": (self._num_steps - step) * (self._reported_at - self._started_at) / own_steps,
+            "device": self._device,
+            "trained": dict(trained),
+            "at_ms": time.time_ns() // 1_000_000,
+        }
+        with suppress(NoDiskSpaceError):  # only for display; the next checkpoint reports a full disk
+            write_file(self._directory / _PROGRESS, json.dumps(line))
+
+
+def read_progress(round_directory: Path) -> dict[str, Any] | None:
+    """Return the progress of a roll-out; None before its first report."""
+    try:
+        line: dict[str, Any] = json.loads((round_directory / _PROGRESS).read_text())
+    except FileNotFoundError:
+        return None
+    return line
+
+
+def read_restarts(round_directory: Path) -> tuple[Restart, ...]:
+    """Return one entry for each restart of the round's training."""
+    path = round_directory / _RESTARTS
+    return tuple(map(Restart.model_validate, json.loads(path.read_text()))) if path.is_file() else ()
