@@ -13,18 +13,28 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from flows import cli_compare, cli_search, cli_service
+from flows.cli_compare import compare, methods, sweep
+from flows.cli_search import deploy, doctor, export, init, plan, report, resume, search, status
 from tasks.errors import ConfigError, MsftError
+from tasks.report import terminal
 
 logger = logging.getLogger("flows.cli")  # `python -m flows.cli` names this module __main__
-_EPILOG = "\n\n".join(
-    (
-        "Exit codes: 0 success; 1 failure, with a fix in the message (doctor: a check fails); 2 the configuration or "
-        "the command line is refused; 130 after Ctrl-C, 143 after SIGTERM, 129 when the terminal closes: the same "
-        "command resumes.",
-        "NO_COLOR=1 turns colors off. Shell completion: msft --install-completion.",
-    )
+_EPILOG = (
+    "Exit codes: 0 success; 1 failure, with a fix in the message (doctor: a check fails); 2 the configuration or the "
+    "command line is refused; 130 after Ctrl-C, 143 after SIGTERM, 129 when the terminal closes: the same command "
+    "resumes.\n\nNO_COLOR=1 turns colors off. Shell completion: msft --install-completion."
 )
+# Keeps Prefect's log lines off the terminal, and turns telemetry off.
+_QUIET = {
+    "PREFECT_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",
+    "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class _Command(TyperCommand):
@@ -69,39 +79,12 @@ def root(
     ] = False,
 ) -> None:
     """mSFT: fine-tune on a mixture of sub-datasets, with none of them overfitting while others still learn."""
-    _quieten()
-
-
-for _command in (
-    cli_search.init,
-    cli_search.plan,
-    cli_search.search,
-    cli_search.resume,
-    cli_search.status,
-    cli_search.report,
-    cli_search.export,
-    cli_compare.compare,
-    cli_compare.sweep,
-    cli_compare.methods,
-    cli_service.deploy,
-    cli_service.doctor,
-):
-    app.command(cls=_Command)(_command)
-
-
-def _quieten() -> None:
-    """Keep Prefect's log lines off the terminal, and turn telemetry off."""
-    defaults = {
-        "PREFECT_LOGGING_LEVEL": "CRITICAL",
-        "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",
-        "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
-        "DO_NOT_TRACK": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-    }
-    for key, value in defaults.items():
+    for key, value in _QUIET.items():
         os.environ.setdefault(key, value)
+
+
+for _command in (init, plan, search, resume, status, report, export, compare, sweep, methods, deploy, doctor):
+    app.command(cls=_Command)(_command)
 
 
 class _EndOnSignal:
@@ -109,13 +92,13 @@ class _EndOnSignal:
 
     def __init__(self) -> None:
         self.number = 0
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in _SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
                 signal.signal(number, self._on_signal)
 
     def ignore(self) -> None:
         """Ignore signals once everything is done: at Python's exit they would count as a failure."""
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -130,8 +113,6 @@ def main() -> None:
 
     Ctrl-C exits with 130, SIGTERM with 143 and a closed terminal with 129, after workers have saved a checkpoint.
     """
-    from tasks.report import terminal
-
     terminal.log_to_terminal()
     end = _EndOnSignal()
     try:

@@ -7,7 +7,11 @@ from typing import Annotated
 import typer
 
 from flows.cli_options import Json, Overrides, Parallel, Quiet, Seeds
+from tasks.config.loading import load_config
+from tasks.config.presets import PRESETS, check_methods
 from tasks.errors import ConfigError
+from tasks.report.messages import tell
+from tasks.report.terminal import log_to_terminal
 
 
 def _list_on_help(methods: str) -> str:
@@ -36,19 +40,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare methods and seeds at one budget, with tables, CSV files and a plot."""
-    from tasks.report.terminal import log_to_terminal
-
-    give = log_to_terminal(quiet=quiet, as_json=as_json).give
-    chosen, numbers = _methods_of(methods, control), _seeds_of(seeds)
-    from tasks.config.loading import load_config
-
-    loaded = load_config(config, overrides or [], is_shared=True)
-    from flows.compare import compare_methods
-    from tasks.comparison.report import read_report
-    from tasks.runtime.prefect_server import run_flow
-
-    done = run_flow(lambda: compare_methods(loaded, chosen, numbers, control, parallel=parallel), loaded.output_root)
-    give(read_report(done.directory))
+    _run(config, overrides, methods, seeds, control, [], parallel, quiet, as_json)
 
 
 def sweep(
@@ -69,12 +61,23 @@ def sweep(
     as_json: Json = False,
 ) -> None:
     """Search over a grid of settings, with plots of peaks, their shifts after an exclusion, accuracy and FLOPs."""
-    from tasks.report.terminal import log_to_terminal
+    _run(config, overrides, methods, seeds, "", over, parallel, quiet, as_json)
 
+
+def _run(
+    config: str,
+    overrides: list[str] | None,
+    methods: str,
+    seeds: str,
+    control: str,
+    over: list[str],
+    parallel: int | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
     give = log_to_terminal(quiet=quiet, as_json=as_json).give
-    chosen, numbers = _methods_of(methods), _seeds_of(seeds)
-    from tasks.config.loading import load_config
-
+    chosen, numbers = _split(methods), _seeds_of(seeds)
+    check_methods([*chosen, *_split(control)])  # before heavy modules are imported
     loaded = load_config(config, overrides or [], is_shared=True)
     from flows.compare import compare_methods
     from tasks.comparison.grid import read_axis
@@ -82,35 +85,21 @@ def sweep(
     from tasks.runtime.prefect_server import run_flow
 
     axes = tuple(read_axis(text) for text in over)
-    done = run_flow(lambda: compare_methods(loaded, chosen, numbers, axes=axes, parallel=parallel), loaded.output_root)
+    done = run_flow(lambda: compare_methods(loaded, chosen, numbers, control, axes, parallel), loaded.output_root)
     give(read_report(done.directory))
 
 
 def methods(as_json: Json = False) -> None:
     """List the methods and presets for `search.method` and `msft compare --methods`."""
-    from tasks.report.terminal import log_to_terminal
-
     log_to_terminal(as_json=as_json).give(_show_methods())
 
 
 def _show_methods() -> list[dict[str, str]]:
     """Tell each method with its summary; return them as values."""
-    from tasks.config.presets import PRESETS
-    from tasks.report.messages import tell
-
     for name, preset in PRESETS.items():
         tell(f"{name:<18}{preset.summary}")
     tell("Settings of each: tasks/config/README.md")
     return [{"name": name, "method": one.method, "summary": one.summary} for name, one in PRESETS.items()]
-
-
-def _methods_of(text: str, control: str = "") -> tuple[str, ...]:
-    """Return the names of `a,b,c`, and refuse an unknown one before heavy modules are imported."""
-    from tasks.config.presets import check_methods
-
-    names = _split(text)
-    check_methods([*names, *_split(control)])
-    return names
 
 
 def _seeds_of(text: str) -> tuple[int, ...]:

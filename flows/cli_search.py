@@ -1,12 +1,16 @@
-"""Commands along the life of one search: init, plan, search, resume, status, report, export."""
+"""Commands along the life of one search, from init to export; deploy and doctor."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+from typing import Annotated, Literal
 
 import typer
 
 from flows.cli_options import AcceptChanges, Config, Json, OutputRoot, Overrides, Quiet, Search
+from tasks.config.loading import explain_config, load_config
+from tasks.report.messages import tell
+from tasks.report.terminal import log_to_terminal
 
 
 def init(
@@ -23,8 +27,6 @@ def init(
 
     Each file is a sub-dataset, or each group NAME_train, NAME_validation, NAME_test, or each sub-folder.
     """
-    from tasks.report.terminal import log_to_terminal
-
     give = log_to_terminal(as_json=as_json).give
     from tasks.commands.init import DEFAULT_MODEL, write_draft
     from tasks.commands.views import draft_values, show_draft
@@ -52,10 +54,7 @@ def plan(
     Each quantity has a minimum, an expected value with one exclusion per round, and a maximum. The data is read and
     tokenized, which the search reuses.
     """
-    from tasks.report.terminal import log_to_terminal
-
     give = log_to_terminal(quiet=quiet, as_json=as_json).give
-    from tasks.config.loading import load_config
     from tasks.opening import prepare_inputs
     from tasks.planning.plan import make_plan
     from tasks.planning.pricing import measured_speed, num_devices_of, price_plan, stated_speed
@@ -64,8 +63,7 @@ def plan(
     loaded = load_config(config, overrides or [])
     inputs = prepare_inputs.fn(loaded)
     planned = make_plan(loaded, inputs)
-    known = measured_speed(loaded.output_root, inputs.model.sha256)
-    speed = stated_speed(flops_per_s) if flops_per_s is not None else known
+    speed = stated_speed(flops_per_s) if flops_per_s else measured_speed(loaded.output_root, inputs.model.sha256)
     prices = price_plan(planned, speed, num_devices_of(loaded), price_per_gpu_hour) if speed else {}
     show_plan(planned, speed, prices)
     give(plan_values(planned, speed, prices))
@@ -82,9 +80,6 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Search for the champion of a mixture; run again after an interruption, the search resumes."""
-    from tasks.config.loading import explain_config, load_config
-    from tasks.report.terminal import log_to_terminal
-
     give = log_to_terminal(quiet=quiet, as_json=as_json).give
     loaded = load_config(config, overrides or [])
     if print_config:
@@ -108,8 +103,6 @@ def resume(
     as_json: Json = False,
 ) -> None:
     """Resume a search from its directory, without its configuration file."""
-    from tasks.report.terminal import log_to_terminal
-
     give = log_to_terminal(quiet=quiet, as_json=as_json).give
     from flows.search import msft_search
     from tasks.record.status import find_search, read_summary, resumed_config
@@ -127,8 +120,6 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Show the status of searches: running, resumable or finished; round, exclusions, champion, budget."""
-    from tasks.report.terminal import log_to_terminal
-
     give = log_to_terminal(as_json=as_json).give
     from tasks.commands.views import show_search_status, show_statuses
     from tasks.record.status import find_search, list_searches, status_of
@@ -145,11 +136,8 @@ def status(
 
 def report(search: Search, output_root: OutputRoot = "searches", as_json: Json = False) -> None:
     """Write the report of a search, finished or not, as one HTML page and as Markdown."""
-    from tasks.report.terminal import log_to_terminal
-
     give = log_to_terminal(as_json=as_json).give
     from tasks.record.status import find_search
-    from tasks.report.messages import tell
     from tasks.report.page import write_page
 
     pages = [str(page) for page in write_page(find_search(output_root, search))]
@@ -168,15 +156,70 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Export the champion of a finished search as a model directory, or its adapters."""
-    from tasks.report.terminal import log_to_terminal
-
     give = log_to_terminal(as_json=as_json).give
     from tasks.commands.export import export_champion
     from tasks.record.status import find_search
     from tasks.report import words
-    from tasks.report.messages import tell
 
     done = export_champion(find_search(output_root, search), to, merge_lora=merge_lora)
     kind = "adapters" if done.has_adapters_only else "model"
     tell(f"{kind} of {done.search}, {done.checkpoint}: {words.size(done.num_bytes)} in {done.to}")
     give(done.model_dump())
+
+
+def deploy(
+    names: Annotated[list[str] | None, typer.Argument(help="Deployments of the file; default: all.")] = None,
+    file: Annotated[str | None, typer.Option(help="The prefect.yaml; default: the repository's.")] = None,
+    directory: Annotated[
+        str | None, typer.Option(envvar="MSFT_HOME", help="Working directory of runs in a process pool; default: here.")
+    ] = None,
+    image: Annotated[str | None, typer.Option(envvar="MSFT_IMAGE", help="Container image of runs.")] = None,
+    lost_after_s: Annotated[
+        int | None, typer.Option(min=45, help="Seconds without a heartbeat before a run is given to another worker.")
+    ] = None,
+    schedule: Annotated[
+        Literal["off", "queue", "skip"] | None,
+        typer.Option(
+            help="Turn schedules off, or on with overlapping runs queued or skipped. Default: unchanged; new ones off."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Register deployments, and the automation for lost runs, with the server at PREFECT_API_URL."""
+    give = log_to_terminal(as_json=as_json).give
+    from tasks.commands.deploy import LOST_AFTER_S
+    from tasks.commands.deploy import deploy as register
+
+    placeholders = {"MSFT_HOME": os.path.abspath(directory or "."), "MSFT_IMAGE": image}
+    lines = []
+    for line in register(names or [], file, placeholders, lost_after_s or LOST_AFTER_S, schedule):
+        tell(line)  # each when it is done
+        lines.append(line)
+    give({"lines": lines})
+
+
+def doctor(
+    config: Annotated[
+        str | None, typer.Argument(help="YAML file of a search; its folders and servers are checked.")
+    ] = None,
+    overrides: Overrides = None,
+    output_root: OutputRoot = "searches",
+    tracking_uri: Annotated[
+        str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="MLflow to check, without a CONFIG.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check Python, packages, torch, devices, disk, servers and leftovers of searches, with a fix for each problem.
+
+    Exits with 1 if a check fails; warnings do not count.
+    """
+    give = log_to_terminal(as_json=as_json).give
+    from tasks.commands.doctor import diagnose
+    from tasks.commands.views import show_checks
+
+    loaded = load_config(config, overrides or []) if config is not None else None
+    checks = diagnose(loaded, output_root, tracking_uri)
+    show_checks(checks)
+    give([check.model_dump() for check in checks])
+    if any(check.verdict == "fail" for check in checks):
+        raise typer.Exit(1)
