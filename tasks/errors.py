@@ -18,8 +18,10 @@ class MsftError(Exception):
     retryable = False
     subject = "{}"
 
-    def __init__(self, what: str, *, got: str = "", expected: str = "", log: str = "", fix: str = "") -> None:
-        rows = {"got": got, "expected": expected, "log": log, "fix": fix}
+    def __init__(
+        self, what: str, *, column: str = "", got: str = "", expected: str = "", log: str = "", fix: str = ""
+    ) -> None:
+        rows = {"column": column, "got": got, "expected": expected, "log": log, "fix": fix}
         lines = [f"  {label + ':':<10}{text}" for label, text in rows.items() if text]
         super().__init__("\n".join([self.subject.format(what), *lines]))
 
@@ -28,18 +30,29 @@ class ConfigError(MsftError):
     """The configuration is invalid; lists every problem, not only the first."""
 
     def __init__(self, where: str, problems: Sequence[str]) -> None:
-        self.where = where
-        self.problems = tuple(problems)
+        self.where, self.problems = where, tuple(problems)
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         super().__init__(f"{where}: {count}\n{_listed(problems)}")
 
 
 class DataError(MsftError):
-    """A sub-dataset cannot be used as it is."""
+    """A sub-dataset cannot be used as it is; `problems` are itself, or all that `DataErrors` holds."""
 
-    def __init__(self, sub_dataset: str, where: str, *, got: str, expected: str, fix: str) -> None:
-        self.sub_dataset = sub_dataset
-        super().__init__(f"sub-dataset {sub_dataset!r}, {where}", got=got, expected=expected, fix=fix)
+    num_more = 0
+
+    def __init__(self, sub_dataset: str, where: str, *, got: str, expected: str, fix: str, column: str = "") -> None:
+        self.sub_dataset, self.problems = sub_dataset, (self,)  # type: tuple[str, tuple[DataError, ...]]
+        what = f"sub-dataset {sub_dataset!r}, {where}"
+        super().__init__(what, column=column, got=got, expected=expected, fix=fix)
+
+
+class DataErrors(DataError):
+    """Several problems of the data, told at once; `num_more` further ones are not shown."""
+
+    def __init__(self, problems: Sequence[DataError], num_more: int) -> None:
+        self.sub_dataset, self.problems, self.num_more = problems[0].sub_dataset, tuple(problems), num_more
+        lines = [str(problem) for problem in problems] + ([f"… and {num_more} more"] if num_more else [])
+        MsftError.__init__(self, "\n".join([f"{len(problems) + num_more} problems of the data:", *lines]))
 
 
 class SplitOverlapError(MsftError):
@@ -69,13 +82,11 @@ class NonFiniteScoreError(MsftError):
     """A validation score or loss is NaN or infinite: the model has diverged, and no peak can be trusted."""
 
     def __init__(self, sub_dataset: str, where: str, value: float) -> None:
-        super().__init__(
-            f"sub-dataset {sub_dataset!r}, {where}",
-            got=str(value),
-            expected="a finite number",
-            fix="lower training.learning_rate or training.max_grad_norm and search again; "
-            "finished rounds are kept in the search directory",
+        fix = (
+            "lower training.learning_rate or training.max_grad_norm and search again; finished rounds are kept in the "
         )
+        what, fix = f"sub-dataset {sub_dataset!r}, {where}", f"{fix}search directory"
+        super().__init__(what, got=str(value), expected="a finite number", fix=fix)
 
 
 class NonFiniteLossError(MsftError):
@@ -131,10 +142,7 @@ class CheckpointDamagedError(MsftError):
 
 
 class NoDiskSpaceError(MsftError):
-    """Something does not fit on the disk; nothing of it is left behind, and all earlier state is whole.
-
-    `needed` is None where the number of bytes is not known.
-    """
+    """Something does not fit on the disk, and nothing of it is left behind; `needed` is None where it is not known."""
 
     def __init__(self, path: str, needed: int | None, free: int, what: str = "a checkpoint") -> None:
         super().__init__(
@@ -150,8 +158,8 @@ class BusyError(MsftError):
 
     def __init__(self, what: str, owner: str) -> None:
         fix = "wait for it (or choose another GPU with CUDA_VISIBLE_DEVICES), or end that process, and "
-        expected = "one owner at a time"
-        super().__init__(f"{what} is in use", got=f"owner {owner}", expected=expected, fix=fix + _CONTINUES)
+        fix += _CONTINUES
+        super().__init__(f"{what} is in use", got=f"owner {owner}", expected="one owner at a time", fix=fix)
 
 
 class LockError(MsftError):

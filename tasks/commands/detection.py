@@ -144,7 +144,7 @@ def detect_schema(name: str, file: Path) -> RowSchema:
         DataError: the file cannot be read.
         InitError: the file has no rows, or no two columns of which one could be learned from the other.
     """
-    rows = read_rows(name, file)
+    rows = read_rows(name, [file])
     sample = list(itertools.islice(rows, _SAMPLE))
     if not sample:
         raise InitError(f"{file}", got="no rows", expected="one row per line", fix="add rows to the file, or remove it")

@@ -79,7 +79,7 @@ def _part(data: FolderData) -> DraftPart:
     splits: dict[str, Any] = {}
     for split, most in (("validation", _VALIDATION_ROWS), ("test", _TEST_ROWS)):
         if split in data.files:
-            splits[split] = sum(1 for _ in read_rows(data.name, data.files[split]))
+            splits[split] = sum(1 for _ in read_rows(data.name, [data.files[split]]))
         else:
             splits[split] = {"carve": max(1, min(most, schema.num_rows // 5))}
     return DraftPart(data, schema, splits)

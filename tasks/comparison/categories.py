@@ -14,6 +14,7 @@ from tasks.config.loading import change_config
 from tasks.config.schema import SearchConfig
 from tasks.config.sub_datasets import SubDatasetConfig
 from tasks.data.sources import read_columns
+from tasks.data.values import json_text
 from tasks.errors import ConfigError, DataError
 from tasks.runtime.files import write_file
 
@@ -83,6 +84,8 @@ def _by_category(
     rows, where = read_columns(config, sub_dataset, split, text)
     found: dict[str, Rows] = {}
     for index, row in enumerate(rows):
+        if isinstance(row, DataError):
+            raise row
         if row.get(column) is None:
             raise DataError(
                 sub_dataset.name,
@@ -97,10 +100,7 @@ def _by_category(
 
 def _write(rows: Mapping[str, Rows], config: SearchConfig, name: str) -> Path:
     """Write the splits of one category as JSON lines to a folder named by a hash of them, and return it."""
-    texts = {
-        split: "".join(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in own)
-        for split, own in rows.items()
-    }
+    texts = {split: "".join(json_text(row) + "\n" for row in own) for split, own in rows.items()}
     digest = hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()[:16]
     folder = Path(config.output_root, "cache", "categories", f"{name}-{digest}")
     for split, text in texts.items():

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from tasks.config.sub_datasets import SubDatasetConfig
 from tasks.data.templates import fill_template
+from tasks.data.values import text_of
 from tasks.errors import DataError
 
 _ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -79,12 +81,18 @@ def _from_columns(name: str, row: Mapping[str, Any], where: str) -> Example:
         raise DataError(
             name,
             where,
+            column=", ".join(missing),
             got=f"the columns {got!r:.300}",
             expected=f"text in {' and '.join(missing)}",
             fix="rename the columns, or map them with template: {prompt: '…{column}…', completion: ' {column}'}",
         )
     completion, answer = row["completion"], row.get("answer")
-    answer_text = str(answer) if answer is not None else completion.strip()
+    try:
+        answer_text = text_of(answer) if answer is not None else completion.strip()
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            name, where, column="answer", got=str(error), expected="a text or a number", fix="fix the row"
+        ) from error
     return _checked(name, where, row["prompt"], completion, answer_text, row.get("choices"))
 
 
@@ -116,6 +124,7 @@ def _from_messages(name: str, messages: Any, where: str) -> Example:
         raise DataError(
             name,
             where,
+            column="messages",
             got=f"messages = {messages!r:.120}",
             expected=f"a list of {{role, content}} texts, each role one of {', '.join(_ROLES)}, "
             "that ends with the assistant's, which is not empty",
@@ -128,18 +137,19 @@ def _from_messages(name: str, messages: Any, where: str) -> Example:
 
 def _checked(name: str, where: str, prompt: str, completion: str, answer: str, choices: Any) -> Example:
     """Return the example after checking its texts; choices become full completions, of which the completion is one."""
-    for text, what in ((completion, "completion, so every label is masked"), (answer, "answer")):
+    for column, text, so in (("completion", completion, ", so every label is masked"), ("answer", answer, "")):
         if not text.strip():
             raise DataError(
                 name,
                 where,
-                got=f"an empty {what}",
+                column=column,
+                got=f"an empty {column}{so}",
                 expected="text to learn from",
                 fix="remove the row, or fill its column",
             )
     if choices is None:
         return Example(prompt, completion, answer)
-    texts = [str(choice) for choice in choices] if _are_choices(choices) else []
+    texts = [text_of(choice) for choice in choices] if _are_choices(choices) else []
     lead, _, rest = completion.rpartition(answer)
     if completion not in texts and answer in texts and not rest.strip():
         texts = [f"{lead}{text}{rest}" for text in texts]
@@ -147,6 +157,7 @@ def _checked(name: str, where: str, prompt: str, completion: str, answer: str, c
         raise DataError(
             name,
             where,
+            column="choices",
             got=f"choices {choices!r:.120} with the answer {answer!r:.80}",
             expected="a list of two or more texts, the answer exactly once among them",
             fix="fix the row's choices, or set metric: exact_match and drop the column (or make it null)",
@@ -155,4 +166,6 @@ def _checked(name: str, where: str, prompt: str, completion: str, answer: str, c
 
 
 def _are_choices(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(choice, str | int | float) for choice in value)
+    return isinstance(value, list) and all(
+        isinstance(choice, str | int) or (isinstance(choice, float) and math.isfinite(choice)) for choice in value
+    )

@@ -12,6 +12,7 @@ from tasks.config.sub_datasets import SubDatasetConfig
 from tasks.contracts import BaseModelRef, Inputs, Metric, ScoreSplit, SplitRef, SubDatasetRef
 from tasks.data.base_model import prepare_base_model
 from tasks.data.examples import Example, fingerprint
+from tasks.data.problems import Problems
 from tasks.data.sources import read_splits
 from tasks.data.tokenization import Encoder, tokenize_split
 from tasks.errors import ConfigError, DataError, ModelError, SplitOverlapError
@@ -46,12 +47,19 @@ def prepare_sub_datasets(
     reported before days of training; no decision depends on their content.
     """
     encoder = _encoder(config, model)
-    splits = {s.name: _splits_by_role(config, s) for s in config.mixture.sub_datasets}
+    problems = Problems()
+    splits: dict[str, Splits] = {}
+    for sub_dataset in config.mixture.sub_datasets:
+        with problems.collected():
+            splits[sub_dataset.name] = _splits_by_role(config, sub_dataset)
+    problems.check()
     _check_overlap(config, splits)
     refs = []
     for sub_dataset in config.mixture.sub_datasets:
-        refs.append(_prepare(config, sub_dataset, splits[sub_dataset.name], encoder))
+        with problems.collected():
+            refs.append(_prepare(config, sub_dataset, splits[sub_dataset.name], encoder))
         on_prepared()
+    problems.check()
     for ref in refs:
         if ref.validation.num_rows < MIN_VALIDATION_ROWS:
             logger.warning(
@@ -153,17 +161,20 @@ def _without_end(encoder: Encoder, name: str, metric: Metric) -> ModelError:
 
 
 def _check_scorable(name: str, metric: Metric, split: str, rows: Sequence[Example]) -> None:
-    """Raise where a row would always count as wrong, or could not be scored at all."""
+    """Raise where rows would always count as wrong, or could not be scored at all."""
+    problems = Problems()
     for index, row in enumerate(rows):
         lacks_choices = metric == "multiple_choice" and not row.choices
         if lacks_choices or (metric == "numeric" and number_in(row.answer) is None):
-            raise DataError(
+            problem = DataError(
                 name,
                 f"{split} row {index}",
                 got="no choices" if lacks_choices else f"no number in the answer {row.answer!r:.80}",
                 expected=f"rows that metric {metric} can score",
                 fix="fix the row, or set metric: exact_match",
             )
+            problems.add(problem)
+    problems.check()
 
 
 def _tokenize(config: SearchConfig, encoder: Encoder, name: str, split: str, rows: list[Example]) -> SplitRef:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from tasks.config.schema import SearchConfig
 from tasks.config.sub_datasets import Carve, SubDatasetConfig
 from tasks.data.examples import Example, to_example
-from tasks.data.files import FORMATS, open_file
+from tasks.data.files import Row, read_each_row
+from tasks.data.folder import split_files
+from tasks.data.problems import Problems
 from tasks.data.splits import carve_split, sample_rows
 from tasks.errors import DataError
 
@@ -22,11 +23,13 @@ def read_splits(config: SearchConfig, sub_dataset: SubDatasetConfig) -> dict[str
     Carved splits are drawn from train by the seed, with all rows of a prompt at a time; never from test.
 
     Raises:
-        DataError: a file, column or row is unusable; names the row.
+        DataError: files, columns or rows are unusable; names up to ten of them.
     """
     wanted = {split: getattr(sub_dataset.splits, split) for split in SPLITS}
     named = {split: name for split, name in wanted.items() if isinstance(name, str)}
-    splits = {split: _read_named(config, sub_dataset, split, name) for split, name in named.items()}
+    problems = Problems()
+    splits = {split: _read_named(config, sub_dataset, split, name, problems) for split, name in named.items()}
+    problems.check()
     for split in ("test", "validation"):
         if isinstance(carve := wanted[split], Carve):
             splits["train"], splits[split] = carve_split(
@@ -38,24 +41,41 @@ def read_splits(config: SearchConfig, sub_dataset: SubDatasetConfig) -> dict[str
     return splits
 
 
-def _read_named(config: SearchConfig, sub_dataset: SubDatasetConfig, split: str, name: str) -> list[Example]:
-    rows, where = read_columns(config, sub_dataset, split, name)
-    examples = [to_example(sub_dataset, row, f"{where} row {index}") for index, row in enumerate(rows)]
-    if not examples:
-        raise DataError(
-            sub_dataset.name,
-            where,
-            got="no rows",
-            expected="at least one row",
-            fix="add rows to the file, name another split under splits, or remove the sub-dataset",
-        )
+def _read_named(
+    config: SearchConfig, sub_dataset: SubDatasetConfig, split: str, name: str, problems: Problems
+) -> list[Example]:
+    """Return the examples of a split; a problem that ends its reading is noted, as those of single rows are."""
+    examples: list[Example] = []
+    with problems.collected():
+        rows, where = read_columns(config, sub_dataset, split, name)
+        index = -1
+        for index, row in enumerate(rows):
+            with problems.collected():
+                examples.append(_example_of(sub_dataset, row, f"{where} row {index}"))
+        if index < 0:
+            raise DataError(
+                sub_dataset.name,
+                where,
+                got="no rows",
+                expected="at least one row",
+                fix="add rows to the file, name another split under splits, or remove the sub-dataset",
+            )
     return examples
+
+
+def _example_of(sub_dataset: SubDatasetConfig, row: Mapping[str, Any] | DataError, where: str) -> Example:
+    if isinstance(row, DataError):
+        raise row
+    return to_example(sub_dataset, row, row.where if isinstance(row, Row) else where)
 
 
 def read_columns(
     config: SearchConfig, sub_dataset: SubDatasetConfig, split: str, name: str
-) -> tuple[Iterable[Mapping[str, Any]], str]:
-    """Return the rows of a named split without change, and their location for messages."""
+) -> tuple[Iterable[Mapping[str, Any] | DataError], str]:
+    """Return the rows of a named split without change, and their location for messages.
+
+    A DataError stands in place of a line of a file that is no row.
+    """
     if sub_dataset.synthetic is not None:
         from tasks.data.synthetic import synthetic_rows
 
@@ -64,38 +84,8 @@ def read_columns(
     if sub_dataset.hub is not None:
         return _load_hub(sub_dataset, name), f"{sub_dataset.hub} split {name}"
     assert sub_dataset.path is not None
-    file = _split_file(sub_dataset, config.resolve(sub_dataset.path), split, name)
-    return open_file(sub_dataset.name, file), str(file)
-
-
-def _split_file(sub_dataset: SubDatasetConfig, path: Path, split: str, name: str) -> Path:
-    """Return the file of a split: `path` itself, or the file of that name in the folder."""
-    if path.is_file():
-        if split == "train":
-            return path
-        path = path.parent
-    if not path.is_dir():
-        raise DataError(
-            sub_dataset.name,
-            f"path {path}",
-            got="no such file or folder",
-            expected="a data file or a folder of them",
-            fix=f"fix mixture.sub_datasets.{sub_dataset.name}.path (paths are relative to the YAML file)",
-        )
-    candidates = [path / name, *(path / f"{name}{ending}" for ending in FORMATS)]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    there = ", ".join(sorted(file.name for file in path.iterdir())) or "nothing"
-    raise DataError(
-        sub_dataset.name,
-        f"split {split} in {path}",
-        got=f"no file {name}.*; the folder contains {there}",
-        expected=f"{name} with one of the endings {', '.join(FORMATS)}",
-        fix=f"name the file in splits.{split}"
-        + (f", or carve it from train with splits: {{{split}: {{carve: 200}}}}" if split != "train" else "")
-        + ("; test: null where there is none" if split == "test" else ""),
-    )
+    files = split_files(sub_dataset.name, config.resolve(sub_dataset.path), split, name)
+    return read_each_row(sub_dataset.name, files), ", ".join(str(file) for file in files)
 
 
 def _load_hub(sub_dataset: SubDatasetConfig, split: str) -> Iterable[Mapping[str, Any]]:

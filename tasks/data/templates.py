@@ -9,6 +9,7 @@ from typing import Any
 
 from tasks.config.sub_datasets import OptionsConfig, TemplateConfig
 from tasks.data.randomness import random_state
+from tasks.data.values import text_of
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,20 @@ class FilledTemplate:
     completion: str
     answer: str
     choices: Any
+
+
+class _Filler(Formatter):
+    """Fills format strings with the texts of values, not with Python's spelling of them."""
+
+    def format_field(self, value: Any, format_spec: str) -> Any:
+        text = text_of(value)  # refuses lists, objects and infinite numbers
+        return format(value, format_spec) if format_spec else text
+
+    def convert_field(self, value: Any, conversion: str | None) -> Any:
+        return super().convert_field(text_of(value) if conversion else value, conversion)
+
+
+_FILLER = _Filler()
 
 
 def fill_template(template: TemplateConfig, row: Mapping[str, Any]) -> FilledTemplate:
@@ -32,14 +47,18 @@ def fill_template(template: TemplateConfig, row: Mapping[str, Any]) -> FilledTem
     choices: Any = template.choices
     if template.options is not None:
         lettered, right = _lettered(template.options, row)
-        row, choices = {**row, **lettered[right]}, [template.completion.format_map(row | o) for o in lettered]
+        row, choices = {**row, **lettered[right]}, [_fill(template.completion, row | o) for o in lettered]
     elif isinstance(choices, str):
         choices = row[choices]
     elif choices is not None:
-        choices = [choice.format_map(row) for choice in choices]
-    completion = template.completion.format_map(row)
-    answer = template.answer.format_map(row) if template.answer is not None else completion.strip()
-    return FilledTemplate(template.prompt.format_map(row), completion, answer, choices)
+        choices = [_fill(choice, row) for choice in choices]
+    completion = _fill(template.completion, row)
+    answer = _fill(template.answer, row) if template.answer is not None else completion.strip()
+    return FilledTemplate(_fill(template.prompt, row), completion, answer, choices)
+
+
+def _fill(text: str, row: Mapping[str, Any]) -> str:
+    return _FILLER.vformat(text, (), row)
 
 
 def _lettered(options: OptionsConfig, row: Mapping[str, Any]) -> tuple[list[dict[str, str]], int]:
@@ -47,7 +66,11 @@ def _lettered(options: OptionsConfig, row: Mapping[str, Any]) -> tuple[list[dict
     texts = _values(options.texts, row)
     letters = list(ascii_uppercase[: len(texts)])
     labels = letters if options.labels is None else _values(options.labels, row)
-    right = options.right.format_map(row)
+    if isinstance(options.labels, tuple):  # one label a text, for as many as any row has
+        labels = labels[: len(texts)]
+    right = _fill(options.right, row)
+    if right not in labels and right in ("true", "false"):  # a truth value, whose labels may be Python's
+        right = right.capitalize()
     if not len(labels) == len(texts) == len(letters) or labels.count(right) != 1:
         raise ValueError(f"options {texts!r:.120} with the labels {labels!r:.60}; {right!r:.40} is right")
     order = list(range(len(texts)))
@@ -63,8 +86,8 @@ def _lettered(options: OptionsConfig, row: Mapping[str, Any]) -> tuple[list[dict
 def _values(given: str | tuple[str, ...], row: Mapping[str, Any]) -> list[str]:
     """Return the texts of a column with a list, or of one format string per text."""
     if isinstance(given, tuple):
-        return [text.format_map(row) for text in given]
+        return [_fill(text, row) for text in given]
     column, _ = Formatter().get_field(given, (), row)
     if not isinstance(column, list):
         raise TypeError(f"{given} holds no list: {column!r:.80}")
-    return [str(value) for value in column]
+    return [text_of(value) for value in column]

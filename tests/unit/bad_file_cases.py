@@ -51,8 +51,39 @@ FILES = {
     "file: another ending": bad_file(
         "train.txt", b"x", "the ending .txt", ".jsonl, .json, .csv, .parquet", splits={"train": "train.txt"}
     ),
-    "file: compressed": bad_file(
-        "train.jsonl.gz", gzip.compress(b"{}"), "the ending .gz", "unpack it first", splits={"train": "train.jsonl.gz"}
+    "file: compressed and cut off": bad_file(
+        "train.jsonl.gz", gzip.compress(bytes_of(GOOD_ROW))[:-9], "train.jsonl.gz", "fix the file"
+    ),
+    "file: an ending of compression alone": bad_file(
+        "train.txt.gz", gzip.compress(b"x"), "the ending .gz", ".jsonl.gz, .jsonl.zst", splits={"train": "train.txt.gz"}
+    ),
+    "file: two of one name": Case(
+        lambda place: place.read({}, {"train.json": rows(3), "train.jsonl": rows(9)}),
+        DataError,
+        ("train.json, train.jsonl, each of which could be train", "name one with its ending in splits.train"),
+    ),
+    "file: shards beside a whole file": Case(
+        lambda place: place.read({}, {"train-00000-of-00001.jsonl": rows(3), "train.jsonl": rows(9)}),
+        DataError,
+        ("train.jsonl, train-00000-of-00001.jsonl, each of which could be train",),
+    ),
+    "file: a shard missing": Case(
+        lambda place: place.read({}, {"train-00000-of-00002.jsonl": rows(3), "train.jsonl": None}),
+        DataError,
+        ("got:      train-00000-of-00002.jsonl", "2 shards of one split, each once"),
+    ),
+    "file: shards of two exports": Case(
+        lambda place: place.read(
+            {},
+            {
+                "train-00000-of-00001.jsonl": rows(3),
+                "train-00000-of-00002.jsonl": rows(3),
+                "train-00001-of-00002.jsonl": rows(3, 3),
+                "train.jsonl": None,
+            },
+        ),
+        DataError,
+        ("shards in", "an earlier export"),
     ),
     "file: compressed under another name": bad_file(
         "train.jsonl", gzip.compress(b"{}"), "can't decode byte 0x8b", "convert the file to UTF-8"
@@ -160,6 +191,12 @@ def _parquet_with_large_strings() -> bytes:
     return sink.getvalue()
 
 
+def _zstandard(content: bytes) -> bytes:
+    import pyarrow
+
+    return pyarrow.compress(content, codec="zstd", asbytes=True)  # type: ignore[no-any-return]
+
+
 def _texts(name: str, content: Content, **sub: Any) -> Callable[[Place], object]:
     """Return the prompts and completions that the train split's file gives."""
 
@@ -244,6 +281,49 @@ UNUSUAL: dict[str, tuple[Callable[[Place], object], object]] = {
             ).metric
         ),
         "exact_match",
+    ),
+    "data: compressed by gzip": (
+        _texts("train.jsonl.gz", gzip.compress(b"\xef\xbb\xbf" + bytes_of({"prompt": "é", "completion": " c"}))),
+        [("é", " c")],
+    ),
+    "data: compressed by Zstandard": (
+        _texts("train.csv.zst", _zstandard(b"prompt,completion\np, c\n"), template=None),
+        [("p", " c")],
+    ),
+    "data: cells between tabs": (_texts("train.tsv", b"prompt\tcompletion\na, b\t c\n"), [("a, b", " c")]),
+    "data: shards in the order of their numbers": (
+        lambda place: (
+            place.write("data/train-00001-of-00002.jsonl", rows(1, 1))
+            and _texts("train-00000-of-00002.jsonl", rows(1))(place)
+        ),
+        [("p 0", " 0"), ("p 1", " 1")],
+    ),
+    "data: shards in a folder of the split's name": (
+        lambda place: place.write("data/train/0001.jsonl", rows(1, 1)) and _texts("train/0000.jsonl", rows(1))(place),
+        [("p 0", " 0"), ("p 1", " 1")],
+    ),
+    "data: a template over numbers and truth values as they are written": (
+        _texts(
+            "train.jsonl",
+            b'{"q": 0.30, "a": 1e3}\n{"q": 123456789012345678901.5, "a": -0}\n{"q": true, "a": 0.1}\n'
+            b'{"q": 12345678901234567890123, "a": false}\n{"q": "0.50", "a": 1E+2}\n',
+            template=TEMPLATE,
+        ),
+        [
+            ("0.30", " 1e3"),
+            ("123456789012345678901.5", " -0"),
+            ("true", " 0.1"),
+            ("12345678901234567890123", " false"),
+            ("0.50", " 1E+2"),
+        ],
+    ),
+    "data: choices that are decimals as they are written": (
+        lambda place: (
+            place.read(
+                {}, {"train.jsonl": b'{"prompt": "p", "completion": " 0.50", "choices": [0.50, 0.5]}'}
+            ).train.num_rows
+        ),
+        1,
     ),
     "data: no test split": (
         lambda place: place.read({}, {"test.jsonl": None}, splits={"test": None}).test_sha256,

@@ -93,6 +93,22 @@ CASES = {
         {"q": "x", "a": float("nan")}, "KeyError: 'a'; columns with a value: q", template=TEMPLATE
     ),
     "template: text as a number": _row({"q": "x", "a": "y"}, "ValueError", template={**TEMPLATE, "prompt": "{q:d}"}),
+    "template: a list": _row({"q": ["x"], "a": "y"}, "TypeError: a list, not a text: ['x']", template=TEMPLATE),
+    "template: an object": _row({"q": "x", "a": {"b": 1}}, "TypeError: an object, not a text", template=TEMPLATE),
+    "template: a list in a format": _row(
+        {"q": ["x"], "a": "y"}, "TypeError: a list", template={**TEMPLATE, "prompt": "{q!s}"}
+    ),
+    "template: infinity": _row(
+        {"q": float("inf"), "a": "y"}, "ValueError: inf is not a finite number", template=TEMPLATE
+    ),
+    "row: an answer that is a list": _row({**GOOD_ROW, "answer": ["c"]}, "column:   answer", "a list, not a text"),
+    "row: an infinite choice": _row({**GOOD_ROW, "choices": ["c", float("inf")]}, "choices ['c', inf]"),
+    "row: a key twice": bad_file(
+        "train.jsonl",
+        b'{"prompt": "p", "completion": " c", "prompt": "q"}\n',
+        "train.jsonl row 0, line 1",
+        "the key 'prompt' stands twice in one object",
+    ),
     "template: choices in no list": _row(
         {"q": "x", "a": "y"}, "choices 'x'", "a list of two or more", template={**TEMPLATE, "choices": "q"}
     ),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import atexit
 import importlib
+import json
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -42,3 +44,28 @@ def _no_torch() -> Iterator[None]:
     before = "torch" in sys.modules
     yield
     assert before or "torch" not in sys.modules
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model directory as far as preparing looks at it: no worker loads these weights."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    from tasks.data.synthetic import character_tokenizer
+
+    directory = tmp_path_factory.mktemp("models") / "tiny"
+    tokenizer = character_tokenizer()
+    tokenizer.save_pretrained(str(directory))
+    config = {"model_type": "llama", "vocab_size": len(tokenizer), "max_position_embeddings": 128}
+    (directory / "config.json").write_text(json.dumps(config))
+    save_file({"weight": np.zeros(1, np.float32)}, str(directory / "model.safetensors"))
+    return directory
+
+
+@pytest.fixture
+def place(tmp_path: Path, base: Path) -> Any:
+    """Give a directory in which bad input is written and read; see `bad_input.py`."""
+    from tests.unit.bad_input import Place
+
+    return Place(tmp_path, base)

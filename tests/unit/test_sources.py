@@ -11,6 +11,7 @@ from tasks.config.loading import parse_config
 from tasks.config.schema import SearchConfig
 from tasks.data.examples import Example, fingerprint
 from tasks.data.sources import read_splits
+from tasks.data.values import json_text, parse_json
 from tasks.errors import DataError
 
 ROWS = [{"prompt": f"question {i}", "completion": f" answer {i}"} for i in range(3)]
@@ -289,3 +290,10 @@ def test_a_fingerprint_changes_with_any_text_and_with_the_order() -> None:
     changed = [Example("question 0", " answer 0", "other"), *READ[1:]]
     assert len({fingerprint(READ), fingerprint(READ[::-1]), fingerprint(READ[:2]), fingerprint(changed)}) == 4
     assert fingerprint(READ) == fingerprint(list(READ))
+
+
+def test_a_row_as_json_keeps_the_spelling_of_its_numbers() -> None:
+    row = {"b": [1, "é", None, True, 0.5], "a": {"y": 1, "x": "\n"}}
+    assert json_text(row) == json.dumps(row, ensure_ascii=False, sort_keys=True)
+    spelled = '{"a": 0.30, "b": [1e3, -0, 123456789012345678901.5]}'
+    assert json_text(parse_json(spelled)) == spelled
