@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 import typer
 
 from flows.cli_options import AcceptChanges, Config, Json, OutputRoot, Overrides, Quiet, Search
-from tasks.config.loading import explain_config, load_config
+from tasks.config.identity import explain_config
+from tasks.config.loading import load_config
 from tasks.report.messages import tell
 from tasks.report.terminal import log_to_terminal
 

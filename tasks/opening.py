@@ -9,8 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tasks.config.identity import changes_between, differences
-from tasks.config.loading import dump_config, search_id_of
+from tasks.config.identity import changes_between, differences, dump_config, search_id_of
 from tasks.config.schema import SearchConfig
 from tasks.contracts import Inputs, SearchRef, SearchRun
 from tasks.data.inputs import load_inputs

@@ -15,8 +15,7 @@ from prefect.runtime import flow_run
 
 from tasks.comparison.grid import Arm, Grid
 from tasks.comparison.parallel import Outcome, Part, failed, run_in_parallel, run_in_turn
-from tasks.config.identity import differences, identity_of
-from tasks.config.loading import dump_config
+from tasks.config.identity import differences, dump_config, identity_of
 from tasks.config.schema import SearchConfig
 from tasks.contracts import SearchRef, SubDatasetScore, Value
 from tasks.errors import DifferentDataError, IncompleteComparisonError, MsftError

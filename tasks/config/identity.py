@@ -1,13 +1,19 @@
-"""Identity of a search: which settings make two configurations the same search, and where two of them differ."""
+"""A configuration on record: what identifies its search, where two of them differ, and its text as YAML."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tasks.config.method import first_names
+from pydantic import BaseModel
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+
+from tasks.config.method import Options, first_names
 from tasks.config.schema import SearchConfig
+from tasks.config.strict_yaml import dump_yaml
 
 # Where a search runs and is recorded. None of it reaches a number.
 PLACES = {"output_root", "tracking", "config_dir"}
@@ -18,6 +24,7 @@ COMPUTATION: dict[str, set[str]] = {
     "evaluation": {"batch_tokens", "beside_training"},
 }
 _ABSENT = object()
+_COMMENT_COLUMN = 40
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,11 @@ def identity_in(dumped: Mapping[str, Any]) -> dict[str, Any]:
         kept[section] = {field: value for field, value in kept.get(section, {}).items() if field not in fields}
     search = dict(kept.get("search", {}))
     return kept | {"search": search | {"options": first_names(search.get("options", {}))}}
+
+
+def search_id_of(config: SearchConfig) -> str:
+    """Return the 8 hex digits that identify a search, independent of where it runs and on how many processes."""
+    return hashlib.sha256(json.dumps(identity_of(config), sort_keys=True).encode()).hexdigest()[:8]
 
 
 def changes_between(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
@@ -75,3 +87,46 @@ def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
             yield from _leaves(child, f"{path}.{child.get('name', index)}")
     else:
         yield path, value
+
+
+def dump_config(config: SearchConfig) -> str:
+    """Return the resolved configuration as YAML. `load_config` reads it from anywhere as the same search."""
+    return dump_yaml(config.model_dump(mode="json"))
+
+
+def explain_config(config: SearchConfig) -> str:
+    """Return the same with the comment `default` at each value that was not given."""
+    return dump_yaml(_commented(config))
+
+
+def _commented(section: BaseModel) -> CommentedMap:
+    shown = section.model_dump(mode="json")  # without passwords
+    lines = CommentedMap()
+    for key in type(section).model_fields:
+        value = getattr(section, key)
+        if isinstance(value, BaseModel) and not isinstance(value, Options):
+            lines[key] = _commented(value)
+        elif isinstance(value, tuple) and value and isinstance(value[0], BaseModel):
+            lines[key] = [_commented(item) for item in value]
+        else:
+            lines[key] = _in_one_line(shown[key])
+            if comment := _comment_on(section, key):
+                lines.yaml_add_eol_comment(comment, key, column=_COMMENT_COLUMN)
+    return lines
+
+
+def _comment_on(section: BaseModel, key: str) -> str:
+    value = getattr(section, key)
+    if isinstance(value, Options):  # a default that is written out would be a part of the search's id
+        unset = [name for name in type(value).model_fields if name not in value.model_fields_set]
+        told = ", ".join(f"{name}: {json.dumps(getattr(value, name))}" for name in unset)
+        return f"default: {told}" if told else ""
+    return "" if key in section.model_fields_set else "default"
+
+
+def _in_one_line(value: Any) -> Any:
+    if not isinstance(value, list | dict):
+        return value
+    flow = CommentedSeq(value) if isinstance(value, list) else CommentedMap(value)
+    flow.fa.set_flow_style()
+    return flow

@@ -1,42 +1,60 @@
-"""Read a YAML file and overrides into a SearchConfig, or report all of their problems at once."""
+"""Read a YAML file and overrides into a SearchConfig, or report all of their problems at once.
+
+A problem is a line for a person: where, what came, what was expected, and the nearest known key.
+"""
 
 from __future__ import annotations
 
-import hashlib
+import difflib
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic import BaseModel, ValidationError
-from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
-from tasks.config import launcher
-from tasks.config.identity import identity_of
-from tasks.config.method import Options, rename_options
-from tasks.config.presets import expand_preset
-from tasks.config.problems import Place, problems_of
-from tasks.config.schema import SearchConfig
-from tasks.config.strict_yaml import Document, dump_yaml, read_document, read_yaml
+from tasks.config.method import SECTIONS, rename_options
+from tasks.config.presets import expand_preset, unknown_method
+from tasks.config.schema import SearchConfig, launcher_problems
+from tasks.config.strict_yaml import Document, read_document, read_yaml
+from tasks.config.sub_datasets import model_in
 from tasks.errors import ConfigError
 from tasks.redaction import without_passwords
 
 logger = logging.getLogger(__name__)
 
-_COMMENT_COLUMN = 40
+Place = tuple[str | int, ...]
+# What pydantic's error types expect, in a user's words.
+_EXPECTED = {
+    "string_type": "text",
+    "model_type": "a section of keys and values",
+    "model_attributes_type": "a section of keys and values",
+    "dict_type": "a section of keys and values",
+    "tuple_type": "a list",
+    "bool_type": "true or false",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "literal_error": "{expected}",
+    "greater_than": "a number above {gt}",
+    "greater_than_equal": "a number of at least {ge}",
+    "less_than": "a number below {lt}",
+    "less_than_equal": "a number of at most {le}",
+    "finite_number": "a finite number",
+    "string_too_short": "text that is not empty",
+    "string_pattern_mismatch": "at most 64 letters, digits, and . _ - after the first",  # of a name
+    "too_short": "at least {min_length} item",
+}
 
 
 def load_config(path: str, overrides: Sequence[str] = (), *, is_shared: bool = False) -> SearchConfig:
-    """Return the configuration of a YAML file.
+    """Return the configuration of a YAML file; raise ConfigError with every problem.
 
     Args:
         path: the file.
         overrides: values of the form `a.b=c`, where c is read as YAML.
         is_shared: whether several methods share the file, so that a preset named in it is its plain method.
-
-    Raises:
-        ConfigError: the file cannot be read, or a value is refused; lists every problem.
     """
     document = _read_file(path)
     raw: dict[str, Any] = json.loads(json.dumps(document.value))  # parts that aliases share become parts of their own
@@ -55,20 +73,14 @@ def load_config(path: str, overrides: Sequence[str] = (), *, is_shared: bool = F
     except ConfigError as error:
         problems += error.problems
     else:
-        launched_by = config.training.accelerate_config
-        if launched_by is not None:
-            problems += launcher.problems_of(config.resolve(launched_by), config.training)
+        problems += launcher_problems(config)
     if problems:
         raise ConfigError(path, problems)
     return config
 
 
 def load_shown_config(path: str, overrides: Sequence[str], *, is_shared: bool = False) -> SearchConfig:
-    """Return the same for a run whose parameters Prefect keeps and shows.
-
-    Raises:
-        ConfigError: as `load_config`; also where an override has a password.
-    """
+    """Return the same for a run whose parameters Prefect keeps and shows; refuse overrides with a password too."""
     shown = [without_passwords(override) for override in overrides]
     problems = [
         f"overrides: {text} has a password, and stands on Prefect's pages with it; change the password, and give it as "
@@ -83,15 +95,14 @@ def load_shown_config(path: str, overrides: Sequence[str], *, is_shared: bool = 
 
 
 def change_config(config: SearchConfig, changes: Mapping[str, Any], where: str) -> SearchConfig:
-    """Return `config` with the values of `changes` at dotted paths; None restores a default.
-
-    Raises:
-        ConfigError: the result is refused; names `where`.
-    """
+    """Return `config` with the values of `changes` at dotted paths; None restores a default. Errors name `where`."""
     raw = config.model_dump(mode="json")
     raw["tracking"]["uri"] = config.tracking.uri  # a dump hides its password
     for path, value in changes.items():
-        node, leaf, _ = _find(raw, path, where)
+        try:
+            node, leaf, _ = _find(raw, path)
+        except ValueError as error:
+            raise ConfigError(where, [str(error)]) from None
         if value is None:
             node.pop(leaf, None)
         else:
@@ -102,70 +113,19 @@ def change_config(config: SearchConfig, changes: Mapping[str, Any], where: str) 
 def parse_config(
     raw: Mapping[str, Any], where: str, origin_of: Callable[[Place], str] = lambda place: ""
 ) -> SearchConfig:
-    """Return the validated configuration.
+    """Return the validated configuration; raise ConfigError, named `where`, with every problem.
 
     Args:
         raw: sections, keys and values, as JSON has them.
         where: the name in an error.
-        origin_of: returns where a part of `raw` comes from, for an error; empty: unknown.
-
-    Raises:
-        ConfigError: lists every problem.
+        origin_of: returns where a part of `raw` comes from, such as `line 8`; empty: unknown.
     """
     text = json.dumps(expand_preset(raw))
     try:
         # Strict, and as JSON: 1 is no true and '16' no 16, but a list is a tuple and 2 a float.
         return SearchConfig.model_validate_json(text, strict=True)
     except ValidationError as error:
-        raise ConfigError(where, problems_of(error, json.loads(text), origin_of)) from None
-
-
-def search_id_of(config: SearchConfig) -> str:
-    """Return the 8 hex digits that identify a search, independent of where it runs and on how many processes."""
-    return hashlib.sha256(json.dumps(identity_of(config), sort_keys=True).encode()).hexdigest()[:8]
-
-
-def dump_config(config: SearchConfig) -> str:
-    """Return the resolved configuration as YAML. `load_config` reads it from anywhere as the same search."""
-    return dump_yaml(config.model_dump(mode="json"))
-
-
-def explain_config(config: SearchConfig) -> str:
-    """Return the same with the comment `default` at each value that was not given."""
-    return dump_yaml(_commented(config))
-
-
-def _commented(section: BaseModel) -> CommentedMap:
-    shown = section.model_dump(mode="json")  # without passwords
-    lines = CommentedMap()
-    for key in type(section).model_fields:
-        value = getattr(section, key)
-        if isinstance(value, BaseModel) and not isinstance(value, Options):
-            lines[key] = _commented(value)
-        elif isinstance(value, tuple) and value and isinstance(value[0], BaseModel):
-            lines[key] = [_commented(item) for item in value]
-        else:
-            lines[key] = _in_one_line(shown[key])
-            if comment := _comment_on(section, key):
-                lines.yaml_add_eol_comment(comment, key, column=_COMMENT_COLUMN)
-    return lines
-
-
-def _comment_on(section: BaseModel, key: str) -> str:
-    value = getattr(section, key)
-    if isinstance(value, Options):  # a default that is written out would be a part of the search's id
-        unset = [name for name in type(value).model_fields if name not in value.model_fields_set]
-        told = ", ".join(f"{name}: {json.dumps(getattr(value, name))}" for name in unset)
-        return f"default: {told}" if told else ""
-    return "" if key in section.model_fields_set else "default"
-
-
-def _in_one_line(value: Any) -> Any:
-    if not isinstance(value, list | dict):
-        return value
-    flow = CommentedSeq(value) if isinstance(value, list) else CommentedMap(value)
-    flow.fa.set_flow_style()
-    return flow
+        raise ConfigError(where, _problems_of(error, json.loads(text), origin_of)) from None
 
 
 def _read_file(path: str) -> Document:
@@ -173,8 +133,7 @@ def _read_file(path: str) -> Document:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         near = sorted(str(p) for p in Path(path).parent.glob("*.y*ml")) if Path(path).parent.is_dir() else []
-        hint = f"; there are {', '.join(near)}" if near else ""
-        raise ConfigError(path, [f"no such file{hint}"]) from None
+        raise ConfigError(path, ["no such file" + (f"; there are {', '.join(near)}" if near else "")]) from None
     except (OSError, ValueError) as error:  # a directory, no permission, a name no file can have, other bytes
         raise ConfigError(path, [f"cannot be read as UTF-8 text: {error}"]) from None
     try:
@@ -191,11 +150,10 @@ def _warn_of_old_names(raw: Mapping[str, Any]) -> None:
     search = raw.get("search")
     options = search.get("options") if isinstance(search, Mapping) else None
     if isinstance(options, Mapping):
-        renamed = rename_options(options)
-        old = [f"{name}: {value}" for name, value in options.items() if (name, value) not in renamed.items()]
-        new = [f"{name}: {value}" for name, value in renamed.items() if (name, value) not in options.items()]
-        for before, now in zip(old, new, strict=True):
-            logger.warning(f"search.options: write {now} in place of {before}, which the next version refuses")
+        for (name, value), now in zip(options.items(), rename_options(options).items(), strict=True):
+            if (name, value) != now:
+                told = f"write {now[0]}: {now[1]} in place of {name}: {value}, which the next version refuses"
+                logger.warning(f"search.options: {told}")
 
 
 def _apply(raw: dict[str, Any], overrides: Sequence[str]) -> tuple[list[Place], list[str]]:
@@ -203,46 +161,44 @@ def _apply(raw: dict[str, Any], overrides: Sequence[str]) -> tuple[list[Place], 
     places: list[Place] = []
     problems: list[str] = []
     for override in overrides:
+        path, _, text = override.partition("=")
         try:
-            places.append(_apply_override(raw, override))
-        except ConfigError as error:
-            problems += [f"{error.where}: {problem}" for problem in error.problems]
+            if "=" not in override or not all(path.split(".")):
+                raise ValueError("expected the form a.b=value")
+            value = _value_of(text)
+            node, leaf, place = _find(raw, path)
+        except ValueError as error:
+            problems.append(f"--set {override}: {error}")
+        else:
+            node[leaf] = value
+            places.append(place)
     return places, problems
 
 
-def _apply_override(raw: dict[str, Any], override: str) -> Place:
-    """Set the value of `a.b=c` in `raw`, and return its place there."""
-    path, separator, text = override.partition("=")
-    where = f"--set {override}"
-    if not separator or not all(path.split(".")):
-        raise ConfigError(where, ["expected the form a.b=value"])
+def _value_of(text: str) -> Any:
     try:
-        value = read_yaml(text)
+        return read_yaml(text)
     except ValueError as error:
-        raise ConfigError(where, [f"the value {text!r} is not YAML: {error}"]) from None
-    node, leaf, place = _find(raw, path, where)
-    node[leaf] = value
-    return place
+        raise ValueError(f"the value {text!r} is not YAML: {error}") from None
 
 
-def _find(raw: dict[str, Any], path: str, where: str) -> tuple[Any, Any, Place]:
+def _find(raw: dict[str, Any], path: str) -> tuple[Any, Any, Place]:
     """Return the section or list that holds a dotted path's value, the key or index there, and the whole place."""
     *parents, leaf = path.split(".")
     node: Any = raw
     place: list[str | int] = []
     for parent in parents:
-        part = _key_in(node, parent, where)
-        if isinstance(node, dict) and node.get(part) is None:
-            node[part] = {}
-        node = node[part]
-        place.append(part)
+        place.append(_key_in(node, parent))
+        if isinstance(node, dict) and node.get(parent) is None:
+            node[parent] = {}
+        node = node[place[-1]]
         if not isinstance(node, dict | list):
-            raise ConfigError(where, [f"{parent} is a value, not a section"])
-    part = _key_in(node, leaf, where)
-    return node, part, (*place, part)
+            raise ValueError(f"{parent} is a value, not a section")
+    place.append(_key_in(node, leaf))
+    return node, place[-1], tuple(place)
 
 
-def _key_in(node: Any, key: str, where: str) -> Any:
+def _key_in(node: Any, key: str) -> str | int:
     """Return the key itself in a section, and in a list the index of the item with that number or `name`."""
     if isinstance(node, dict):
         return key
@@ -250,4 +206,93 @@ def _key_in(node: Any, key: str, where: str) -> Any:
         if key == str(index) or (isinstance(item, dict) and item.get("name") == key):
             return index
     names = [str(item.get("name", index)) for index, item in enumerate(node) if isinstance(item, dict)]
-    raise ConfigError(where, [f"no item {key!r}; there are {', '.join(names) or len(node)}"])
+    raise ValueError(f"no item {key!r}; there are {', '.join(names) or len(node)}")
+
+
+def _problems_of(error: ValidationError, raw: Any, origin_of: Callable[[Place], str]) -> list[str]:
+    """Return one line for each problem that validating `raw` gave.
+
+    Several errors at one place are the members of a union, none of which fits. An error around another one follows
+    from it, or is the member of a union that was not meant.
+    """
+    by_path: dict[Place, list[Mapping[str, Any]]] = {}
+    for problem in error.errors():
+        by_path.setdefault(_path_in(raw, problem), []).append(problem)
+    innermost = [one for one in by_path if not any(other[: len(one)] == one != other for other in by_path)]
+    lines = []
+    for path in innermost:
+        origin = origin_of(path[:-1] if by_path[path][0]["type"] == "missing" else path)
+        lines.append(f"{_name_of(path, raw)}{f' ({origin})' if origin else ''}: {_told(path, by_path[path])}")
+    return lines
+
+
+def _path_in(raw: Any, problem: Mapping[str, Any]) -> Place:
+    """Return the keys and indices of a problem's location; its other parts are pydantic's names of union members."""
+    path: list[str | int] = []
+    for number, part in enumerate(problem["loc"], start=1):
+        is_missing_key = problem["type"] == "missing" and number == len(problem["loc"])
+        if is_missing_key or _has(raw, part):
+            path.append(part)
+            raw = None if is_missing_key else raw[part]
+    return (*path, "method") if problem["type"] == "union_tag_invalid" else tuple(path)
+
+
+def _has(raw: Any, part: str | int) -> bool:
+    if isinstance(raw, Mapping):
+        return part in raw
+    return isinstance(raw, Sequence) and isinstance(part, int) and part < len(raw)
+
+
+def _name_of(path: Place, raw: Any) -> str:
+    """Return the path as `--set` takes it: a list item with a name goes by that name."""
+    parts = []
+    for part in path:
+        raw = raw[part] if _has(raw, part) else None
+        has_name = isinstance(part, int) and isinstance(raw, Mapping) and isinstance(raw.get("name"), str)
+        parts.append(raw["name"] if has_name else str(part))
+    return ".".join(parts) or "(top)"
+
+
+def _told(path: Place, problems: Sequence[Mapping[str, Any]]) -> str:
+    problem, kind, got = problems[0], problems[0]["type"], problems[0]["input"]
+    if kind == "extra_forbidden":
+        return f"unknown key; {_nearest(path, _keys_at(problem['loc'][:-1]))}"
+    if kind == "missing":
+        return "required, and not given"
+    if kind == "value_error":
+        return str(problem["msg"]).removeprefix("Value error, ")
+    if kind == "union_tag_invalid":
+        return unknown_method(str(problem["ctx"]["tag"]))
+    texts = [_EXPECTED.get(one["type"], "{msg}").format(msg=one["msg"], **one.get("ctx", {})) for one in problems]
+    shown = repr(got) if isinstance(got, str) else json.dumps(got, ensure_ascii=False)
+    return f"got {shown:.80}; expected {' or '.join(dict.fromkeys(texts))}"
+
+
+def _nearest(place: Place, known: Sequence[str]) -> str:
+    key = str(place[-1])
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    here = ".".join(map(str, place))  # another method has this option
+    elsewhere = [path for path in _all_paths(SearchConfig, "") if path.split(".")[-1] == key and path != here]
+    if near or elsewhere:
+        return f"did you mean {' or '.join(near or elsewhere)}?"
+    return f"known keys: {', '.join(known) or 'none'}"
+
+
+def _keys_at(location: Sequence[str | int]) -> list[str]:
+    """Return the keys that the section at a location knows; the location names the member of a union."""
+    model: type[BaseModel] = SearchConfig
+    for part in location:
+        if isinstance(part, str) and part in model.model_fields:
+            model = model_in(model.model_fields[part].annotation) or model
+        else:
+            model = next((one for one in SECTIONS.values() if one.__name__ == part), model)
+    return [key for key in model.model_fields if key != "config_dir"]
+
+
+def _all_paths(model: type[BaseModel], prefix: str) -> Iterator[str]:
+    """Yield the dotted path of every key outside of lists."""
+    for key, field in model.model_fields.items():
+        yield f"{prefix}{key}"
+        child = model_in(field.annotation)
+        if child is not None and get_origin(field.annotation) is not tuple:
+            yield from _all_paths(child, f"{prefix}{key}.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     Discriminator,
@@ -21,7 +21,7 @@ from tasks.algorithm.forward_search import Forward
 from tasks.algorithm.methods import RULES, Policy, policy_of, strategy_of, takes
 from tasks.algorithm.msft import Msft
 from tasks.algorithm.strategy import PeakWindow, Rehearse, Strategy
-from tasks.config.section import Settings, is_changed
+from tasks.config.sub_datasets import Settings
 
 
 def _as_written(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
@@ -44,21 +44,17 @@ _RENAMED: dict[tuple[str, Any], tuple[str, Any]] = {
 
 def rename_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return a method's options by their names of today."""
-    pairs = [_renamed(name, value, _RENAMED) for name, value in options.items()]
-    renamed = dict(pairs)
-    return renamed if len(renamed) == len(pairs) else dict(options)  # one option by both names is refused later
+    renamed = _translated(options, _RENAMED)
+    return renamed if len(renamed) == len(options) else dict(options)  # one option by both names is refused later
 
 
 def first_names(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return a method's options by their first names, of which a search's id is made."""
-    first = {now: before for before, now in _RENAMED.items()}
-    return dict(_renamed(name, value, first) for name, value in options.items())
+    return _translated(options, {now: before for before, now in _RENAMED.items()})
 
 
-def _renamed(name: str, value: Any, table: Mapping[tuple[str, Any], tuple[str, Any]]) -> tuple[str, Any]:
-    if not isinstance(value, bool | str):
-        return name, value
-    return table.get((name, value), (name, value))
+def _translated(options: Mapping[str, Any], table: Mapping[tuple[str, Any], tuple[str, Any]]) -> dict[str, Any]:
+    return dict(table.get(one, one) if isinstance(one[1], bool | str) else one for one in options.items())
 
 
 class Options(Settings):
@@ -181,9 +177,9 @@ class StrategyConfig(Settings):
     @model_validator(mode="after")
     def _settings_take_effect(self) -> StrategyConfig:
         for setting in RULES:
-            if is_changed(self, setting) and not takes(self.method, setting):
+            if self.is_changed(setting) and not takes(self.method, setting):
                 raise ValueError(f"{setting} takes no effect with method={self.method}; leave it out")
-        if self.rule == "paper" and is_changed(self, "min_delta"):
+        if self.rule == "paper" and self.is_changed("min_delta"):
             raise ValueError("min_delta takes no effect with rule=paper; leave one of them out")
         return self
 
@@ -233,14 +229,9 @@ class IesSearch(StrategyConfig):
 
 
 SECTIONS: dict[str, type[StrategyConfig]] = {
-    "msft": MsftSearch,
-    "forward": ForwardSearch,
-    "sft": BaselineSearch,
-    "continual_sft": BaselineSearch,
-    "sro_sft": BaselineSearch,
-    "soft_sro_sft": BaselineSearch,
-    "dynamix_sft": DynamixSearch,
-    "ies": IesSearch,
+    method: section
+    for section in (MsftSearch, ForwardSearch, BaselineSearch, DynamixSearch, IesSearch)
+    for method in get_args(section.model_fields["method"].annotation)
 }
 
 

@@ -121,18 +121,17 @@ PRESETS: Mapping[str, Preset] = {
 }
 
 
-def check_methods(names: Iterable[str]) -> None:
-    """Refuse names of methods that a comparison does not know.
+def unknown_method(name: str) -> str:
+    """Return the problem of a name that is neither method nor preset, with the nearest one."""
+    known = list(dict.fromkeys([*METHODS, *PRESETS]))
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+    return f"got {name!r}; expected a method or preset; {hint}"
 
-    Raises:
-        ConfigError: names the nearest known method of each.
-    """
-    problems = []
-    for name in names:
-        if name not in PRESETS:
-            near = difflib.get_close_matches(name, PRESETS, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(PRESETS)}"
-            problems.append(f"got {name!r}; expected a method or preset; {hint}")
+
+def check_methods(names: Iterable[str]) -> None:
+    """Raise ConfigError for names of methods that a comparison does not know, with the nearest known one of each."""
+    problems = [unknown_method(name) for name in names if name not in PRESETS]
     if problems:
         raise ConfigError("--methods", problems)
 

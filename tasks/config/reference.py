@@ -14,24 +14,21 @@ from pydantic_core import PydanticUndefined
 
 from tasks.config.method import SECTIONS, Options, StrategyConfig
 from tasks.config.presets import PRESETS
-from tasks.config.problems import model_in
 from tasks.config.schema import SearchConfig
+from tasks.config.sub_datasets import model_in
 
 README = Path(__file__).with_name("README.md")
 _HEAD = """# Configuration
 
 | file | contents |
 |---|---|
-| `schema.py` | `SearchConfig` and its sections |
-| `sub_datasets.py` | one sub-dataset: source, splits, template, metric |
+| `schema.py` | `SearchConfig` and its sections; the check of an Accelerate config file |
+| `sub_datasets.py` | base class of sections; one sub-dataset: source, splits, template, metric |
 | `method.py` | the section `search`, and the options of each method |
 | `presets.py` | presets: methods with settings, by name |
-| `section.py` | base class and common types of sections |
-| `loading.py` | reads a file and `--set` overrides, writes a configuration as YAML; search ids |
-| `problems.py` | validation errors as lines for a person |
+| `loading.py` | reads a file and `--set` overrides; validation errors as lines for a person |
+| `identity.py` | settings that make two configurations one search, its id, where two differ; a configuration as YAML |
 | `strict_yaml.py` | YAML 1.2 by ruamel.yaml, strict |
-| `identity.py` | settings that make two configurations one search, and where two of them differ |
-| `launcher.py` | checks an Accelerate config file |
 | `reference.py` | writes the rest of this page from the models: `python -m tasks.config.reference` |
 
 `msft search FILE --print-config` prints all values of a file and marks defaults; the output is a configuration file

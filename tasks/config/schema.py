@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,8 +11,8 @@ from pydantic import Field, field_validator, model_validator
 
 from tasks.algorithm.mixture import MixtureSettings
 from tasks.config.method import SearchSection
-from tasks.config.section import Name, Settings, Text, is_changed
-from tasks.config.sub_datasets import SubDatasetConfig
+from tasks.config.strict_yaml import read_yaml
+from tasks.config.sub_datasets import Name, Settings, SubDatasetConfig, Text
 from tasks.redaction import Uri
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -155,7 +156,7 @@ class TrainingConfig(Settings):
             raise ValueError("num_processes takes no effect beside accelerate_config; set it in that file")
         if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
             raise ValueError("micro_batch_size is larger than batch_size, and takes no effect")
-        if self.schedule == "constant" and is_changed(self, "final_lr_ratio"):
+        if self.schedule == "constant" and self.is_changed("final_lr_ratio"):
             raise ValueError("final_lr_ratio takes no effect with schedule=constant; leave one of them out")
         return self
 
@@ -221,3 +222,44 @@ class SearchConfig(Settings):
     def resolve(self, path: str) -> Path:
         """Return `path` relative to the YAML file's folder."""
         return Path(self.config_dir, os.path.expanduser(path))
+
+
+def launcher_problems(config: SearchConfig) -> list[str]:
+    """Return one line for each setting of the Accelerate config file that a search cannot run with."""
+    if config.training.accelerate_config is None:
+        return []
+    path = config.resolve(config.training.accelerate_config)
+    if not path.is_file():
+        return [f"training.accelerate_config: no file {path}"]
+    try:
+        content = read_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return [f"training.accelerate_config: {path} is not YAML: {error}"]
+    if not isinstance(content, dict):
+        got = f"got a {type(content).__name__}; expected keys and values, as `accelerate config` writes them"
+        return [f"training.accelerate_config: {path}: {got}"]
+    return [
+        f"training.accelerate_config: {path}: {problem}" for problem in _launcher_problems(content, config.training)
+    ]
+
+
+def _launcher_problems(content: Mapping[str, Any], training: TrainingConfig) -> Iterator[str]:
+    kind = str(content.get("distributed_type", "")).lower()
+    if not kind:
+        yield "got no distributed_type; expected NO, MULTI_GPU or FSDP"
+    for engine in ("deepspeed", "megatron_lm"):  # they own the optimizer, which our checkpoints and averages need
+        if kind == engine or content.get(f"{engine}_config"):
+            yield f"got {engine}; expected FSDP (deployments/accelerate/fsdp.yaml) for a large model"
+    # Each machine would run a search of its own, and wait for the lock of the other's.
+    if content.get("num_machines", 1) not in (1, None):
+        yield f"got num_machines {content['num_machines']}; expected 1: a search runs on the GPUs of one machine"
+    if str(content.get("compute_environment", "LOCAL_MACHINE")) != "LOCAL_MACHINE":
+        yield f"got compute_environment {content['compute_environment']}; expected LOCAL_MACHINE"
+    asked = str(content.get("mixed_precision") or "no").lower()
+    asked = "no" if asked == "false" else asked
+    ours = {"fp32": "no", "bf16": "bf16"}[training.precision]
+    if asked not in ("no", ours) or content.get("fp16"):
+        yield (
+            f"got mixed_precision {'fp16' if content.get('fp16') else asked} beside training.precision "
+            f"{training.precision}; write 'no' in that file, and bf16 or fp32 as training.precision"
+        )

@@ -1,13 +1,32 @@
-"""The configuration of one sub-dataset: source, splits, and the template from columns to text."""
+"""Base class and common types of sections, and the section of one sub-dataset: source, splits, and template."""
 
 from __future__ import annotations
 
 from string import Formatter
-from typing import Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tasks.config.section import Name, Settings, Text
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+Text = Annotated[str, Field(min_length=1)]
+
+
+class Settings(BaseModel):
+    """Base class for configuration sections: frozen, unknown keys and infinite numbers forbidden."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    def is_changed(self, field: str) -> bool:
+        """Return whether a value differs from its default, given or not: a resolved configuration gives every field."""
+        return bool(getattr(self, field) != type(self).model_fields[field].default)
+
+
+def model_in(annotation: Any) -> type[BaseModel] | None:
+    """Return the first pydantic model named in a type annotation."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((model for part in get_args(annotation) if (model := model_in(part)) is not None), None)
 
 
 class Carve(Settings):
@@ -61,21 +80,17 @@ class TemplateConfig(Settings):
     )
 
     @model_validator(mode="after")
-    def _can_be_filled(self) -> TemplateConfig:
+    def _can_be_filled_and_takes_effect(self) -> TemplateConfig:
         lists = [self.choices]
         texts = [self.prompt, self.completion, self.answer or ""]
         if self.options is not None:
             lists += [self.options.texts, self.options.labels]
             texts.append(self.options.right)
-        for text in (*texts, *(text for texts in lists if isinstance(texts, tuple) for text in texts)):
+        for text in (*texts, *(text for one in lists if isinstance(one, tuple) for text in one)):
             if any(column == "" or column[0].isdigit() for column in _columns_of(text)):
                 raise ValueError(f"got {text!r:.80}; expected a column's name in each pair of braces")
         if not _columns_of(self.completion):
             raise ValueError(f"got completion {self.completion!r:.80}; expected the name of a column, as in {{answer}}")
-        return self
-
-    @model_validator(mode="after")
-    def _options_take_effect(self) -> TemplateConfig:
         if self.options is not None and self.choices is not None:
             raise ValueError("choices takes no effect beside options, which give them; leave it out")
         if self.options is not None and not {"letter", "option"} & set(_columns_of(self.completion)):
@@ -120,21 +135,16 @@ class SubDatasetConfig(Settings):
     )
 
     @model_validator(mode="after")
-    def _has_one_origin(self) -> SubDatasetConfig:
+    def _settings_take_effect(self) -> SubDatasetConfig:
         origins = [key for key in ("path", "hub", "synthetic") if getattr(self, key) is not None]
         if len(origins) != 1:
             raise ValueError(f"give exactly one of path, hub and synthetic; got {origins or 'none'}")
         for key in ("hub_config", "revision"):
             if getattr(self, key) is not None and self.hub is None:
                 raise ValueError(f"{key} takes effect only with hub")
-        return self
-
-    @model_validator(mode="after")
-    def _settings_take_effect(self) -> SubDatasetConfig:
         if self.synthetic is not None and self.template is not None:
             raise ValueError("template takes no effect with synthetic, whose rows are texts already")
-        named = {key: name for key, name in self.splits if isinstance(name, str)}
-        renamed = [key for key, name in named.items() if name != key]
+        renamed = [key for key, name in self.splits if isinstance(name, str) and name != key]
         if self.synthetic is not None and renamed:
             raise ValueError(f"splits.{renamed[0]} takes no effect with synthetic; set its numbers of rows instead")
         if self.splits.test is None and self.max_rows.test is not None:
@@ -145,11 +155,7 @@ class SubDatasetConfig(Settings):
 
 
 def _columns_of(template: str) -> list[str]:
-    """Return the column names of a format string, those inside a format too.
-
-    Raises:
-        ValueError: it is not a format string.
-    """
+    """Return the column names of a format string, those inside a format too; raise ValueError if it is none."""
     try:
         parts = [(name, form) for _, name, form, _ in Formatter().parse(template) if name is not None]
     except ValueError as error:

@@ -17,8 +17,7 @@ from typing import IO, Any
 
 from prefect.runtime import flow_run
 
-from tasks.config.identity import differences, identity_in, identity_of
-from tasks.config.loading import search_id_of
+from tasks.config.identity import differences, identity_in, identity_of, search_id_of
 from tasks.config.schema import SearchConfig
 from tasks.config.strict_yaml import read_yaml
 from tasks.errors import BusyError, JournalError, LockError, OtherSearchError

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from tasks.algorithm.costs import LedgerLine
 from tasks.algorithm.state import SearchState
-from tasks.config.identity import differences, identity_in, identity_of
-from tasks.config.loading import load_config, search_id_of
+from tasks.config.identity import differences, identity_in, identity_of, search_id_of
+from tasks.config.loading import load_config
 from tasks.config.schema import SearchConfig
 from tasks.contracts import Value
 from tasks.errors import ConfigError, JournalError, OtherSearchError, SearchNotFoundError

@@ -30,7 +30,8 @@ from prefect.settings import (
 )
 from prefect.utilities.urls import url_for
 
-from tasks.config.loading import load_config, search_id_of
+from tasks.config.identity import search_id_of
+from tasks.config.loading import load_config
 from tasks.contracts import SearchRef
 from tasks.errors import MsftError
 from tasks.record.paths import mlflow_address, mlflow_command, round_title, search_title

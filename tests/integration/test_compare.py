@@ -21,7 +21,8 @@ from flows.compare import compare_file, compare_methods
 from tasks import training
 from tasks.commands.flow_runs import fill_in_run_number
 from tasks.comparison.grid import plan_grid
-from tasks.config.loading import dump_config, load_config
+from tasks.config.identity import dump_config
+from tasks.config.loading import load_config
 from tasks.config.schema import SearchConfig
 from tasks.errors import IncompleteComparisonError, WorkerError
 from tasks.record import ownership

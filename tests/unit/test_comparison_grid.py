@@ -10,7 +10,8 @@ import pytest
 
 from tasks.comparison.categories import split_by_column
 from tasks.comparison.grid import Axis, plan_grid, read_axis
-from tasks.config.loading import change_config, search_id_of
+from tasks.config.identity import search_id_of
+from tasks.config.loading import change_config
 from tasks.config.presets import PRESETS
 from tasks.errors import ConfigError, DataError
 from tasks.record.ownership import directory_of

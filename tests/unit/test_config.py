@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from tasks.algorithm.methods import METHODS, SHARED
-from tasks.config.loading import dump_config, explain_config, load_config, search_id_of
+from tasks.config.identity import dump_config, explain_config, search_id_of
+from tasks.config.loading import load_config
 from tasks.config.method import SECTIONS
 from tasks.config.presets import PRESETS
 from tasks.config.schema import SearchConfig

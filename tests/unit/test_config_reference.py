@@ -2,9 +2,9 @@ from __future__ import annotations
 
 from tasks.config.method import SECTIONS, Options
 from tasks.config.presets import PRESETS
-from tasks.config.problems import model_in
 from tasks.config.reference import README, reference
 from tasks.config.schema import SearchConfig
+from tasks.config.sub_datasets import model_in
 
 
 def test_the_reference_is_that_of_the_models() -> None:

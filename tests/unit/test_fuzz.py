@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.config.loading import dump_config, load_config, parse_config
+from tasks.config.identity import dump_config
+from tasks.config.loading import load_config, parse_config
 from tasks.config.schema import SearchConfig
-from tasks.config.section import NAME_PATTERN
+from tasks.config.sub_datasets import NAME_PATTERN
 from tasks.errors import ConfigError
 from tests.unit.bad_input import outcome
 from tests.unit.fuzz_values import TEXTS, VALUES

@@ -8,7 +8,8 @@ import pytest
 
 from tasks.algorithm.methods import METHODS
 from tasks.comparison.grid import configure
-from tasks.config.loading import load_config, search_id_of
+from tasks.config.identity import search_id_of
+from tasks.config.loading import load_config
 from tasks.config.presets import PRESETS
 from tasks.errors import ConfigError
 

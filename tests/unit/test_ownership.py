@@ -16,8 +16,7 @@ from typing import Any
 import pynvml
 import pytest
 
-from tasks.config.identity import Change, differences
-from tasks.config.loading import dump_config, explain_config, search_id_of
+from tasks.config.identity import Change, differences, dump_config, explain_config, search_id_of
 from tasks.config.schema import SearchConfig
 from tasks.contracts import SearchRef
 from tasks.errors import BusyError, LockError, OtherSearchError

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from tasks.config.loading import dump_config, load_config
+from tasks.config.identity import dump_config
+from tasks.config.loading import load_config
 from tasks.config.schema import SearchConfig
 from tests.benchmarks.real_mixture import CONFIG, collect, copy_comparison, describe, overrides_of, summary_of
 

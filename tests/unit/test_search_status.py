@@ -23,7 +23,8 @@ from tasks.commands.doctor import (
     check_workers,
 )
 from tasks.commands.flow_runs import RunningFlow
-from tasks.config.loading import dump_config, parse_config, search_id_of
+from tasks.config.identity import dump_config, search_id_of
+from tasks.config.loading import parse_config
 from tasks.config.schema import SearchConfig
 from tasks.errors import ConfigError, OtherSearchError, SearchNotFoundError
 from tasks.record.journal import append_event
