@@ -151,7 +151,7 @@ def assert_completes(pool: Pool, run: UUID, machine: Machine) -> None:
     account = f"{run}\n{pool.history()}\n{machine.text()}"
     assert pool.state(run) == "Completed", account
     assert pool.client.read_flow_run(run).run_count >= 2, account
-    assert "is in use" not in machine.text(), account
+    assert "BusyError" not in machine.text(), account
 
 
 def assert_ended_once(output_root: Path) -> None:

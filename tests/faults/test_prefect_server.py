@@ -8,7 +8,7 @@ import socket
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -20,7 +20,13 @@ from prefect._internal.websockets import websocket_connect
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.events.clients import PrefectEventsClient
 from prefect.events.schemas.events import Event, Resource
-from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, PREFECT_HOME, temporary_settings
+from prefect.settings import (
+    PREFECT_API_DATABASE_CONNECTION_URL,
+    PREFECT_API_URL,
+    PREFECT_CLIENT_MAX_RETRIES,
+    PREFECT_HOME,
+    temporary_settings,
+)
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
@@ -49,6 +55,13 @@ def _api() -> Iterator[None]:
     server.shutdown()
 
 
+def embedded(home: Path | None = None) -> AbstractContextManager[object]:
+    """Settings of a user without a server; other tests of this process may use one with a database of its own."""
+    unset = {PREFECT_API_DATABASE_CONNECTION_URL, *({PREFECT_HOME} if home is None else ())}
+    chosen = {} if home is None else {PREFECT_HOME: home}
+    return temporary_settings({PREFECT_API_URL: None, **chosen}, restore_defaults=unset)
+
+
 class Flow:
     """Fails with the given errors, one a call, and then returns how often it was called."""
 
@@ -70,7 +83,7 @@ def test_the_own_server_listens_on_the_loopback_address_only(tmp_path: Path) -> 
         sockets = [socket for server in servers for socket in server.net_connections("inet")]
         return {socket.laddr.ip for socket in sockets if socket.status == psutil.CONN_LISTEN}
 
-    with temporary_settings({PREFECT_API_URL: None, PREFECT_HOME: tmp_path / "prefect"}):
+    with embedded(tmp_path / "prefect"):
         assert run_flow(listening, str(tmp_path)) == {"127.0.0.1"}
 
 
@@ -80,7 +93,7 @@ def test_an_embedded_server_has_a_home_of_its_own(tmp_path: Path) -> None:
     def home() -> Path:
         return Path(PREFECT_HOME.value())
 
-    with temporary_settings({PREFECT_API_URL: None}, restore_defaults={PREFECT_HOME}):
+    with embedded():
         used = run_flow(home, str(tmp_path))
     assert used.parent == tmp_path / "cache"
     assert (used / "prefect.db").is_file()
@@ -94,7 +107,7 @@ def test_a_database_of_another_version_is_named_as_the_cause(tmp_path: Path) -> 
         database.execute("INSERT INTO alembic_version VALUES ('f00f00f00f00')")
     database.close()
     with (
-        temporary_settings({PREFECT_API_URL: None, PREFECT_HOME: home}),
+        embedded(home),
         pytest.raises(PrefectServerError, match="Can't locate revision identified by 'f00f00f00f00'"),
     ):
         run_flow(Flow(), str(tmp_path))
@@ -163,7 +176,7 @@ def test_a_server_that_cannot_start_is_named_with_its_reason(tmp_path: Path, mon
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     flow = Flow()
     with (
-        temporary_settings({PREFECT_API_URL: None, PREFECT_HOME: tmp_path / "prefect"}),
+        embedded(tmp_path / "prefect"),
         pytest.raises(PrefectServerError, match=r"ended 3 times.*ModuleNotFoundError: no asyncpg here") as failed,
     ):
         run_flow(flow, str(tmp_path))
