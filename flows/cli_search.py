@@ -56,9 +56,9 @@ def plan(
     tokenized, which the search reuses.
     """
     give = log_to_terminal(quiet=quiet, as_json=as_json).give
-    from tasks.opening import prepare_inputs
     from tasks.planning.plan import make_plan
     from tasks.planning.pricing import measured_speed, num_devices_of, price_plan, stated_speed
+    from tasks.preparation import prepare_inputs
     from tasks.report.plan_view import plan_values, show_plan
 
     loaded = load_config(config, overrides or [])

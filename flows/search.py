@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from prefect import flow
 
+from flows.round import search_round
 from tasks.champion import crown_champion
 from tasks.commands.flow_runs import emits_end_event, fill_in_run_number
 from tasks.config.loading import load_shown_config
 from tasks.config.schema import SearchConfig
-from tasks.contracts import ChampionResult, RegisteredCheckpoint, SearchRun
-from tasks.evaluation import evaluate_checkpoints
-from tasks.opening import check_for_drift, mark_failed_on_error, open_search, prepare_inputs, reference_to
-from tasks.pruning import decide_pruning, record_decision
-from tasks.record.journal import History
+from tasks.contracts import ChampionResult, SearchRun
+from tasks.opening import check_for_drift, mark_failed_on_error, open_search, reference_to
+from tasks.preparation import prepare_inputs
 from tasks.record.ownership import HANDOVER_S, own_cache, own_directory, own_gpus
-from tasks.report.prefect_artifacts import log_to_run_page, round_run_name, search_run_name
+from tasks.report.prefect_artifacts import log_to_run_page, search_run_name
 from tasks.reporting import report_round, write_report
 from tasks.rollback import roll_back
-from tasks.training import build_mixture, register_checkpoints, train_rollout
 
 
 @flow(name="msft-search", flow_run_name=search_run_name, persist_result=False)
@@ -76,18 +74,3 @@ def _search(
             history = crown_champion(search, history)
             write_report(search.ref, history)
             return history.champion
-
-
-@flow(name="search-round", flow_run_name=round_run_name, persist_result=False)
-def search_round(
-    search: SearchRun, history: History, start: RegisteredCheckpoint | None
-) -> tuple[History, RegisteredCheckpoint | None]:
-    """Train one roll-out and exclude at most `exclude_per_round` sub-datasets."""
-    mixture = build_mixture(search, history.state, start)
-    rollout = train_rollout(search, mixture, history.state, start)
-    checkpoints = register_checkpoints(search.ref, mixture, rollout)
-    curves = evaluate_checkpoints(search, checkpoints, start)
-    decided = decide_pruning(search.config, history, mixture, rollout, curves)
-    history = record_decision(search.ref, history, decided)
-    report_round(search.ref, history)
-    return history, roll_back(search.ref, history.state)

@@ -1,4 +1,4 @@
-"""Prepare the inputs of a search, open it, new or resumed, and report an early end to MLflow."""
+"""Open a search, new or resumed, and report an early end to MLflow."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any
 from tasks.config.identity import changes_between, differences, dump_config, search_id_of
 from tasks.config.schema import SearchConfig
 from tasks.contracts import Inputs, SearchRef, SearchRun
-from tasks.data.inputs import load_inputs
 from tasks.errors import DriftError, MsftError, TrackingError
 from tasks.planning.plan import record_plan
 from tasks.record.events import EnvironmentChanged, SearchStarted, of_kind, start_of
@@ -23,14 +22,6 @@ from tasks.report import messages, prefect_artifacts
 from tasks.runtime.files import write_file
 from tasks.runtime.machine import describe_environment, numerical_environment, other_changes
 from tasks.stage import stage
-
-
-@stage("prepare inputs")
-def prepare_inputs(config: SearchConfig) -> Inputs:
-    """Return the base model and the tokenized sub-datasets; what is in the cache is not built again."""
-    with messages.stage_progress("preparing", len(config.mixture.sub_datasets)) as advance:
-        return load_inputs(config, advance)
-
 
 logger = logging.getLogger(__name__)
 

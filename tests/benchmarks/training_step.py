@@ -25,9 +25,9 @@ from tasks.config.loading import load_config
 from tasks.config.schema import SearchConfig
 from tasks.contracts import Inputs, RolloutSpec
 from tasks.data.inputs import load_inputs
+from tasks.mixing import mixture_of
 from tasks.record.rollout import ProgressFile
 from tasks.runtime.launch import num_threads
-from tasks.training import mixture_of
 from tasks.workers.train import Trainer
 
 

@@ -106,10 +106,7 @@ def test_a_database_of_another_version_is_named_as_the_cause(tmp_path: Path) -> 
         database.execute("CREATE TABLE alembic_version (version_num TEXT)")
         database.execute("INSERT INTO alembic_version VALUES ('f00f00f00f00')")
     database.close()
-    with (
-        embedded(home),
-        pytest.raises(PrefectServerError, match="Can't locate revision identified by 'f00f00f00f00'"),
-    ):
+    with embedded(home), pytest.raises(PrefectServerError, match="Can't locate revision identified by 'f00f00f00f00'"):
         run_flow(Flow(), str(tmp_path))
 
 

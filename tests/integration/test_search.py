@@ -154,20 +154,20 @@ def test_a_search_interrupted_in_every_stage_ends_the_same(
     searched: Any, smoke: dict[str, Any], output_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stages fail once each, at their end, when their work is done but not handed on."""
-    import flows.search as search_module
+    import flows.round as round_module
 
     config = SearchConfig.model_validate(smoke | {"output_root": str(output_root)})
     stages = ["build_mixture", "train_rollout", "register_checkpoints"]
     stages += ["evaluate_checkpoints", "decide_pruning", "roll_back"]
     for stage in stages:
-        original = getattr(search_module, stage)
+        original = getattr(round_module, stage)
 
         def interrupted(*args: Any, _original: Any = original, **kwargs: Any) -> Any:
             _original(*args, **kwargs)
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr(search_module, stage, interrupted)
+            patch.setattr(round_module, stage, interrupted)
             with pytest.raises(BaseException):  # noqa: B017, PT011 - Prefect wraps what ends a flow
                 msft_search(config)
     result = msft_search(config)

@@ -21,10 +21,10 @@ from tasks.contracts import (
     SplitRef,
     SubDatasetRef,
 )
+from tasks.mixing import mixture_of
 from tasks.pruning import decide_pruning
 from tasks.record.events import RoundDecided
 from tasks.record.journal import History
-from tasks.training import mixture_of
 from tests.unit.made_events import interval, started
 
 NAMES = ("early", "late")
