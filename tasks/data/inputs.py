@@ -12,6 +12,7 @@ from tasks.config.sub_datasets import SubDatasetConfig
 from tasks.contracts import BaseModelRef, Inputs, Metric, ScoreSplit, SplitRef, SubDatasetRef
 from tasks.data.base_model import prepare_base_model
 from tasks.data.examples import Example, fingerprint
+from tasks.data.leaks import shared_texts
 from tasks.data.problems import Problems
 from tasks.data.sources import read_splits
 from tasks.data.tokenization import Encoder, tokenize_split
@@ -105,13 +106,8 @@ def _splits_by_role(config: SearchConfig, sub_dataset: SubDatasetConfig) -> Spli
 
 
 def _check_overlap(config: SearchConfig, splits: Mapping[str, Splits]) -> None:
-    """Raise, or warn by choice, where one prompt stands in two different splits of the mixture."""
-    first: dict[str, tuple[str, str]] = {}
-    shared = []
-    for role, where, text in _located_texts(splits, config.search.protocol == "paper"):
-        role_before, where_before = first.setdefault(text, (role, where))
-        if role_before != role:
-            shared.append(f"{where_before} = {where}: {text!r:.80}")
+    """Raise, or warn by choice, where one text stands in two different splits of the mixture."""
+    shared = shared_texts(_located(splits, config.search.protocol == "paper"))
     if not shared:
         return
     error = SplitOverlapError(shared[:_SHOWN_OVERLAPS], len(shared))
@@ -120,13 +116,13 @@ def _check_overlap(config: SearchConfig, splits: Mapping[str, Splits]) -> None:
     logger.warning(str(error))
 
 
-def _located_texts(splits: Mapping[str, Splits], is_paper_protocol: bool) -> Iterator[tuple[str, str, str]]:
+def _located(splits: Mapping[str, Splits], is_paper_protocol: bool) -> Iterator[tuple[str, str, Example]]:
     for name, by_role in splits.items():
         for role, rows in by_role.items():
             if role == "test" and is_paper_protocol:
                 continue
             for index, row in enumerate(rows):
-                yield role, f"{name}/{role} row {index}", " ".join(row.prompt.split())
+                yield role, f"{name}/{role} row {index}", row
 
 
 def _prepare(config: SearchConfig, sub_dataset: SubDatasetConfig, splits: Splits, encoder: Encoder) -> SubDatasetRef:

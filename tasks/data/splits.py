@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tasks.data.examples import Example
+from tasks.data.leaks import conversations
 from tasks.data.randomness import random_state
 from tasks.errors import DataError
 
@@ -12,17 +13,13 @@ from tasks.errors import DataError
 def carve_split(
     train: Sequence[Example], count: int, name: str, split: str, seed: int
 ) -> tuple[list[Example], list[Example]]:
-    """Return (rest, carved). Rows of one prompt stay together, so that no prompt is in both."""
-    prompts = list(dict.fromkeys(example.prompt for example in train))
-    order = random_state(seed, "carve", name, split).permutation(len(prompts))
-    rows_of: dict[str, list[int]] = {}
-    for index, example in enumerate(train):
-        rows_of.setdefault(example.prompt, []).append(index)
+    """Return (rest, carved). Rows of one prompt or one conversation stay together, so that none is in both."""
+    together = conversations(train)
     carved: set[int] = set()
-    for position in order:
+    for position in random_state(seed, "carve", name, split).permutation(len(together)):
         if len(carved) >= count:
             break
-        carved.update(rows_of[prompts[position]])
+        carved.update(together[position])
     if len(carved) >= len(train):
         raise DataError(
             name,
