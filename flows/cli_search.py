@@ -59,7 +59,7 @@ def plan(
     from tasks.planning.plan import make_plan
     from tasks.planning.pricing import measured_speed, num_devices_of, price_plan, stated_speed
     from tasks.preparation import prepare_inputs
-    from tasks.report.plan_view import plan_values, show_plan
+    from tasks.report.messages import show_plan
 
     loaded = load_config(config, overrides or [])
     inputs = prepare_inputs.fn(loaded)
@@ -67,7 +67,13 @@ def plan(
     speed = stated_speed(flops_per_s) if flops_per_s else measured_speed(loaded.output_root, inputs.model.sha256)
     prices = price_plan(planned, speed, num_devices_of(loaded), price_per_gpu_hour) if speed else {}
     show_plan(planned, speed, prices)
-    give(plan_values(planned, speed, prices))
+    give(
+        {
+            "plan": planned.model_dump(),
+            "speed": speed.model_dump() if speed is not None else None,
+            "prices": {bound: price.model_dump() for bound, price in prices.items()},
+        }
+    )
 
 
 def search(

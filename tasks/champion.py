@@ -16,7 +16,7 @@ from tasks.record.view import view_of
 from tasks.registry.champion import log_test_scores, register_champion
 from tasks.registry.checkpoints import find_checkpoint
 from tasks.registry.runs import log_test_datasets
-from tasks.report.model_card import card_of
+from tasks.report.markdown import card_of
 from tasks.rollback import find_whole, keep_the_champion
 from tasks.stage import stage
 

@@ -19,7 +19,7 @@ from tasks.report import messages, prefect_artifacts
 from tasks.report.markdown import tell_round, tell_search
 from tasks.report.messages import tell_table
 from tasks.report.page import write_page
-from tasks.report.plan_view import plan_table
+from tasks.report.tables import plan_table
 from tasks.runtime.files import publish_file
 from tasks.stage import stage
 

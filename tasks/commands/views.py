@@ -10,7 +10,7 @@ from tasks.commands.doctor import Check
 from tasks.commands.init import Draft, DraftPart
 from tasks.record.status import SearchStatus, command_for
 from tasks.report.messages import tell, tell_table
-from tasks.report.table import Table, names, numbers, texts
+from tasks.report.tables import Table, names, numbers, texts
 
 logger = logging.getLogger(__name__)
 _COLORS = {"ok": "green", "warn": "yellow", "fail": "bold red"}

@@ -24,7 +24,7 @@ from tasks.config.schema import SearchConfig
 from tasks.contracts import SearchRef
 from tasks.record.events import RoundDecided
 from tasks.registry import runs as tracking
-from tasks.report.comparison_tables import show_comparison
+from tasks.report.messages import show_comparison
 from tasks.runtime.files import publish_file
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,9 @@ def report_comparison(config: SearchConfig, comparison: SearchRef, grid: Grid, o
     directory = Path(comparison.directory)
     paths = write_frames(directory, frames) + _write_plots(directory, frames, grid)
     if findings:
-        show_comparison(_heading(config, grid), frames, grid.axes, PRESETS[grid.control].title)
+        rows = {name: frame.astype(object).where(frame.notna(), None) for name, frame in frames.items()}
+        records = {name: frame.to_dict("records") for name, frame in rows.items()}
+        show_comparison(_heading(config, grid), records, grid.axes, PRESETS[grid.control].title)
     logger.info(f"files: {directory}")
     tracking.log_files(comparison, paths, grid.kind)
     metrics = _metrics(frames["summary"], grid.axes) if findings else {}

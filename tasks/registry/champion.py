@@ -14,8 +14,7 @@ from mlflow.exceptions import MlflowException
 from tasks.contracts import CheckpointScores, RegisteredCheckpoint, SearchRef, Value
 from tasks.registry.checkpoints import score_values
 from tasks.registry.client import client_of, retry_while_unavailable
-from tasks.report.markdown import spaced
-from tasks.report.model_card import ModelCard
+from tasks.report.markdown import ModelCard, spaced
 
 _LONGEST_DESCRIPTION = 5000  # of a model's version, where a database checks it
 

@@ -1,11 +1,19 @@
-"""The result of a search in three sentences."""
+"""What a search came to: in sentences, as scores from exclusion to champion, and the warnings about it."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
+from tasks.algorithm.curves import Curve
 from tasks.algorithm.state import CheckpointKey
-from tasks.record.view import FULL_EPOCHS, RoundView, SearchView
+from tasks.contracts import SubDatasetScore
+from tasks.record.view import FULL_EPOCHS, Metric, RoundView, SearchView
 from tasks.report import words
-from tasks.report.scores import mean_of
+from tasks.report.tables import mean_of
+
+# Measured: with 100 validation rows a decision repeats only half of the time between two halves of the data.
+FEW_ROWS = 200
 
 
 def verdict(view: SearchView) -> tuple[str, str, str]:
@@ -25,10 +33,38 @@ def standing(view: SearchView) -> str:
     return f"Unfinished: {rounds} decided{now}"
 
 
-def is_discarded(view: SearchView, key: CheckpointKey) -> bool:
-    """Return whether a rollback discarded the checkpoint."""
-    told = view.round_of(key)
+def is_champion_discarded(view: SearchView) -> bool:
+    """Return whether a rollback discarded the champion."""
+    if view.champion is None:
+        return False
+    key, told = view.champion.checkpoint, view.round_of(view.champion.checkpoint)
     return key in told.own and not told.is_accepted(key)
+
+
+def changes_of(told: RoundView) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Return the sub-datasets that a round's decision excluded or took back, each group with its kind and sign."""
+    groups = (("excluded", "− ", told.exclude), ("included", "+ ", told.decided.decision.include))
+    return [group for group in groups if group[-1]]
+
+
+def outcome_of(view: SearchView, told: RoundView) -> str:
+    """Return a round's decision in a few words."""
+    parts = [sign + words.listed([words.short(name, 16) for name in group], 1) for _, sign, group in changes_of(told)]
+    parts += ["new weights"] if told.reweighted else []
+    parts += [f"back to step {told.target.step}"] if told.target != max(told.position) else []
+    is_end = told is view.rounds[-1] and view.state.is_finished
+    return ", ".join([*parts, "end"] if is_end else parts or ["goes on"])
+
+
+def state_of(view: SearchView, name: str) -> str:
+    """Return where a sub-dataset stands, in a few words."""
+    left = next((left for left in view.state.excluded if left.sub_dataset == name), None)
+    if left is not None:
+        return f"excluded in round {left.round}"
+    if name not in view.state.active:
+        return "not in the mixture yet"
+    has_returned = any(name in told.decided.decision.include for told in view.rounds)
+    return "active again" if has_returned else "active to the end" if view.state.is_finished else "active"
 
 
 def _exclusions(view: SearchView) -> str:
@@ -36,48 +72,45 @@ def _exclusions(view: SearchView) -> str:
         return "No round is decided yet, so no sub-dataset is excluded."
     so_far = "" if view.state.is_finished else "So far, "
     leaving = [(told, name) for told in view.rounds for name in told.exclude]
-    returns = [
-        f"{name} came back in round {told.index}" for told in view.rounds for name in told.decided.decision.include
-    ]
     rounds, total = words.counted(len(view.rounds), "round"), words.counted(len(view.names), "sub-dataset")
     if not leaving:
         last = view.rounds[-1].decided.decision.reason
         return f"{so_far}{rounds} over {total} excluded none of them (the last decision: {last})."
-    each = [f"{name} in round {told.index} ({_fall(view, told, name)})" for told, name in leaving]
+    each = [f"{name} in round {told.index} ({_fall(view, told.curves[name])})" for told, name in leaving]
     have_peaked = all(told.curves[name].drop > 0 for told, name in leaving)
     why = "each past its peak" if have_peaked else "each by the decision of its round"
+    returns = [
+        f"{name} came back in round {told.index}" for told in view.rounds for name in told.decided.decision.include
+    ]
     back = f"; {words.listed(returns)}" if returns else ""
-    names = {name for _, name in leaving}
+    number = len({name for _, name in leaving})
     return (
-        f"{so_far}{len(names)} of {total} {'was' if len(names) == 1 else 'were'} excluded in {rounds}, {why} "
+        f"{so_far}{number} of {total} {'was' if number == 1 else 'were'} excluded in {rounds}, {why} "
         f"({view.selected_on} at the peak → at the end of that roll-out): {words.listed(each)}{back}."
     )
 
 
-def _fall(view: SearchView, told: RoundView, name: str) -> str:
-    curve = told.curves[name]
-    return f"{words.score(view.score(curve.peak.score).shown)} → {words.score(view.score(curve.end.score).shown)}"
+def _fall(view: SearchView, curve: Curve) -> str:
+    return " → ".join(words.score(view.score(point.score).shown) for point in (curve.peak, curve.end))
 
 
 def _champion(view: SearchView) -> str:
     champion = view.champion
     if champion is None:
         return "There is no champion yet."
-    where = words.checkpoint(champion.checkpoint)
-    if is_discarded(view, champion.checkpoint):
-        where += ", on a stretch that a rollback discarded,"
+    off_path = ", on a stretch that a rollback discarded," if is_champion_discarded(view) else ""
+    where = words.checkpoint(champion.checkpoint) + off_path
     good = f"with a mean {view.selected_on} of {words.score(view.score(champion.score).shown, 4)}"
     if view.crowned is None:
         closed = "" if view.is_paper_protocol else "; the test splits stay closed until the search ends"
         return f"The best checkpoint so far is {where} {good}{closed}."
-    test = view.crowned.test.scores if view.crowned.test is not None else ()
+    metrics: tuple[Metric, ...] = ("loss", "accuracy")
     tested = [
-        f"a mean test {unit} of {words.score(mean, 4)}"
-        for unit, by_loss in (("loss", True), ("accuracy", False))
-        if (mean := mean_of(test, by_loss=by_loss)) is not None
-        and (view.started.by_loss or not by_loss)
-        # By the paper's protocol this is the score that selected, which is told already.
-        and not (view.is_paper_protocol and by_loss == view.started.by_loss)
+        f"a mean test {metric} of {words.score(mean, 4)}"
+        for metric in (metrics if view.metric == "loss" else metrics[1:])
+        # By the paper's protocol the score that selected is that of the test splits, which is told already.
+        if not (view.is_paper_protocol and metric == view.metric)
+        and (mean := mean_of(view.crowned.test.scores if view.crowned.test else (), metric)) is not None
     ]
     untested = "" if view.is_paper_protocol else "; no sub-dataset has a test split to score it on"
     ending = f" and {' and '.join(tested)}" if tested else untested
@@ -87,18 +120,150 @@ def _champion(view: SearchView) -> str:
 def _cost(view: SearchView) -> str:
     if not view.rounds:
         return "No training is on record yet."
-    totals = view.totals
-    accepted, discarded, evaluation = (totals[kind] for kind in ("accepted", "discarded", "evaluation"))
-    trained = accepted.num_tokens + discarded.num_tokens
-    all_flops = view.all_flops
+    accepted, discarded, evaluation = (view.totals[kind] for kind in ("accepted", "discarded", "evaluation"))
+    trained, all_flops = accepted.num_tokens + discarded.num_tokens, view.all_flops
     spent = f"{view.spent:.2f} {view.unit}" if view.unit == FULL_EPOCHS else f"{view.spent:,.0f} rows"
     lost = f"{discarded.num_tokens / trained:.0%} were discarded by rollbacks" if trained else "none counted"
     lost = lost if discarded.num_examples else "none were discarded"
-    so_far = "" if view.state.is_finished else "So far it"
     evaluated = f"{evaluation.flops / all_flops:.0%}" if all_flops else "none"
-    repeated = totals["restart"].flops
+    repeated = view.totals["restart"].flops
     again = f" and work repeated after interruptions {words.share(repeated / all_flops)}" if repeated else ""
     return (
-        f"{so_far or 'The search'} trained on {spent} ({trained:,} tokens), of which {lost}; of "
-        f"{words.flops(all_flops)} in all, evaluation took {evaluated}{again}."
+        f"{'The search' if view.state.is_finished else 'So far it'} trained on {spent} ({trained:,} tokens), of which "
+        f"{lost}; of {words.flops(all_flops)} in all, evaluation took {evaluated}{again}."
     )
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One sub-dataset from its exclusion to the champion, in the unit that people read; None where there is none.
+
+    Attributes:
+        rounds: rounds whose decision excluded it.
+        at_exclusion: score at the checkpoint gone back to when it was last excluded; None while it is active.
+        at_end: score where the accepted path ends.
+        since_exclusion, change: what it gained from its exclusion to there, and to the champion; higher is better
+            for accuracies and losses alike.
+        note: where the champion stands to the exclusion.
+        test: the champion on its test split.
+    """
+
+    name: str
+    rounds: tuple[int, ...]
+    at_exclusion: float | None
+    at_end: float
+    since_exclusion: float | None
+    champion: float
+    change: float | None
+    note: str
+    test: SubDatasetScore | None
+
+
+def score_rows(view: SearchView) -> tuple[ScoreRow, ...]:
+    """Return one row a sub-dataset, in the mixture's order; none before the first decision."""
+    if view.champion is None:
+        return ()
+    return tuple(_score_row(view, name, view.champion.checkpoint) for name in view.names)
+
+
+def _score_row(view: SearchView, name: str, champion: CheckpointKey) -> ScoreRow:
+    last = view.rounds[-1]
+    at_end = last.score(name, last.target)
+    at_champion = view.round_of(champion).score(name, champion)
+    left = next((left for left in view.state.excluded if left.sub_dataset == name), None)
+    tested = view.crowned.test.scores if view.crowned and view.crowned.test else ()
+    return ScoreRow(
+        name=name,
+        rounds=tuple(told.index for told in view.rounds if name in told.exclude),
+        at_exclusion=view.score(left.score).shown if left else None,
+        at_end=view.score(at_end).shown,
+        since_exclusion=at_end - left.score if left else None,
+        champion=view.score(at_champion).shown,
+        change=at_champion - left.score if left else None,
+        note=_relation(champion, left.checkpoint, left.round) if left else "",
+        test=next((score for score in tested if score.sub_dataset == name), None),
+    )
+
+
+def _relation(champion: CheckpointKey, exclusion: CheckpointKey, decided_in: int) -> str:
+    if champion == exclusion:
+        return "is the checkpoint of its exclusion"
+    if champion.round > decided_in:
+        return "is later"
+    return "is earlier" if champion < exclusion else "is on the stretch discarded then"
+
+
+def remarks(view: SearchView) -> dict[str, str]:
+    """Return the warnings of a search, the gravest first: by their kind what each says of this search."""
+    found = {}
+    if view.is_paper_protocol:
+        found["selected on test"] = (
+            "search.protocol is paper: peaks, exclusions and the champion were chosen on the test splits, as in the "
+            "paper, so the test scores here are not those of unseen data."
+        )
+    if view.accepted_changes:
+        changes = words.listed(view.accepted_changes)
+        found["changed on the way"] = f"The search went on with {changes}; it may differ from an undisturbed one."
+    if few := _few_rows(view):
+        found["few validation rows"] = (
+            f"{words.listed(few)} {'has' if len(few) == 1 else 'have'} fewer than {FEW_ROWS} validation rows; with "
+            "100, a decision repeated only half of the time on the other half of the data."
+        )
+    if doubts := _noisy_peaks(view):
+        found["noisy peak"] = (
+            f"The fall that excluded {words.listed(doubts)} may be noise; another seed or more validation rows may "
+            "decide otherwise."
+        )
+    min_delta = float(view.started.config["search"]["min_delta"])
+    if lost := _forgotten(view, min_delta):
+        found["forgetting"] = (
+            f"After their exclusion, {words.listed(lost)} lost more than {min_delta:g} on the accepted path while the "
+            "others were trained."
+        )
+    champion = view.champion.checkpoint if view.champion is not None else None
+    if is_champion_discarded(view):
+        found["champion off the path"] = (
+            f"The best checkpoint, {champion}, lies on a discarded stretch: what the search trained afterwards did "
+            "not beat it on the mean over all sub-datasets."
+        )
+    if champion is not None and view.state.is_finished and champion == view.rounds[0].start:
+        found["nothing gained"] = "The champion is the base model itself: no checkpoint was better."
+    return found
+
+
+def _few_rows(view: SearchView) -> list[str]:
+    counts = {name: view.rounds[0].curves[name].end.num_examples for name in view.names if view.rounds}
+    return [f"{name} ({count})" for name, count in counts.items() if count < FEW_ROWS]
+
+
+def _noisy_peaks(view: SearchView) -> list[str]:
+    doubts = {
+        (told.index, name): _doubt(told.curves[name], view.metric) for told in view.rounds for name in told.exclude
+    }
+    return [f"{name} in round {index} ({doubt})" for (index, name), doubt in doubts.items() if doubt]
+
+
+def _doubt(curve: Curve, metric: Metric) -> str:
+    """Return why the fall from peak to end may be noise, in words; empty where neither sign of it shows.
+
+    The signs: after its peak the curve rose again by as much as it lost in all; or, for an accuracy, the fall is
+    within two standard errors of a difference of two scores over so many rows.
+    """
+    after = [point.score for point in curve.points if point.checkpoint >= curve.peak.checkpoint]
+    rise = max(max(after[index:]) - low for index, low in enumerate(after))
+    if rise >= curve.drop > 0:
+        return f"fell by {curve.drop:.3f}, yet rose by {rise:.3f} again after its peak"
+    num_rows = curve.peak.num_examples
+    variance = sum(max(0.0, p * (1 - p)) for p in (curve.peak.score, curve.end.score)) / num_rows
+    spread = 2 * math.sqrt(variance)
+    if metric == "accuracy" and 0 < curve.drop <= spread:
+        return f"fell by {curve.drop:.3f}, within the ±{spread:.3f} that {num_rows} rows leave open"
+    return ""
+
+
+def _forgotten(view: SearchView, min_delta: float) -> list[str]:
+    return [
+        f"{row.name} ({words.score(row.at_exclusion)} → {words.score(row.at_end)})"
+        for row in score_rows(view)
+        if row.since_exclusion is not None and row.since_exclusion < -min_delta
+    ]

@@ -1,28 +1,38 @@
-"""A search in Markdown, for MLflow's descriptions, Prefect's artifacts and the model card."""
+"""A search in Markdown: MLflow's descriptions, Prefect's artifacts and the champion's model card."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import yaml
+
+from tasks.algorithm.state import CheckpointKey
+from tasks.contracts import CheckpointScores
 from tasks.record.events import RoundDecided
 from tasks.record.view import SearchView
-from tasks.report.scores import champion_table, cost_table, decision_table
-from tasks.report.table import Table, names, texts
+from tasks.report.tables import Table, champion_table, cost_table, decision_table, names, texts
+from tasks.runtime.files import write_file
 
 # MLflow cuts a run's description at 8,000 characters; the rest is in the journal.
 _LONGEST_REASONS = 5000
 _ROW_FRAME = 25
 
+Splits = tuple[CheckpointScores, CheckpointScores]
+
 
 def tell_search(view: SearchView) -> str:
     """Return the standing of a search, its exclusions with reasons, its cost and, at its end, the champion's scores."""
-    parts = [_standing(view), _champion_line(view), exclusions_line(view), _reasons(view)]
+    parts = [_standing(view), _champion_line(view), _exclusions_line(view), _reasons(view)]
     if view.crowned is not None:
         scores = champion_table(view, view.crowned.validation, view.crowned.test)
         parts.append(f"**Champion's scores:**\n\n{scores.markdown()}")
     if view.totals:
         parts.append(f"**Cost:**\n\n{cost_table(view.totals.values()).markdown()}")
-    return "\n\n".join(part for part in parts if part)
+    return "\n\n".join(filter(None, parts))
 
 
 def tell_round(view: SearchView, decided: RoundDecided) -> str:
@@ -32,7 +42,7 @@ def tell_round(view: SearchView, decided: RoundDecided) -> str:
         decision_table(decided.decision.verdicts, view.metric).markdown(),
         cost_table(decided.ledger).markdown(),
     ]
-    return "\n\n".join(part for part in parts if part)
+    return "\n\n".join(filter(None, parts))
 
 
 def round_rows(view: SearchView) -> list[dict[str, Any]]:
@@ -49,16 +59,6 @@ def round_rows(view: SearchView) -> list[dict[str, Any]]:
         }
         for decided in view.history.rounds
     ]
-
-
-def exclusions_line(view: SearchView) -> str:
-    """Return the exclusions in their order: the round, the checkpoint rolled back to, and the score there."""
-    each = [
-        f"{e.sub_dataset} (round {e.round}, the search went on from {e.checkpoint}, "
-        f"{view.metric} {view.score(e.score).shown:.3f})"
-        for e in view.state.excluded
-    ]
-    return f"**Excluded, in order:** {'; '.join(each) or 'none'}."
 
 
 def spaced(markdown: str) -> str:
@@ -82,16 +82,114 @@ def _champion_line(view: SearchView) -> str:
     return f"**Champion{far}:** {view.champion.checkpoint}, {value} over all sub-datasets."
 
 
+def _exclusions_line(view: SearchView) -> str:
+    each = [
+        f"{e.sub_dataset} (round {e.round}, the search went on from {e.checkpoint}, "
+        f"{view.metric} {view.score(e.score).shown:.3f})"
+        for e in view.state.excluded
+    ]
+    return f"**Excluded, in order:** {'; '.join(each) or 'none'}."
+
+
 def _reasons(view: SearchView) -> str:
     """Return the newest decisions with their reasons, as many as fit, in order."""
     rows: list[tuple[str, ...]] = []
     room = _LONGEST_REASONS
     for decided in reversed(view.history.rounds):
         row = (str(decided.round), ", ".join(decided.active), decided.decision.reason)
-        room -= sum(len(cell) for cell in row) + _ROW_FRAME
+        room -= sum(map(len, row)) + _ROW_FRAME
         if room < 0:
             break
         rows.insert(0, row)
     hidden = len(view.history.rounds) - len(rows)
     remark = f"\n\nThe {hidden} rounds before these are in `journal.jsonl`." if hidden else ""
     return Table((*names("round"), *texts("trained on", "decision and reason")), rows).markdown() + remark
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """The champion's card: the values it begins with, the Markdown that follows, and the lineage as flat tags."""
+
+    front: Mapping[str, Any]
+    body: str
+    lineage: Mapping[str, str]
+
+    def write(self, directory: Path) -> None:
+        """Put the card where a hub looks for it."""
+        front = yaml.safe_dump(dict(self.front), sort_keys=False, allow_unicode=True)
+        write_file(directory / "README.md", f"---\n{front}---\n\n{self.body}\n")
+
+
+def card_of(view: SearchView, directory: Path, key: CheckpointKey, scores: Splits) -> ModelCard:
+    """Return the card of a checkpoint: what it is, where it comes from, how good it is, and how to load it.
+
+    Args:
+        view: of the search that published it.
+        directory: where the model is.
+        key: of the checkpoint.
+        scores: its validation and its test scores.
+    """
+    started, source = view.started, view.started.config["model"]["source"]
+    base = source or "drawn from the search's seed (model.from_config)"
+    front = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        **({"base_model": source} if source else {}),
+        "tags": ["msft", "supervised-fine-tuning"],
+        "msft": {
+            "search": view.title,
+            "round": key.round,
+            "step": key.step,
+            "mixture": list(view.names),
+            "exclusions": [
+                {"sub_dataset": name, "round": told.index, "step": told.target.step}
+                for told in view.rounds
+                for name in told.exclude
+            ],
+            "scores": {split: _plain(part) for split, part in zip(("validation", "test"), scores, strict=True)},
+        },
+    }
+    lineage = {
+        "msft.search": view.title,
+        "msft.search_id": started.search_id,
+        "msft.round": str(key.round),
+        "msft.step": str(key.step),
+        "msft.checkpoint": str(key),
+        "msft.base_model": base,
+        "msft.content_sha256": json.dumps({what: sha256[:16] for what, sha256 in started.content.items()}),
+        "msft.git_commit": str(started.environment["git_commit"]),
+    }
+    return ModelCard(front, _body(view, directory.resolve(), key, scores, base), lineage)
+
+
+def _body(view: SearchView, directory: Path, key: CheckpointKey, scores: Splits, base: str) -> str:
+    return f"""# msft-{view.started.name}
+
+Champion of search `{view.title}`: {key}, fine-tuned from `{base}` on {", ".join(view.names)}.
+
+{_exclusions_line(view)}
+
+{champion_table(view, *scores).markdown()}
+
+Validation chose this checkpoint among all that were scored; the test rows were scored once, afterwards.
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("{directory}")
+tokenizer = AutoTokenizer.from_pretrained("{directory}")
+```
+
+Or from MLflow: `mlflow artifacts download -u models:/msft-{view.started.name}@champion`."""
+
+
+def _plain(scores: CheckpointScores) -> dict[str, dict[str, Any]]:
+    """Return the scores by sub-dataset, rounded to what the rows can tell."""
+    return {
+        score.sub_dataset: {
+            "accuracy": None if score.accuracy is None else round(score.accuracy, 4),
+            "loss": round(score.loss, 4),
+            "rows": score.num_examples,
+        }
+        for score in scores.scores
+    }

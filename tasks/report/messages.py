@@ -6,7 +6,7 @@ Each is plain text, which Prefect's pages and log files show, with markup or a t
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +16,23 @@ from rich.text import Text
 
 from tasks.algorithm.state import CheckpointKey, SearchState
 from tasks.contracts import ChampionResult, CheckpointScores, Mixture, SearchRef
-from tasks.record.paths import mlflow_address, mlflow_command
+from tasks.planning.pricing import Price, Speed
+from tasks.record.paths import mlflow_address, mlflow_command, search_title
+from tasks.record.plan import Plan
 from tasks.record.view import SearchView
 from tasks.report import words
-from tasks.report.scores import champion_table, cost_table, decision_table
-from tasks.report.table import Table
+from tasks.report.tables import (
+    Record,
+    Table,
+    champion_table,
+    comparison_cost_table,
+    comparison_table,
+    cost_table,
+    decision_table,
+    estimate_table,
+    mean_of,
+    sub_datasets_table,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +119,7 @@ def show_search(search: SearchRef, state: SearchState, *, is_resumed: bool) -> N
     """Tell which search this is, and where it stands."""
     going_on = "has had its last round" if state.is_finished else f"goes on with round {state.round}"
     verb = going_on if is_resumed else "starts"
-    tell((f"search {search.name}-{search.search_id}", "bold"), f" {verb} in {search.directory}")
+    tell((f"search {search_title(search.name, search.search_id)}", "bold"), f" {verb} in {search.directory}")
 
 
 def show_mixture(mixture: Mixture) -> None:
@@ -127,11 +139,9 @@ def show_mixture(mixture: Mixture) -> None:
 
 def show_scores(scores: CheckpointScores, keys: Sequence[CheckpointKey]) -> None:
     """Tell the scores of a checkpoint in one line: accuracies where they are measured, else losses."""
-    values = [s.accuracy if s.accuracy is not None else s.loss for s in scores.scores]
-    each = " ".join(f"{s.sub_dataset} {value:.3f}" for s, value in zip(scores.scores, values, strict=True))
-    accuracies = [s.accuracy for s in scores.scores if s.accuracy is not None]
-    mean = f"mean accuracy {sum(accuracies) / len(accuracies):.3f}, " if accuracies else ""
-    loss = sum(s.loss for s in scores.scores) / len(values)
+    each = " ".join(f"{s.sub_dataset} {s.accuracy if s.accuracy is not None else s.loss:.3f}" for s in scores.scores)
+    accuracy, loss = mean_of(scores.scores, "accuracy"), mean_of(scores.scores, "loss")
+    mean = f"mean accuracy {accuracy:.3f}, " if accuracy is not None else ""
     tell(
         f"evaluated {keys.index(scores.key) + 1}/{len(keys)} step {scores.key.step}: ",
         (f"{mean}loss {loss:.3f}", "bold"),
@@ -152,8 +162,8 @@ def show_decision(view: SearchView) -> None:
 
 def show_summary(view: SearchView) -> None:
     """Tell how a search ended: its decisions, the champion's scores and the cost."""
-    assert view.crowned is not None
     state, champion = view.state, view.crowned
+    assert champion is not None
     title = " (protocol: paper, selected on the test splits)" if view.is_paper_protocol else ""
     tell_heading(f"search {view.title}: summary{title}")
     tell(f"ended after {state.round} rounds: {state.stop_reason}")
@@ -178,3 +188,41 @@ def show_pages(search: SearchRef, champion: ChampionResult, prefect_page: str) -
         f"Prefect: {prefect_page}",
     ):
         tell(line)
+
+
+def show_plan(plan: Plan, speed: Speed | None, prices: Mapping[str, Price]) -> None:
+    """Tell a plan; `prices` are by course, and empty where no speed is known."""
+    trained = f", of which {plan.num_trained:,} are trained" if plan.num_trained < plan.num_parameters else ""
+    tell(f"model: {plan.num_parameters:,} parameters{trained}; {plan.num_sub_datasets} sub-datasets")
+    tell_table(estimate_table(plan, prices))
+    if speed is None:
+        tell("hours: not known; state --flops-per-s (of one device), or run a search of this model here")
+        return
+    tell(
+        f"hours at {speed.training_flops_per_s:.3g} FLOP/s in training and {speed.evaluation_flops_per_s:.3g} in "
+        f"scoring, {speed.source}; without start-up and data preparation"
+    )
+
+
+def show_comparison(heading: str, frames: Mapping[str, Sequence[Record]], axes: Sequence[str], control: str) -> None:
+    """Tell scores, costs and, where the frames have them, sub-datasets; differences clear of zero are bold.
+
+    Args:
+        heading: printed above the tables.
+        frames: rows of `summary`, and perhaps of `sub_datasets`; accuracies in [0, 1], None for a missing number.
+        axes: the columns of `summary` that a sweep varies.
+        control: title of the method that the others are measured against.
+    """
+    summary = frames["summary"]
+    tell_heading(heading)
+    tell_table(comparison_table(summary, axes, control))
+    is_one = min(row["num_seeds"] for row in summary) == 1
+    over = "test rows alone, as seeds cannot be resampled with one" if is_one else "seeds and test rows"
+    logger.info(
+        "test accuracy: mean over sub-datasets ± standard deviation over seeds; "
+        f"intervals: paired bootstrap over {over}"
+    )
+    tell_table(comparison_cost_table(summary, axes))
+    logger.info("tokens, FLOPs and seconds of one search, mean over seeds; training, discarded work and evaluation")
+    if "sub_datasets" in frames:
+        tell_table(sub_datasets_table(frames["sub_datasets"], {row["method"]: row["title"] for row in summary}))

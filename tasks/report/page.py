@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from tasks.algorithm.costs import LedgerLine
 from tasks.record.paths import REPORT
 from tasks.record.view import SearchView, read_view
 from tasks.report import words
-from tasks.report.charts import checkpoint_tree, mean_chart, sub_dataset_chart
-from tasks.report.drawing import svg_of
-from tasks.report.findings import is_discarded, standing, verdict
-from tasks.report.plan_view import plan_table
-from tasks.report.remarks import remarks
-from tasks.report.scores import mean_of
-from tasks.report.table import in_markdown
-from tasks.report.tables import (
-    cost_rows,
-    data_rows,
-    decision_rows,
-    environment_rows,
-    mixture_rows,
-    score_rows,
-    settings_rows,
-    state_of,
-)
+from tasks.report.charts import checkpoint_tree, mean_chart, sub_dataset_chart, svg_of
+from tasks.report.findings import is_champion_discarded, outcome_of, remarks, score_rows, standing, state_of, verdict
+from tasks.report.tables import in_markdown, mean_of, plan_table
 from tasks.runtime.files import write_file
 
 _SECTIONS = ("search", "training", "evaluation", "model")
@@ -60,47 +49,88 @@ def render_markdown(view: SearchView) -> str:
 def _drawings(view: SearchView) -> dict[str, Any]:
     title = f"Mean {view.selected_on} over all {len(view.names)} sub-datasets"
     charts = [
-        (
-            name,
-            state_of(view, name),
-            svg_of(sub_dataset_chart(view, name), f"{name}: {view.selected_on}", f"chart {index}"),
-        )
+        svg_of(sub_dataset_chart(view, name), f"{name}: {view.selected_on}", f"chart {index}")
         for index, name in enumerate(view.names)
     ]
-    tree = svg_of(checkpoint_tree(view), "tree of checkpoints over optimizer steps", "tree")
-    return {"mean_title": title, "mean_chart": svg_of(mean_chart(view), title, "mean"), "charts": charts, "tree": tree}
+    return {
+        "mean_title": title,
+        "mean_chart": svg_of(mean_chart(view), title, "mean"),
+        "charts": [(name, state_of(view, name), chart) for name, chart in zip(view.names, charts, strict=True)],
+        "tree": svg_of(checkpoint_tree(view), "tree of checkpoints over optimizer steps", "tree"),
+    }
 
 
 def _contents(view: SearchView) -> dict[str, Any]:
     test = view.crowned.test.scores if view.crowned and view.crowned.test else ()
+    config, environment = view.started.config, dict(view.started.environment)
+    versions = environment.pop("versions", {})
+    settings = {
+        f"{section}.{key}": value
+        for section in _SECTIONS
+        for key, value in config[section].items()
+        if value is not None
+    }
+    identity = {"name": config["name"], "search id": view.started.search_id, "seed": config["seed"]}
     return {
         "view": view,
         "words": words,
         "standing": standing(view),
         "verdict": verdict(view),
         "remarks": remarks(view),
-        "decisions": decision_rows(view),
+        "outcomes": [(told, outcome_of(view, told)) for told in view.rounds],
+        "has_discarded": any(told.accepted_to < told.end for told in view.rounds),
         "scores": score_rows(view),
-        "test_mean": mean_of(test, by_loss=view.started.by_loss),
-        "test_accuracy_mean": mean_of(test, by_loss=False),
-        "is_champion_discarded": view.champion is not None and is_discarded(view, view.champion.checkpoint),
-        "costs": cost_rows(view),
+        "test_mean": mean_of(test, view.metric),
+        "test_accuracy_mean": mean_of(test, "accuracy"),
+        "is_champion_discarded": is_champion_discarded(view),
+        "costs": flops_shares(view),
         "plan": plan_table(view.plan).rows,
-        "size": words.size,
-        "mixture": mixture_rows(view),
-        "data": data_rows(view),
-        "settings": (*_identity(view), *settings_rows(view, _SECTIONS)),
-        "environment": environment_rows(view),
-        "configuration": yaml.safe_dump(dict(view.started.config), sort_keys=False, allow_unicode=True, width=110),
+        "mixture": {name: [told.shares.get(name) for told in view.rounds] for name in view.names},
+        "data": _data_rows(view),
+        "settings": _written(identity | settings),
+        "environment": _written({**environment, **versions}),
+        "configuration": yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, width=110),
     }
 
 
-def _identity(view: SearchView) -> tuple[tuple[str, str], ...]:
-    config = view.started.config
-    return ("name", config["name"]), ("search id", view.started.search_id), ("seed", str(config["seed"]))
+def flops_shares(view: SearchView) -> list[tuple[LedgerLine, float]]:
+    """Return the sums of each kind of work, and its share of all FLOPs."""
+    total = view.all_flops
+    return [(line, line.flops / total if total else 0.0) for line in view.totals.values()]
 
 
-def _render(template: str, contents: dict[str, Any]) -> str:
+def _data_rows(view: SearchView) -> list[dict[str, Any]]:
+    """Return the data of each sub-dataset, in the mixture's order; None for what is not recorded yet."""
+    configured = {part["name"]: part for part in view.started.config["mixture"]["sub_datasets"]}
+    tested = {row.name: row.test.num_examples for row in score_rows(view) if row.test}
+    rows = []
+    for name in view.names:
+        train = view.train.get(name)
+        validation = view.rounds[0].curves[name].end.num_examples if view.rounds else None
+        rows.append(
+            {
+                "name": name,
+                "source": _source(configured.get(name, {})),
+                "counts": (train and train.rows, train and train.tokens, validation, tested.get(name)),
+                "sha256": view.started.content.get(f"{name}/train", train.sha256 if train else ""),
+            }
+        )
+    return rows
+
+
+def _source(part: Mapping[str, Any]) -> str:
+    if part.get("hub"):
+        return " ".join(str(part[key]) for key in ("hub", "hub_config", "revision") if part.get(key))
+    if part.get("synthetic"):
+        return "generated: " + ", ".join(f"{key} {value}" for key, value in part["synthetic"].items())
+    return str(part.get("path") or "unknown")
+
+
+def _written(values: Mapping[str, Any]) -> dict[str, str]:
+    return {k: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for k, v in values.items()}
+
+
+def _render(template: str, contents: Mapping[str, Any]) -> str:
     environment = Environment(
         loader=PackageLoader("tasks.report"),
         autoescape=lambda name: name is not None and name.endswith(".html.j2"),

@@ -37,6 +37,7 @@ from tasks.errors import MsftError
 from tasks.record.paths import mlflow_address, mlflow_command, round_title, search_title
 from tasks.record.view import SearchView
 from tasks.report.markdown import round_rows, tell_round, tell_search
+from tasks.report.terminal import LOGGERS
 from tasks.runtime.prefect_server import LOCAL_PAGES
 
 logger = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ def log_to_run_page() -> None:
 
     Prefect leaves the level of such loggers at WARNING.
     """
-    for name in ("flows", "tasks"):
+    for name in LOGGERS:
         stages = logging.getLogger(name)
         stages.setLevel(logging.INFO)
         if not any(isinstance(handler, APILogHandler) for handler in stages.handlers):
@@ -75,15 +76,9 @@ def log_to_run_page() -> None:
 def show_link(search: SearchRef) -> None:
     """Link the search's run in MLflow."""
     command = mlflow_command(search)
-    while_it_runs = f", while this runs: `{command}`" if command else ""
-    _show(
-        lambda: create_link_artifact(
-            link=mlflow_address(search),
-            link_text="The search in MLflow",
-            key=_key(search, "mlflow"),
-            description=f"Curves, checkpoints and the champion{while_it_runs}",
-        )
-    )
+    text = f"Curves, checkpoints and the champion{f', while this runs: `{command}`' if command else ''}"
+    address, key = mlflow_address(search), _key(search, "mlflow")
+    _show(lambda: create_link_artifact(address, "The search in MLflow", key=key, description=text))
 
 
 def show_round(search: SearchRef, view: SearchView) -> None:
@@ -95,8 +90,7 @@ def show_round(search: SearchRef, view: SearchView) -> None:
 
 def show_end(search: SearchRef, view: SearchView) -> None:
     """Show how the search ended: exclusions with reasons, cost, and the champion's scores."""
-    text = tell_search(view)
-    _show(lambda: create_markdown_artifact(text, key=_key(search, "summary")))
+    _show(lambda: create_markdown_artifact(tell_search(view), key=_key(search, "summary")))
 
 
 class ProgressBar:
@@ -105,17 +99,17 @@ class ProgressBar:
     def __init__(self, search: SearchRef, round_index: int) -> None:
         self._key = _key(search, f"round-{round_index}")
         self._id: UUID | None = None
-        self.is_lost = False
+        self._is_lost = False
 
     def show(self, percent: float, description: str) -> None:
         """Set the bar."""
-        if not self.is_lost:
-            self.is_lost = not _show(lambda: self._set(percent, description))
+        if not self._is_lost:
+            self._is_lost = not _show(lambda: self._set(percent, description))
 
     def _set(self, percent: float, description: str) -> None:
         if self._id is None:
-            made = create_progress_artifact(percent, key=self._key, description=description)
-            self._id = cast(UUID, made)  # a coroutine only where an event loop runs
+            # A coroutine only where an event loop runs.
+            self._id = cast(UUID, create_progress_artifact(percent, key=self._key, description=description))
         else:
             update_progress_artifact(self._id, percent, description=description)
 

@@ -1,211 +1,242 @@
-"""The report's tables as rows of values; how they look is the templates' affair."""
+"""The tables of a search, a plan and a comparison, as plain text, on a terminal and as Markdown."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import rich.table
+from rich.text import Text
 
 from tasks.algorithm.costs import LedgerLine
-from tasks.algorithm.state import CheckpointKey
-from tasks.record.view import RoundView, SearchView
+from tasks.algorithm.curves import Verdict
+from tasks.contracts import CheckpointScores, SubDatasetScore
+from tasks.planning.pricing import Price
+from tasks.record.plan import BOUNDS, Comparison, Plan
+from tasks.record.view import Metric, Score, SearchView
 from tasks.report import words
 
-
-@dataclass(frozen=True)
-class ScoreRow:
-    """One sub-dataset from its exclusion to the champion, in the unit that people read.
-
-    Attributes:
-        rounds: rounds whose decision excluded it.
-        at_exclusion: score at the checkpoint gone back to when it was last excluded; None while it is active.
-        at_end: score where the accepted path ends.
-        since_exclusion, change: what it gained from its exclusion to there, and to the champion; higher is better
-            for accuracies and losses alike.
-        note: where the champion stands to the exclusion.
-        test, num_test_rows: the champion on its test split.
-    """
-
-    name: str
-    rounds: tuple[int, ...]
-    at_exclusion: float | None
-    at_end: float
-    since_exclusion: float | None
-    champion: float
-    change: float | None
-    note: str
-    test: float | None
-    test_accuracy: float | None
-    num_test_rows: int | None
+_ON_TERMINAL = {"mean": "bold", "clear": "bold", "excluded now": "bold red", "excluded before": "dim"}
+_IN_MARKDOWN = str.maketrans({mark: f"\\{mark}" for mark in "\\`*_{}[]<>#|~$"})
+_QUANTITIES = {
+    "num_rounds": "rounds",
+    "num_epochs": "full-mixture epochs",
+    "num_steps": "optimizer steps",
+    "num_examples": "training examples",
+    "num_checkpoints": "checkpoints scored",
+    "training_tokens": "training tokens",
+    "training_flops": "training FLOPs",
+    "evaluation_tokens": "evaluation tokens",
+    "evaluation_flops": "evaluation FLOPs",
+    "test_flops": "FLOPs of the test scores",
+    "bytes_written": "checkpoints written",
+    "disk_bytes": "disk at its fullest",
+}
+Record = Mapping[Any, Any]  # a row of a frame
 
 
-def score_rows(view: SearchView) -> tuple[ScoreRow, ...]:
-    """Return one row a sub-dataset, in the mixture's order; none before the first decision."""
-    if view.champion is None:
-        return ()
-    return tuple(_score_row(view, name, view.champion.checkpoint) for name in view.names)
+class Column(NamedTuple):
+    """A heading, and what stands below it: a name (one line), a text (may wrap) or a number (right-aligned)."""
+
+    heading: str
+    kind: str
 
 
-def _score_row(view: SearchView, name: str, champion: CheckpointKey) -> ScoreRow:
-    last = view.rounds[-1]
-    at_end = last.score(name, last.target)
-    at_champion = view.round_of(champion).score(name, champion)
-    exclusion = next((left for left in view.state.excluded if left.sub_dataset == name), None)
-    at_exclusion = exclusion.score if exclusion else None
-    scores = view.crowned.test.scores if view.crowned and view.crowned.test else ()
-    test = next((score for score in scores if score.sub_dataset == name), None)
-    return ScoreRow(
-        name=name,
-        rounds=tuple(told.index for told in view.rounds if name in told.exclude),
-        at_exclusion=view.score(at_exclusion).shown if at_exclusion is not None else None,
-        at_end=view.score(at_end).shown,
-        since_exclusion=at_end - at_exclusion if at_exclusion is not None else None,
-        champion=view.score(at_champion).shown,
-        change=at_champion - at_exclusion if at_exclusion is not None else None,
-        note=_relation(champion, exclusion.checkpoint, exclusion.round) if exclusion else "",
-        test=(test.loss if view.started.by_loss else test.accuracy) if test else None,
-        test_accuracy=test.accuracy if test else None,
-        num_test_rows=test.num_examples if test else None,
-    )
+def names(*headings: str) -> tuple[Column, ...]:
+    """Return columns of names."""
+    return tuple(Column(heading, "name") for heading in headings)
 
 
-def _relation(champion: CheckpointKey, exclusion: CheckpointKey, decided_in: int) -> str:
-    if champion == exclusion:
-        return "is the checkpoint of its exclusion"
-    if champion.round > decided_in:
-        return "is later"
-    if champion < exclusion:
-        return "is earlier"
-    return "is on the stretch discarded then"
+def texts(*headings: str) -> tuple[Column, ...]:
+    """Return columns of texts."""
+    return tuple(Column(heading, "long") for heading in headings)
+
+
+def numbers(*headings: str) -> tuple[Column, ...]:
+    """Return columns of numbers."""
+    return tuple(Column(heading, "number") for heading in headings)
+
+
+def in_markdown(text: object) -> str:
+    """Return a text that Markdown shows as it is, in one line."""
+    return " ".join(str(text).split()).translate(_IN_MARKDOWN)
 
 
 @dataclass(frozen=True)
-class DecisionRow:
-    """One round in a line; lengths in the view's unit."""
+class Table:
+    """Columns and rows; `styles` are those of rows by their index: mean, clear, excluded now or excluded before."""
 
-    told: RoundView
-    outcome: str
-    trained: float
-    discarded: float
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[str]]
+    styles: Mapping[int, str] = field(default_factory=dict)
 
-
-def decision_rows(view: SearchView) -> tuple[DecisionRow, ...]:
-    """Return one row a round."""
-    return tuple(
-        DecisionRow(told, outcome_of(view, told), told.end - told.begin, told.end - told.accepted_to)
-        for told in view.rounds
-    )
-
-
-def outcome_of(view: SearchView, told: RoundView) -> str:
-    """Return a round's decision in a few words."""
-    groups = (("− ", told.exclude), ("+ ", told.decided.decision.include))
-    parts = [sign + words.listed([words.short(name, 16) for name in group], 1) for sign, group in groups if group]
-    parts += ["new weights"] if told.reweighted else []
-    parts += [f"back to step {told.target.step}"] if told.target != max(told.position) else []
-    is_end = told is view.rounds[-1] and view.state.is_finished
-    return ", ".join([*parts, "end"] if is_end else parts or ["goes on"])
-
-
-def state_of(view: SearchView, name: str) -> str:
-    """Return where a sub-dataset stands, in a few words."""
-    left = next((left for left in view.state.excluded if left.sub_dataset == name), None)
-    if left is not None:
-        return f"excluded in round {left.round}"
-    if name not in view.state.active:
-        return "not in the mixture yet"
-    has_returned = any(name in told.decided.decision.include for told in view.rounds)
-    return "active again" if has_returned else "active to the end" if view.state.is_finished else "active"
-
-
-@dataclass(frozen=True)
-class CostRow:
-    """One kind of work over the whole search, and its part of all FLOPs."""
-
-    line: LedgerLine
-    flops_share: float
-
-
-def cost_rows(view: SearchView) -> tuple[CostRow, ...]:
-    """Return the sums of each kind of work."""
-    total = view.all_flops
-    return tuple(CostRow(line, line.flops / total if total else 0.0) for line in view.totals.values())
-
-
-@dataclass(frozen=True)
-class MixtureRow:
-    """A sub-dataset's share of each round's rows: None where it is not in the mixture, or not on record."""
-
-    name: str
-    shares: tuple[float | None, ...]
-
-
-def mixture_rows(view: SearchView) -> tuple[MixtureRow, ...]:
-    """Return one row a sub-dataset, one share a round."""
-    return tuple(MixtureRow(name, tuple(told.shares.get(name) for told in view.rounds)) for name in view.names)
-
-
-@dataclass(frozen=True)
-class DataRow:
-    """Data of one sub-dataset; None: not recorded yet."""
-
-    name: str
-    source: str
-    train_rows: int | None
-    train_tokens: int | None
-    validation_rows: int | None
-    test_rows: int | None
-    sha256: str
-
-
-def data_rows(view: SearchView) -> tuple[DataRow, ...]:
-    """Return one row a sub-dataset, in the mixture's order."""
-    configured = {part["name"]: part for part in view.started.config["mixture"]["sub_datasets"]}
-    tested = {row.name: row.num_test_rows for row in score_rows(view)}
-    rows = []
-    for name in view.names:
-        train = view.train.get(name)
-        curve = view.rounds[0].curves[name] if view.rounds else None
-        rows.append(
-            DataRow(
-                name=name,
-                source=_source(configured.get(name, {})),
-                train_rows=train.rows if train else None,
-                train_tokens=train.tokens if train else None,
-                validation_rows=curve.end.num_examples if curve else None,
-                test_rows=tested.get(name),
-                sha256=view.started.content.get(f"{name}/train", train.sha256 if train else ""),
-            )
+    def text(self) -> str:
+        """Return the table with aligned columns."""
+        lines = [[column.heading for column in self.columns], *self.rows]
+        widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+        return "\n".join(
+            "  ".join(
+                cell.rjust(width) if column.kind == "number" else cell.ljust(width)
+                for cell, width, column in zip(cells, widths, self.columns, strict=True)
+            ).rstrip()
+            for cells in lines
         )
-    return tuple(rows)
+
+    def rich(self) -> rich.table.Table:
+        """Return the table for a terminal."""
+        table = rich.table.Table(box=None, pad_edge=False)
+        for index, (heading, kind) in enumerate(self.columns):
+            width = max(len(cells[0]) for cells in self.rows) if index == 0 else None  # never cut: it is copied
+            table.add_column(Text(heading), no_wrap=kind == "name", min_width=width)
+            table.columns[-1].justify = "right" if kind == "number" else "left"
+        for index, cells in enumerate(self.rows):
+            style = _ON_TERMINAL.get(self.styles.get(index, ""), "")
+            table.add_row(*(Text(cell, style) for cell in cells))
+        return table
+
+    def markdown(self) -> str:
+        """Return the table in Markdown; empty without rows."""
+        if not self.rows:
+            return ""
+        rows = [[in_markdown(cell) for cell in cells] for cells in self.rows]
+        for index in (index for index, style in self.styles.items() if style == "mean"):
+            rows[index] = [cell and f"**{cell}**" for cell in rows[index]]
+        rules = ["---:" if column.kind == "number" else "---" for column in self.columns]
+        headings = [column.heading for column in self.columns]
+        return "\n".join(f"| {' | '.join(cells)} |" for cells in [headings, rules, *rows])
 
 
-def _source(part: Mapping[str, Any]) -> str:
-    if part.get("hub"):
-        return " ".join(str(part[key]) for key in ("hub", "hub_config", "revision") if part.get(key))
-    if part.get("synthetic"):
-        values = ", ".join(f"{key} {value}" for key, value in part["synthetic"].items())
-        return f"generated: {values}"
-    return str(part.get("path") or "unknown")
+def decision_table(verdicts: Iterable[Verdict], metric: Metric) -> Table:
+    """Return a row for each sub-dataset: its peak in the round, its score there and at the end, and its verdict."""
+    rows = [
+        (
+            verdict.sub_dataset,
+            str(verdict.peak.step),
+            *(words.score(Score(score, metric).shown) for score in (verdict.peak_score, verdict.end_score)),
+            words.score(verdict.peak_score - verdict.end_score),
+            verdict.word,
+        )
+        for verdict in verdicts
+    ]
+    headings = numbers("peak at step", f"{metric} at peak", f"{metric} at the end", "drop")
+    styles = {index: row[-1] for index, row in enumerate(rows)}
+    return Table((*names("sub-dataset"), *headings, *names("verdict")), rows, styles)
 
 
-def settings_rows(view: SearchView, sections: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """Return the settings of some sections as (a.b, value); what is not set is left out."""
-    return tuple(
-        (f"{section}.{key}", _written(value))
-        for section in sections
-        for key, value in view.started.config[section].items()
-        if value is not None
-    )
+def champion_table(view: SearchView, validation: CheckpointScores, test: CheckpointScores | None) -> Table:
+    """Return a row for each sub-dataset: validation score, the score at its exclusion, test scores and test rows."""
+    rows = [
+        (
+            row.sub_dataset,
+            words.score(row.validation),
+            "never" if row.at_exclusion is None else words.score(row.at_exclusion),
+            words.score(row.test_loss),
+            words.score(row.test_accuracy),
+            "none" if row.num_test_rows is None else f"{row.num_test_rows:,}",
+        )
+        for row in view.champion_rows(validation, test)
+    ]
+    tested = test.scores if test is not None else ()
+    means = (mean_of(validation.scores, view.metric), None, mean_of(tested, "loss"), mean_of(tested, "accuracy"))
+    first, _, *on_test = (words.score(mean, 4) for mean in means)
+    headings = (f"validation {view.metric}", f"{view.metric} at exclusion", "test loss", "test accuracy", "test rows")
+    columns = (*names("sub-dataset"), *numbers(*headings))
+    return Table(columns, [*rows, ("mean", first, "", *on_test, "")], {len(rows): "mean"})
 
 
-def environment_rows(view: SearchView) -> tuple[tuple[str, str], ...]:
-    """Return what the search ran on, versions last."""
-    versions = view.started.environment.get("versions", {})
-    rest = {key: value for key, value in view.started.environment.items() if key != "versions"}
-    return tuple((key, _written(value)) for key, value in {**rest, **versions}.items())
+def mean_of(scores: Sequence[SubDatasetScore], metric: Metric) -> float | None:
+    """Return the mean over sub-datasets, of losses or of the accuracies that were measured."""
+    known = [value for score in scores if (value := getattr(score, metric)) is not None]
+    return sum(known) / len(known) if known else None
 
 
-def _written(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+def cost_table(lines: Iterable[LedgerLine]) -> Table:
+    """Return a row for each kind of work."""
+    rows = [
+        (
+            line.kind,
+            f"{line.num_tokens:,}",
+            f"{line.num_examples:,}",
+            words.flops(line.flops),
+            f"{line.seconds:,.1f}",
+            words.size(line.num_bytes),
+        )
+        for line in lines
+    ]
+    return Table((*names("work"), *numbers("tokens", "rows", "FLOPs", "seconds", "written")), rows)
+
+
+def estimate_table(plan: Plan, prices: Mapping[str, Price]) -> Table:
+    """Return a row for each quantity of a plan, and each of its price where a speed is known."""
+    rows = [
+        (label, *(_shown(quantity, getattr(getattr(plan, bound), quantity)) for bound in BOUNDS))
+        for quantity, label in _QUANTITIES.items()
+    ]
+    for quantity, label, digits in (("hours", "hours", 3), ("gpu_hours", "GPU-hours", 3), ("money", "price", 2)):
+        values = [getattr(prices[bound], quantity) for bound in BOUNDS if bound in prices]
+        if values and values[0] is not None:
+            rows.append((label, *(f"{value:,.{digits}f}" for value in values)))
+    return Table((*names(""), *numbers(*BOUNDS)), rows)
+
+
+def plan_table(comparisons: Sequence[Comparison]) -> Table:
+    """Return a row for each quantity: its least, as expected and most by the plan, and what it came to."""
+    rows = [
+        (
+            _QUANTITIES[row.quantity],
+            *(_shown(row.quantity, value) for value in (row.least, row.expected, row.most, row.actual)),
+        )
+        for row in comparisons
+    ]
+    return Table((*names("plan and actual"), *numbers(*BOUNDS, "actual")), rows)
+
+
+def _shown(quantity: str, value: float) -> str:
+    if "flops" in quantity:
+        return words.flops(value)
+    if "bytes" in quantity:
+        return words.size(value)
+    return f"{value:,.2f}" if quantity == "num_epochs" else f"{value:,.0f}"
+
+
+def comparison_table(summary: Sequence[Record], axes: Sequence[str], control: str) -> Table:
+    """Return a row for each point and method: its test accuracy in points, and the difference to the control's."""
+    rows = []
+    clear: dict[int, str] = {}
+    for index, row in enumerate(summary):
+        difference = "–"
+        if row["difference"] is not None:
+            mean, low, high = (100 * row[name] for name in ("difference", "low", "high"))
+            difference = f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+            clear |= {index: "clear"} if low > 0 or high < 0 else {}
+        point = (str(row[axis]) for axis in axes)
+        rows.append((*point, row["title"], str(row["num_seeds"]), _accuracy(row), difference))
+    headings = numbers("seeds", "test accuracy", f"difference to {control} [95 %]")
+    return Table((*names(*axes, "method"), *headings), rows, clear)
+
+
+def comparison_cost_table(summary: Sequence[Record], axes: Sequence[str]) -> Table:
+    """Return a row for each point and method: tokens, FLOPs and seconds of one search."""
+    rows = []
+    for row in summary:
+        tokens = (f"{row[name]:,.0f}" for name in ("train_tokens", "discarded_tokens", "evaluation_tokens"))
+        point = (str(row[axis]) for axis in axes)
+        rows.append((*point, row["title"], *tokens, f"{row['flops']:.3g}", f"{row['seconds']:,.0f}"))
+    headings = numbers("train tokens", "discarded", "evaluation", "FLOPs", "seconds")
+    return Table((*names(*axes, "method"), *headings), rows)
+
+
+def sub_datasets_table(scores: Sequence[Record], titles: Mapping[str, str]) -> Table:
+    """Return a row for each sub-dataset, with the test accuracy of each method."""
+    cells = {(row["sub_dataset"], row["method"]): _accuracy(row) for row in scores}
+    rows = [
+        (name, *(cells.get((name, method), "none") for method in titles)) for name in dict.fromkeys(n for n, _ in cells)
+    ]
+    return Table((*names("sub-dataset"), *numbers(*titles.values())), rows)
+
+
+def _accuracy(row: Record) -> str:
+    """Return the accuracy in points, ± its standard deviation over seeds if there is one."""
+    spread = f" ± {100 * row['std']:.1f}" if row["std"] is not None else ""
+    return f"{100 * row['mean']:.1f}{spread}"

@@ -12,7 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from tasks.report import messages
-from tasks.report.messages import Bar
 
 LOGGERS = ("flows", "tasks")
 # Rich takes a pipe for a terminal of 80 columns; a table's row must stay one line there.
@@ -43,19 +42,16 @@ class TerminalHandler(logging.Handler):
         if hasattr(record, "bar") and console.is_terminal:
             self._draw(record.bar)
         elif record.levelno >= logging.INFO:
-            width = console.width
             shown = _shown(record)
-            if isinstance(shown, Table) and not console.is_terminal:
-                console.width = max(width, _PIPE_WIDTH)
-            console.print(shown)
-            console.width = width
+            is_wide = isinstance(shown, Table) and not console.is_terminal
+            console.print(shown, width=max(console.width, _PIPE_WIDTH) if is_wide else None)
 
     def give(self, result: Any) -> None:
         """Print the command's result, where JSON is asked for."""
         if self._as_json:
             print(json.dumps(result, ensure_ascii=False, indent=1), flush=True)
 
-    def _draw(self, bar: Bar | None) -> None:
+    def _draw(self, bar: messages.Bar | None) -> None:
         if bar is None:
             if self._bars is not None:
                 self._bars.stop()
@@ -92,8 +88,7 @@ def fail(text: str) -> None:
 
 
 def _shown(record: logging.LogRecord) -> Any:
-    if record.levelno >= logging.ERROR:
-        return Text.assemble(("error:", "bold red"), " ", record.getMessage())
     if record.levelno >= logging.WARNING:
-        return Text.assemble(("warning:", "yellow"), " ", record.getMessage())
+        level = ("error:", "bold red") if record.levelno >= logging.ERROR else ("warning:", "yellow")
+        return Text.assemble(level, " ", record.getMessage())
     return getattr(record, "rich", None) or Text(record.getMessage(), "" if hasattr(record, "bar") else "dim")

@@ -51,10 +51,8 @@ def share(value: float) -> str:
 
 def flops(value: float) -> str:
     """Return floating-point operations with a prefix, such as `1.36 PFLOPs`."""
-    for scale, prefix in _SCALES:
-        if value >= scale:
-            return f"{value / scale:.3g} {prefix}FLOPs"
-    return f"{value:,.0f} FLOPs"
+    scale, prefix = next(((scale, prefix) for scale, prefix in _SCALES if value >= scale), (1.0, ""))
+    return f"{value / scale:.3g} {prefix}FLOPs" if prefix else f"{value:,.0f} FLOPs"
 
 
 def duration(seconds: float) -> str:

@@ -33,7 +33,7 @@ from tasks.registry import client as tracking_client
 from tasks.registry import runs as tracking
 from tasks.registry.champion import register_champion
 from tasks.registry.live import live_pages, record_rollout
-from tasks.report.model_card import ModelCard
+from tasks.report.markdown import ModelCard
 from tests.faults.comparison import tracked
 from tests.faults.tracking_server import FaultyProxy, TrackingServer, free_port, running
 

@@ -15,7 +15,7 @@ from tasks.record.paths import mlflow_address, mlflow_command, round_title
 from tasks.record.view import SearchView, view_of
 from tasks.report.markdown import round_rows, spaced, tell_round, tell_search
 from tasks.report.prefect_artifacts import LOCAL_PAGES, page_of_this_run
-from tasks.report.table import Table, names, numbers
+from tasks.report.tables import Table, names, numbers
 from tests.unit import made_events
 
 

@@ -25,7 +25,7 @@ from tasks.registry.champion import register_champion
 from tasks.registry.checkpoints import RoundCheckpoints, accept_path, find_checkpoint, log_scores
 from tasks.registry.client import client_of
 from tasks.registry.runs import log_training, open_round_run, open_search_run
-from tasks.report.model_card import ModelCard
+from tasks.report.markdown import ModelCard
 
 NAMES = ("max", "cmp")
 DIGESTS = dict.fromkeys(NAMES, "d1")
