@@ -14,8 +14,9 @@ from typing import Any, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from tasks.algorithm.methods import METHODS
 from tasks.config.method import SECTIONS, rename_options
-from tasks.config.presets import expand_preset, unknown_method
+from tasks.config.presets import PRESETS, expand_preset, unknown_method
 from tasks.config.schema import SearchConfig, launcher_problems
 from tasks.config.strict_yaml import Document, read_document, read_yaml
 from tasks.config.sub_datasets import model_in
@@ -262,7 +263,7 @@ def _told(path: Place, problems: Sequence[Mapping[str, Any]]) -> str:
     if kind == "value_error":
         return str(problem["msg"]).removeprefix("Value error, ")
     if kind == "union_tag_invalid":
-        return unknown_method(str(problem["ctx"]["tag"]))
+        return unknown_method(str(problem["ctx"]["tag"]), [*METHODS, *PRESETS])
     texts = [_EXPECTED.get(one["type"], "{msg}").format(msg=one["msg"], **one.get("ctx", {})) for one in problems]
     shown = repr(got) if isinstance(got, str) else json.dumps(got, ensure_ascii=False)
     return f"got {shown:.80}; expected {' or '.join(dict.fromkeys(texts))}"

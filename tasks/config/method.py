@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import reduce
+from operator import or_
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
@@ -11,6 +13,7 @@ from pydantic import (
     Tag,
     ValidatorFunctionWrapHandler,
     WrapValidator,
+    create_model,
     model_serializer,
     model_validator,
 )
@@ -193,46 +196,20 @@ class StrategyConfig(Settings):
         return policy_of(self.method, self.options.model_dump())
 
 
-class MsftSearch(StrategyConfig):
-    """The paper's search."""
-
-    method: Literal["msft"] = "msft"
-    options: MsftOptions = MsftOptions()
-
-
-class ForwardSearch(StrategyConfig):
-    """Exclusion without rollback."""
-
-    method: Literal["forward"] = "forward"
-    options: ForwardOptions = ForwardOptions()
+def _section(options: Options, *methods: Any) -> type[StrategyConfig]:
+    """Return the section `search` of methods that share their options."""
+    fields: dict[str, Any] = {"method": (Literal[methods], methods[0]), "options": (type(options), options)}
+    return create_model(f"{methods[0].title().replace('_', '')}Search", __base__=StrategyConfig, **fields)
 
 
-class BaselineSearch(StrategyConfig):
-    """A baseline without options of its own."""
-
-    method: Literal["sft", "continual_sft", "sro_sft", "soft_sro_sft"] = "sft"
-    options: Options = Options()
-
-
-class DynamixSearch(StrategyConfig):
-    """DynamixSFT."""
-
-    method: Literal["dynamix_sft"] = "dynamix_sft"
-    options: DynamixOptions = DynamixOptions()
-
-
-class IesSearch(StrategyConfig):
-    """IES."""
-
-    method: Literal["ies"] = "ies"
-    options: IesOptions = IesOptions()
-
-
-SECTIONS: dict[str, type[StrategyConfig]] = {
-    method: section
-    for section in (MsftSearch, ForwardSearch, BaselineSearch, DynamixSearch, IesSearch)
-    for method in get_args(section.model_fields["method"].annotation)
-}
+_ALL = (
+    _section(MsftOptions(), "msft"),
+    _section(ForwardOptions(), "forward"),
+    _section(Options(), "sft", "continual_sft", "sro_sft", "soft_sro_sft"),
+    _section(DynamixOptions(), "dynamix_sft"),
+    _section(IesOptions(), "ies"),
+)
+SECTIONS = {method: one for one in _ALL for method in get_args(one.model_fields["method"].annotation)}
 
 
 def _method_of(value: Any) -> str:
@@ -241,11 +218,5 @@ def _method_of(value: Any) -> str:
     return section.__name__ if section is not None else str(method)
 
 
-SearchSection = Annotated[
-    Annotated[MsftSearch, Tag("MsftSearch")]
-    | Annotated[ForwardSearch, Tag("ForwardSearch")]
-    | Annotated[BaselineSearch, Tag("BaselineSearch")]
-    | Annotated[DynamixSearch, Tag("DynamixSearch")]
-    | Annotated[IesSearch, Tag("IesSearch")],
-    Discriminator(_method_of),
-]
+# What a configuration's `search` is checked by: for type checkers it is a StrategyConfig.
+SEARCH: Any = Annotated[reduce(or_, (Annotated[one, Tag(one.__name__)] for one in _ALL)), Discriminator(_method_of)]

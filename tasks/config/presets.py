@@ -18,6 +18,7 @@ _EMA = 0.99  # the pilot's value, with which forward search won
 # shorter as sub-datasets are excluded, so three evaluations an epoch make about as many in total as four of the full
 # mixture (measured: four cost 15 % more FLOPs than SFT, three 2 % fewer).
 _OFTEN = {"search.compute_budget_epochs": 1, "search.evals_per_epoch": 3}
+_OFTEN_EMA = {**_OFTEN, "training.ema": _EMA}
 # Rehearsal of all rows learns wrong labels again that the rollback had unlearned.
 _ANSWERED = {"rehearsal": 0.1, "rehearse": "correct"}
 _PLUS = {**_ANSWERED, "loss_guard": 0.05}
@@ -25,17 +26,10 @@ _PLUS = {**_ANSWERED, "loss_guard": 0.05}
 
 @dataclass(frozen=True)
 class Preset:
-    """A method with settings.
+    """A method with settings: values at dotted paths of the configuration; None restores the default."""
 
-    Attributes:
-        title: the name in tables and plots.
-        summary: one line for `msft methods`.
-        method: the value of `search.method`.
-        settings: further values at dotted paths of the configuration; None restores the default.
-    """
-
-    title: str
-    summary: str
+    title: str  # in tables and plots
+    summary: str  # in `msft methods`
     method: str
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -71,22 +65,19 @@ PRESETS: Mapping[str, Preset] = {
     ),
     "forward": Preset("Forward search", "exclude what overfits and train on, without rollback", "forward", _OFTEN),
     "forward_ema": Preset(
-        "Forward search + EMA",
-        "forward with a moving average of the weights",
-        "forward",
-        {**_OFTEN, "training.ema": _EMA},
+        "Forward search + EMA", "forward with a moving average of the weights", "forward", _OFTEN_EMA
     ),
     "forward_random": Preset(
         "Forward search + EMA, random control",
         "control of forward_ema: as many leave, drawn at random",
         "forward",
-        {**_OFTEN, "training.ema": _EMA, "search.options": {"random_seed": 1}},
+        {**_OFTEN_EMA, "search.options": {"random_seed": 1}},
     ),
     "forward_plus": Preset(
         "Forward+ (answered rehearsal, loss guard, EMA)",
         "forward_ema with rehearsal of correct rows and a smaller loss guard",
         "forward",
-        {**_OFTEN, "training.ema": _EMA, "search.options": _PLUS},
+        {**_OFTEN_EMA, "search.options": _PLUS},
     ),
     "msft_rehearsal": Preset(
         "mSFT + rehearsal + EMA",
@@ -98,32 +89,32 @@ PRESETS: Mapping[str, Preset] = {
         "mSFT + answered rehearsal + EMA",
         "msft with averaged weights and rehearsal of correct rows",
         "msft",
-        {**_OFTEN, "training.ema": _EMA, "search.options": _ANSWERED},
+        {**_OFTEN_EMA, "search.options": _ANSWERED},
     ),
     "msft_plus": Preset(
         "mSFT+ (answered rehearsal, loss guard, EMA)",
         "msft_answered with a loss guard",
         "msft",
-        {**_OFTEN, "training.ema": _EMA, "search.options": _PLUS},
+        {**_OFTEN_EMA, "search.options": _PLUS},
     ),
     "msft_memory": Preset(
         "mSFT+ with memory",
         "msft_plus with peaks looked for on the whole path",
         "msft",
-        {**_OFTEN, "training.ema": _EMA, "search.options": {**_PLUS, "peak_window": "path"}},
+        {**_OFTEN_EMA, "search.options": {**_PLUS, "peak_window": "path"}},
     ),
     "msft_plus_random": Preset(
         "mSFT+, random control",
         "control of msft_plus: as many leave, drawn at random",
         "msft",
-        {**_OFTEN, "training.ema": _EMA, "search.options": {**_PLUS, "random_seed": 1}},
+        {**_OFTEN_EMA, "search.options": {**_PLUS, "random_seed": 1}},
     ),
 }
 
 
-def unknown_method(name: str) -> str:
+def unknown_method(name: str, known: Iterable[str] = PRESETS) -> str:
     """Return the problem of a name that is neither method nor preset, with the nearest one."""
-    known = list(dict.fromkeys([*METHODS, *PRESETS]))
+    known = list(dict.fromkeys(known))
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
     return f"got {name!r}; expected a method or preset; {hint}"
@@ -140,11 +131,7 @@ def expand_preset(raw: Any, *, has_settings: bool = True) -> Any:
     """Return a raw configuration with its preset replaced by the method and settings that the preset stands for.
 
     A name that is a method as well, such as `forward`, means the method alone. A value that the configuration gives
-    itself wins over the preset's, with a warning.
-
-    Args:
-        raw: the configuration as read, before validation.
-        has_settings: False leaves the preset's settings out, for a file that several methods share.
+    itself wins over the preset's, with a warning. In a file that several methods share, a preset `has_settings` not.
     """
     search = raw.get("search") if isinstance(raw, Mapping) else None
     name = search.get("method") if isinstance(search, Mapping) else None

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from tasks.algorithm.mixture import MixtureSettings
-from tasks.config.method import SearchSection
+from tasks.config.method import SEARCH, StrategyConfig
 from tasks.config.strict_yaml import read_yaml
 from tasks.config.sub_datasets import Name, Settings, SubDatasetConfig, Text
 from tasks.redaction import Uri
@@ -193,7 +193,10 @@ class SearchConfig(Settings):
     mixture: MixtureConfig
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-    search: SearchSection
+    if TYPE_CHECKING:
+        search: StrategyConfig
+    else:
+        search: SEARCH
     tracking: TrackingConfig = TrackingConfig()
     config_dir: str = Field(".", description="Set on loading: folder of the YAML file, to which inputs are relative.")
 

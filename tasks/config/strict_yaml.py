@@ -18,22 +18,20 @@ from ruamel.yaml.resolver import VersionedResolver
 
 _TAG = "tag:yaml.org,2002:"
 _MAX_DEPTH = 50
-_MAX_NODES = 100_000  # with every alias unfolded; data/real20.yaml has 700
+# With every alias unfolded, a text being one value more for each 100 letters; data/real20.yaml has 700.
+_MAX_NODES, _LETTERS = 100_000, 100
 # A text that every YAML reader takes for text without quotes, unless it is one of the words.
 _PLAIN = re.compile(r"[A-Za-z/_](?:[A-Za-z0-9 _./+-]*[A-Za-z0-9_./+-])?")
 _WORDS = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
 
 
 # The core schema's plain scalars: the tag, its pattern, and the letters that may begin it.
+_FLOAT = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
 _SCALARS = (
     ("null", r"~|null|Null|NULL|", ("~", "n", "N", "")),
     ("bool", r"true|True|TRUE|false|False|FALSE", tuple("tTfF")),
     ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", tuple("-+0123456789")),
-    (
-        "float",
-        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        tuple("-+.0123456789"),
-    ),
+    ("float", _FLOAT, tuple("-+.0123456789")),
     ("merge", "<<", ("<",)),
 )
 _BY_FIRST_LETTER = {
@@ -67,7 +65,7 @@ class _Constructor(SafeConstructor):
                 return float(text.replace(".inf", "inf").replace(".nan", "nan"))
             return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
         except (KeyError, ValueError) as error:  # a tag before another word, or a number of too many digits
-            raise ConstructorError(None, None, f"cannot read a value: {error}", node.start_mark) from None
+            raise _refusal(f"cannot read a value: {error}", node) from None
 
     yaml_constructors = {  # noqa: RUF012
         f"{_TAG}null": SafeConstructor.construct_yaml_null,
@@ -127,15 +125,12 @@ def read_document(text: str) -> Document:
 
 
 def read_yaml(text: str) -> Any:
-    """Return the value of one YAML document; raises as `read_document`."""
+    """Return the value of `read_document`."""
     return read_document(text).value
 
 
 def dump_yaml(value: Any) -> str:
-    """Return YAML that `read_yaml`, and a reader of YAML 1.1, give back as `value`.
-
-    A `CommentedMap` of ruamel.yaml keeps its comments.
-    """
+    """Return YAML that `read_yaml`, and a reader of YAML 1.1, give back as `value`; comments of a CommentedMap stay."""
     yaml = YAML()
     yaml.Representer = _Representer
     yaml.width = 1_000_000  # no line is folded
@@ -166,19 +161,19 @@ _Representer.add_representer(str, _Representer.text)
 _Representer.add_representer(float, _Representer.real)
 
 
-def _check(node: Node, sizes: dict[int, int | None]) -> int:
-    """Return the number of values that a node unfolds to; `sizes` has those known, None for nodes in progress."""
-    if id(node) in sizes:
-        known = sizes[id(node)]
-        if known is None:
-            raise ConstructorError(None, None, "a value contains itself", node.start_mark)
-        return known
-    sizes[id(node)] = None
-    size = 1 + sum(_check(child, sizes) for child in _children(node))
-    if size > _MAX_NODES:
-        raise ConstructorError(None, None, f"more than {_MAX_NODES:,} values", node.start_mark)
-    sizes[id(node)] = size
-    return size
+def _check(node: Node, sizes: dict[int, int]) -> int:
+    """Return the number of values that a node unfolds to; `sizes` has those known, 0 for nodes in progress."""
+    if id(node) not in sizes:
+        sizes[id(node)] = 0
+        size = 1 + sum(_check(child, sizes) for child in _children(node))
+        if isinstance(node, ScalarNode):
+            size += len(node.value) // _LETTERS
+        if size > _MAX_NODES:
+            raise _refusal(f"more than {_MAX_NODES:,} values", node)
+        sizes[id(node)] = size
+    if sizes[id(node)] == 0:
+        raise _refusal("a value contains itself", node)
+    return sizes[id(node)]
 
 
 def _children(node: Node) -> list[Node]:
@@ -186,18 +181,17 @@ def _children(node: Node) -> list[Node]:
         return list(node.value)
     if not isinstance(node, MappingNode):
         if any("\ud800" <= letter <= "\udfff" for letter in node.value):
-            raise ConstructorError(None, None, "half of a surrogate pair is no character", node.start_mark)
+            raise _refusal("half of a surrogate pair is no character", node)
         return []
     for key, _ in node.value:
         if str(key.tag) not in (f"{_TAG}str", f"{_TAG}merge"):
-            raise ConstructorError(
-                None, None, f"expected text as a key, got {_short(key.value)}; quote it", key.start_mark
-            )
+            got = f"{key.value:.40}" if isinstance(key, ScalarNode) else "a list or mapping"
+            raise _refusal(f"expected text as a key, got {got}; quote it", key)
     return [part for pair in node.value for part in pair]
 
 
-def _short(value: Any) -> str:
-    return f"{value!s:.40}" if isinstance(value, str) else "a list or mapping"
+def _refusal(problem: str, node: Node) -> ConstructorError:
+    return ConstructorError(None, None, problem, node.start_mark)
 
 
 def _told(error: YAMLError) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -16,6 +17,7 @@ from tasks.config.method import SECTIONS
 from tasks.config.presets import PRESETS
 from tasks.config.schema import SearchConfig
 from tasks.errors import ConfigError
+from tests.unit.bad_config_cases import BOMB
 from tests.unit.bad_input import GOOD
 
 ROOT = Path(__file__).parents[2]
@@ -325,9 +327,11 @@ def test_a_value_of_another_type_is_refused(tmp_path: Path, override: str, probl
     assert _problems(tmp_path, override) == [problem]
     key, _, value = override.partition("=")
     section, name = key.split(".")
-    if section == "training":  # in a file as in an override
-        text = GOOD.replace("training: {batch_size: 8}", f"training: {{{name}: {value}}}")
-        assert _problems(tmp_path, text=text) == [problem.replace("--set", "line 8")]
+    good, line = {"training": ("batch_size: 8", 8), "model": ("source: base", 3)}.get(section, ("", 0))
+    if good:  # in a file as in an override
+        kept = "" if section == "training" else f"{good}, "
+        text = GOOD.replace(good, f"{kept}{name}: {value}")
+        assert _problems(tmp_path, text=text) == [problem.replace("--set", f"line {line}")]
 
 
 def test_a_whole_number_is_taken_for_a_fraction(tmp_path: Path) -> None:
@@ -397,6 +401,19 @@ def test_options_are_the_fields_of_the_method(method: str) -> None:
     options = SECTIONS[method].model_fields["options"].default
     assert {name: field.default for name, field in type(options).model_fields.items()} == own
     assert all(field.description for field in type(options).model_fields.values())
+
+
+@pytest.mark.parametrize(
+    "bomb", [BOMB.strip().replace("\n", ", "), f"a: &a {'x' * 10**5}, b: [{', '.join(['*a'] * 1000)}]"]
+)
+def test_a_bomb_of_aliases_is_refused_in_little_memory(tmp_path: Path, bomb: str) -> None:
+    text = GOOD.replace("source: base", f"tokenizer: characters, from_config: {{model_type: llama, {bomb}}}")
+    tracemalloc.start()
+    (problem,) = _problems(tmp_path, text=text)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert problem.startswith("not YAML: more than 100,000 values in line 3")
+    assert most < 100 * 10**6
 
 
 def test_an_override_changes_one_of_two_aliased_parts(tmp_path: Path) -> None:
