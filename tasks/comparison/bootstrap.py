@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,23 +16,12 @@ _SEED = 2603_21606  # any; fixed, so that the same scores give the same interval
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Difference:
-    """Accuracy of a method minus that of the control, averaged over sub-datasets and seeds, with its 95 % interval.
-
-    Attributes:
-        num_seeds: seeds that both have; with one, seeds are not resampled, and the interval is of its rows alone.
-    """
+class Difference(NamedTuple):
+    """Accuracy of a method minus that of the control, averaged over sub-datasets and seeds, with its 95 % interval."""
 
     mean: float
     low: float
     high: float
-    num_seeds: int
-
-    @property
-    def is_clear(self) -> bool:
-        """True if the interval excludes zero."""
-        return self.low > 0 or self.high < 0
 
 
 def paired_difference(
@@ -61,18 +50,17 @@ def paired_difference(
         (arXiv 2103.03098); expanded percentiles, Hesterberg, What Teachers Should Know About the Bootstrap (2015).
     """
     generator = np.random.default_rng(_SEED)
-    names = list(method)
-    num_seeds = len(method[names[0]])
+    num_seeds = len(next(iter(method.values())))
     chosen = generator.integers(num_seeds, size=(num_resamples, num_seeds))
     mean, resampled = 0.0, np.zeros(num_resamples)
-    for name in names:
-        rows = [_bits(a) - _bits(b) for a, b in zip(method[name], control[name], strict=True)]
-        mean += float(np.mean([row.mean() for row in rows])) / len(names)
+    for name, correct in method.items():
+        rows = [_bits(a) - _bits(b) for a, b in zip(correct, control[name], strict=True)]
+        mean += float(np.mean([row.mean() for row in rows])) / len(method)
         draw = _crossed if name in shared else _nested
-        resampled += draw(rows, chosen, generator) / len(names)
+        resampled += draw(rows, chosen, generator).mean(axis=1) / len(method)
     tail = _expanded_tail(num_seeds)
     low, high = np.quantile(resampled, (tail, 1 - tail))
-    return Difference(mean, float(low), float(high), num_seeds)
+    return Difference(mean, float(low), float(high))
 
 
 def _expanded_tail(num_seeds: int) -> float:
@@ -88,20 +76,17 @@ def _bits(correct: str) -> Floats:
 
 
 def _nested(rows: Sequence[Floats], chosen: NDArray[np.int64], generator: np.random.Generator) -> Floats:
-    """Return a mean difference for each resample; `chosen` holds its seeds, each of which draws rows of its own."""
+    """Return the mean difference by (resample, drawn seed); each drawn seed draws rows of its own."""
     means = np.zeros(chosen.shape)
     for seed, differences in enumerate(rows):
         is_it = chosen == seed
         means[is_it] = _resample(differences[None, :], int(is_it.sum()), generator)[:, 0]
-    averaged: Floats = means.mean(axis=1)
-    return averaged
+    return means
 
 
 def _crossed(rows: Sequence[Floats], chosen: NDArray[np.int64], generator: np.random.Generator) -> Floats:
-    """Return a mean difference for each resample; all its seeds draw the same rows."""
-    means = _resample(np.stack(rows), len(chosen), generator)
-    averaged: Floats = np.take_along_axis(means, chosen, axis=1).mean(axis=1)
-    return averaged
+    """Return the mean difference by (resample, drawn seed); all seeds of a resample draw the same rows."""
+    return np.take_along_axis(_resample(np.stack(rows), len(chosen), generator), chosen, axis=1)
 
 
 def _resample(differences: Floats, num_resamples: int, generator: np.random.Generator) -> Floats:

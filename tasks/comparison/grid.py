@@ -4,34 +4,41 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
+import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
 from tasks.algorithm.methods import RULES, takes
-from tasks.comparison.categories import split_by_column
 from tasks.config.loading import change_config
 from tasks.config.presets import PRESETS, check_methods
 from tasks.config.schema import SearchConfig
 from tasks.config.strict_yaml import read_yaml
+from tasks.config.sub_datasets import SubDatasetConfig
 from tasks.contracts import Value
-from tasks.errors import ConfigError
+from tasks.data.sources import read_columns
+from tasks.data.values import json_text
+from tasks.errors import ConfigError, DataError
+from tasks.runtime.files import write_file
+
+logger = logging.getLogger(__name__)
 
 CONTROL = "sft"
-NUM_SUB_DATASETS, ROWS, SPLIT = "num_sub_datasets", "rows", "split"
 _LONGEST_NAME = 64
+
+Rows = list[Mapping[str, Any]]
 
 
 class Axis(Value):
-    """One setting that a sweep varies.
+    """One setting that a sweep varies, with its values as YAML reads them.
 
-    Attributes:
-        path: a dotted path of the configuration; `num_sub_datasets` for the first k of the mixture; `rows` for the
-            maximum number of train rows of each sub-dataset; or `split`, where a value NAME:COLUMN turns each category
-            of one sub-dataset into a sub-dataset and `none` leaves the mixture as it is.
-        values: as YAML reads them.
+    `path` is a dotted path of the configuration; `num_sub_datasets` for the first k of the mixture; `rows` for the
+    maximum number of train rows of each sub-dataset; or `split`, where a value NAME:COLUMN turns each category of one
+    sub-dataset into a sub-dataset and `none` leaves the mixture as it is.
     """
 
     path: str
@@ -44,14 +51,7 @@ class Axis(Value):
 
 
 class Arm(Value):
-    """One search of a comparison or sweep.
-
-    Attributes:
-        method: a key of PRESETS.
-        seed: of the search.
-        point: the sweep's settings by the names of its axes; empty in a comparison.
-        config: the search's whole configuration.
-    """
+    """One search: its whole configuration, made from a key of PRESETS, a seed, and the sweep's settings by axis."""
 
     method: str
     seed: int
@@ -65,13 +65,7 @@ class Arm(Value):
 
 
 class Grid(Value):
-    """All searches of a comparison or sweep.
-
-    Attributes:
-        arms: the searches, in the order in which they start.
-        control: the method that the others are measured against.
-        axes: names of the sweep's axes; empty in a comparison.
-    """
+    """All searches in their order of starting; the method that the others are measured against; a sweep's axes."""
 
     arms: tuple[Arm, ...]
     control: str
@@ -118,21 +112,18 @@ def plan_grid(
         ConfigError: a method or axis is unknown, does not go with the configuration, or makes two searches the same.
     """
     check_methods([*methods, *([control] if control else [])])
-    _require_test_split(config)
+    if all(s.splits.test is None or s.metric == "loss" for s in config.mixture.sub_datasets):
+        raise ConfigError(config.name, ["no sub-dataset has a test split and an accuracy, so nothing can be compared"])
     chosen = tuple(dict.fromkeys(methods)) or (CONTROL, "msft")
     if control and control not in chosen:
         raise ConfigError("--control", [f"{control} is not among the methods {', '.join(chosen)}"])
     _check_axes(axes, chosen)
     arms = tuple(
-        Arm(
-            method=method,
-            seed=seed,
-            point=point,
-            config=configure(changed, method, seed, _name(config.name, method, point)),
-        )
+        Arm(method=method, seed=seed, point=point, config=configure(changed, method, seed, name))
         for point, changed in _points(config, axes)
         for seed in dict.fromkeys(seeds or (config.seed,))
         for method in chosen
+        for name in [_name(config.name, method, point)]
     )
     _check_distinct(arms)
     default = CONTROL if CONTROL in chosen else chosen[0]
@@ -140,13 +131,8 @@ def plan_grid(
 
 
 def configure(config: SearchConfig, method: str, seed: int, name: str) -> SearchConfig:
-    """Return the configuration of one search.
+    """Return the configuration of one search; the settings of `method`, a key of PRESETS, replace those of `config`.
 
-    Args:
-        config: the settings that all methods share.
-        method: a key of PRESETS; its settings replace those of `config`.
-        seed: of the search.
-        name: of the search.
     Raises:
         ConfigError: the settings do not go together.
     """
@@ -157,11 +143,6 @@ def configure(config: SearchConfig, method: str, seed: int, name: str) -> Search
         unused["search.options"] = None
     settings = {**unused, "search.method": chosen.method, **chosen.settings, "seed": seed, "name": name}
     return change_config(config, settings, where=f"{method}, seed {seed}")
-
-
-def _require_test_split(config: SearchConfig) -> None:
-    if all(s.splits.test is None or s.metric == "loss" for s in config.mixture.sub_datasets):
-        raise ConfigError(config.name, ["no sub-dataset has a test split and an accuracy, so nothing can be compared"])
 
 
 def _check_axes(axes: Sequence[Axis], methods: Sequence[str]) -> None:
@@ -195,24 +176,26 @@ def _points(config: SearchConfig, axes: Sequence[Axis]) -> Iterator[tuple[dict[s
     for values in itertools.product(*(axis.values for axis in axes)):
         changed = config
         for axis, value in zip(axes, values, strict=True):
-            changed = _at(changed, axis, value)
+            changed = _at(changed, axis.path, value)
         yield {axis.name: str(value) for axis, value in zip(axes, values, strict=True)}, changed
 
 
-def _at(config: SearchConfig, axis: Axis, value: Any) -> SearchConfig:
+def _at(config: SearchConfig, path: str, value: Any) -> SearchConfig:
     """Return the configuration at one value of an axis."""
-    where = f"--over {axis.path}={value}"
-    if axis.path == NUM_SUB_DATASETS:
-        return _first(config, value, where)
-    if axis.path == SPLIT:
-        name, separator, column = str(value).partition(":")
-        if value != "none" and not separator:
-            raise ConfigError(where, ["expected NAME:COLUMN, or none"])
-        return config if value == "none" else split_by_column(config, name, column)
-    if axis.path == ROWS:
-        names = [sub_dataset.name for sub_dataset in config.mixture.sub_datasets]
-        return change_config(config, {f"mixture.sub_datasets.{n}.max_rows.train": value for n in names}, where)
-    return change_config(config, {axis.path: value}, where)
+    where = f"--over {path}={value}"
+    match path:
+        case "num_sub_datasets":
+            return _first(config, value, where)
+        case "split":
+            name, separator, column = str(value).partition(":")
+            if value != "none" and not separator:
+                raise ConfigError(where, ["expected NAME:COLUMN, or none"])
+            return config if value == "none" else split_by_column(config, name, column)
+        case "rows":
+            names = [sub_dataset.name for sub_dataset in config.mixture.sub_datasets]
+            return change_config(config, {f"mixture.sub_datasets.{n}.max_rows.train": value for n in names}, where)
+        case _:
+            return change_config(config, {path: value}, where)
 
 
 def _first(config: SearchConfig, count: Any, where: str) -> SearchConfig:
@@ -236,3 +219,78 @@ def _name(name: str, method: str, point: dict[str, str]) -> str:
         return full
     digest = hashlib.sha256(full.encode()).hexdigest()[:8]
     return f"{full[: _LONGEST_NAME - 9]}-{digest}"
+
+
+def split_by_column(config: SearchConfig, name: str, column: str) -> SearchConfig:
+    """Return the configuration with one sub-dataset replaced by one per category, a value of a column of its rows.
+
+    The rows are written to files under `output_root`. A category without rows in one of the splits is left out with a
+    warning.
+
+    Raises:
+        ConfigError: the sub-dataset is unknown, generated, or has carved splits; or the mixture names proportions.
+        DataError: a row lacks the column, or no category has rows in every split.
+    """
+    sub_dataset = _sub_dataset(config, name)
+    splits = {split: text for split, text in sub_dataset.splits if text is not None}
+    rows = {split: _by_category(config, sub_dataset, split, text, column) for split, text in splits.items()}
+    categories = sorted(set().union(*rows.values()))
+    whole = [category for category in categories if all(category in by for by in rows.values())]
+    if len(whole) < len(categories):
+        missing = ", ".join(sorted(set(categories) - set(whole)))
+        logger.warning(f"{name} by {column}: left out, no rows in one of the splits: {missing}")
+    if not whole:
+        got, expected = f"categories {', '.join(categories)}", "one with rows in each split"
+        raise DataError(name, f"column {column}", got=got, expected=expected, fix="choose another column")
+    kept = sub_dataset.model_dump(mode="json") | {"hub": None, "hub_config": None, "revision": None}
+    kept |= {"splits": {"test": None} | {split: split for split in splits}}
+    parts = []
+    for category in whole:
+        folder = _write({split: by[category] for split, by in rows.items()}, config, f"{name}-{category}")
+        parts.append(kept | {"name": f"{name}-{category}", "path": str(folder.resolve())})
+    mixture: list[dict[str, Any]] = []
+    for other in config.mixture.sub_datasets:
+        mixture += parts if other.name == name else [other.model_dump(mode="json")]
+    return change_config(config, {"mixture.sub_datasets": mixture}, f"{name} by {column}")
+
+
+def _sub_dataset(config: SearchConfig, name: str) -> SubDatasetConfig:
+    found = {sub_dataset.name: sub_dataset for sub_dataset in config.mixture.sub_datasets}
+    if name not in found:
+        problem = f"no such sub-dataset; there are {', '.join(found)}"
+    elif found[name].synthetic is not None:
+        problem = "generated rows have no columns; name a sub-dataset with path or hub"
+    elif any(not isinstance(text, str | None) for _, text in found[name].splits):
+        problem = "its splits are carved; name a file for each, so that all categories share them"
+    elif isinstance(config.mixture.proportions, dict):
+        problem = "mixture.proportions names weights; set by_size or equal"
+    else:
+        return found[name]
+    raise ConfigError(f"split {name}", [problem])
+
+
+def _by_category(
+    config: SearchConfig, sub_dataset: SubDatasetConfig, split: str, text: str, column: str
+) -> dict[str, Rows]:
+    """Return the rows by category; category names are made valid sub-dataset names."""
+    rows, where = read_columns(config, sub_dataset, split, text)
+    found: dict[str, Rows] = {}
+    for index, row in enumerate(rows):
+        if isinstance(row, DataError):
+            raise row
+        if row.get(column) is None:
+            got, expected = f"the columns {', '.join(row)}", f"a value in {column}"
+            place, fix = f"{where} row {index}", "name another column, or fix the row"
+            raise DataError(sub_dataset.name, place, got=got, expected=expected, fix=fix)
+        found.setdefault(re.sub(r"[^A-Za-z0-9_.-]+", "_", str(row[column])).strip("_"), []).append(row)
+    return found
+
+
+def _write(rows: Mapping[str, Rows], config: SearchConfig, name: str) -> Path:
+    """Write the splits of one category as JSON lines to a folder named by a hash of them, and return it."""
+    texts = {split: "".join(json_text(row) + "\n" for row in own) for split, own in rows.items()}
+    digest = hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()[:16]
+    folder = Path(config.output_root, "cache", "categories", f"{name}-{digest}")
+    for split, text in texts.items():
+        write_file(folder / f"{split}.jsonl", text)
+    return folder

@@ -36,21 +36,13 @@ _POLL_S = 0.1
 
 
 class Part(Value):
-    """One search of a comparison, as it is given to the search's flow or process.
-
-    Attributes:
-        arm: which search.
-        parent_run_id: MLflow run of the comparison.
-        flow_run_id: Prefect run of the comparison.
-        wait_s: how long the search waits for another process that still saves.
-        shares_gpus: whether other searches run on the same GPUs.
-    """
+    """One search of a comparison, as it is given to the search's flow or process."""
 
     arm: Arm
-    parent_run_id: str
-    flow_run_id: str
-    wait_s: float = 0.0
-    shares_gpus: bool = False
+    parent_run_id: str  # of the comparison in MLflow
+    flow_run_id: str  # of the comparison in Prefect
+    wait_s: float = 0.0  # for another process that still saves
+    shares_gpus: bool = False  # with other searches
 
 
 class Outcome(Value):
@@ -77,25 +69,24 @@ def gpu_slots(config: SearchConfig, parallel: int | None, devices: Path = DEVICE
     return tuple(groups[i % len(groups)] for i in range(parallel or len(groups)))
 
 
-def run_in_turn(parts: Sequence[Part], search: Callable[[Part], Any]) -> tuple[Outcome, ...]:
+def run_in_turn(parts: Sequence[Part], search: Callable[[Part], Any]) -> list[Outcome]:
     """Call `search` for each part; one that fails does not stop the others."""
-    return tuple(_run_here(part, search) for part in parts)
-
-
-def _run_here(part: Part, search: Callable[[Part], Any]) -> Outcome:
-    logger.info(part.arm.label)
-    try:
-        search(part)
-    except httpx.TransportError:  # the Prefect server is lost: `run_flow` starts it, and the comparison, again
-        raise
-    except Exception as error:  # a search may fail by anything, and the others must go on
-        return failed(part.arm, text_of(error))
-    return Outcome(arm=part.arm)
+    outcomes = []
+    for part in parts:
+        logger.info(part.arm.label)
+        try:
+            search(part)
+            outcomes.append(Outcome(arm=part.arm))
+        except httpx.TransportError:  # the Prefect server is lost: `run_flow` starts it, and the comparison, again
+            raise
+        except Exception as error:  # a search may fail by anything, and the others must go on
+            outcomes.append(failed(part.arm, _text_of(error)))
+    return outcomes
 
 
 def run_in_parallel(
     parts: Sequence[Part], slots: Sequence[str | None], logs: Path, module: str = "flows.compare"
-) -> tuple[Outcome, ...]:
+) -> list[Outcome]:
     """Run each part in a process of its own, as many at a time as there are slots, each with a log file in `logs`.
 
     A search that fails does not stop the others. An exception, such as that of a signal, ends all of them; they save
@@ -103,28 +94,28 @@ def run_in_parallel(
     """
     make_folder(logs)
     free, waiting = list(slots), list(parts)
-    running: list[tuple[Part, str | None, Child]] = []
+    running: list[tuple[Arm, Path, str | None, Child]] = []
     outcomes = []
     try:
         while waiting or running:
             while free and waiting:
                 part, slot = waiting.pop(0), free.pop(0)
                 logger.info(part.arm.label)
-                is_shared = slot is not None and list(slots).count(slot) > 1
+                log = logs / f"{part.arm.config.name}-seed-{part.arm.seed}.log"
+                is_shared = slot is not None and slots.count(slot) > 1
                 given = _input_of(part.model_copy(update={"shares_gpus": is_shared}))
                 gpus = {} if slot is None else {"CUDA_VISIBLE_DEVICES": slot}
-                environment = settings_for_children() | gpus
-                child = start_child(module, given, _log(part.arm, logs), environment)
-                running.append((part, slot, child))
+                child = start_child(module, given, log, settings_for_children() | gpus)
+                running.append((part.arm, log, slot, child))
             time.sleep(_POLL_S)
-            for part, slot, child in [entry for entry in running if entry[2].code is not None]:
-                running.remove((part, slot, child))
+            for arm, log, slot, child in [entry for entry in running if entry[-1].code is not None]:
+                running.remove((arm, log, slot, child))
                 free.append(slot)
-                outcomes.append(_outcome_of(part.arm, child, _log(part.arm, logs)))
+                outcomes.append(_outcome_of(arm, child, log))
     except BaseException:
-        end_children([child for _, _, child in running])
+        end_children([child for *_, child in running])
         raise
-    return tuple(outcomes)
+    return outcomes
 
 
 def _input_of(part: Part) -> str:
@@ -144,17 +135,13 @@ def _outcome_of(arm: Arm, child: Child, log: Path) -> Outcome:
     return failed(arm, error)
 
 
-def _log(arm: Arm, logs: Path) -> Path:
-    return logs / f"{arm.config.name}-seed-{arm.seed}.log"
-
-
 def failed(arm: Arm, error: str) -> Outcome:
     """Log an error and return it as the arm's outcome."""
     logger.error(f"{arm.label}: {error}")
     return Outcome(arm=arm, error=error)
 
 
-def text_of(error: Exception) -> str:
+def _text_of(error: Exception) -> str:
     """Return an error as it is reported: with its class, unless it is one of ours."""
     return str(error) if isinstance(error, MsftError) else f"{type(error).__name__}: {error}"
 
@@ -167,8 +154,8 @@ def run_as_child(search: Callable[[Part], Any]) -> None:
     try:
         run_flow(lambda: search(part), part.arm.config.output_root)
     except Exception as error:  # the process boundary: the comparison is told, and the log has the traceback
-        give({"error": text_of(error)})
-        logger.error(text_of(error))
+        give({"error": _text_of(error)})
+        logger.error(_text_of(error))
         if not isinstance(error, MsftError):
             traceback.print_exc()
         sys.exit(1)

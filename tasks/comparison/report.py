@@ -1,38 +1,39 @@
-"""The report of a comparison or sweep: frames as CSV files, plots, and the same numbers in MLflow."""
+"""The report of a comparison or sweep: its frames as CSV files, plots, tables on the terminal, and MLflow metrics."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks.comparison.bootstrap import Difference, paired_difference
+from tasks.comparison.frames import Frames, build_frames, metrics_of
 from tasks.comparison.grid import Grid
 from tasks.comparison.parallel import Outcome
-from tasks.comparison.peak_shifts import peak_epochs, peak_shifts
-from tasks.comparison.plots import plot_axis, plot_comparison, plot_peaks, plot_shifts, save_figure
-from tasks.comparison.runs import Cost, Finding, find_all
+from tasks.comparison.runs import Finding, find_all
 from tasks.config.presets import PRESETS
 from tasks.config.schema import SearchConfig
 from tasks.contracts import SearchRef
-from tasks.record.events import RoundDecided
 from tasks.registry import runs as tracking
 from tasks.report.messages import show_comparison
 from tasks.runtime.files import publish_file
 
 logger = logging.getLogger(__name__)
+logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it announces that it builds its cache
 
-COSTS = tuple(Cost.model_fields)
-
-Frames = dict[str, pd.DataFrame]
-RowsOf = Callable[[Sequence[RoundDecided], int], list[dict[str, Any]]]
+# Okabe and Ito's palette, safe for colour-blind readers.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+_MARKERS = "osD^vPX*"
+_FLOPS = "total FLOPs of a search"
 
 
 @task(name="report comparison", cache_policy=NO_CACHE)
@@ -52,7 +53,7 @@ def report_comparison(config: SearchConfig, comparison: SearchRef, grid: Grid, o
         show_comparison(_heading(config, grid), records, grid.axes, PRESETS[grid.control].title)
     logger.info(f"files: {directory}")
     tracking.log_files(comparison, paths, grid.kind)
-    metrics = _metrics(frames["summary"], grid.axes) if findings else {}
+    metrics = metrics_of(frames["summary"], grid.axes) if findings else {}
     tracking.log_summary(comparison, metrics, {"msft.control": grid.control}, _timestamp(findings))
     tracking.close_search_run(comparison, "FAILED" if any(o.error for o in outcomes) else "FINISHED")
 
@@ -74,19 +75,6 @@ def read_report(directory: str) -> dict[str, Any]:
         if file.is_file()
     }
     return {"comparison": Path(directory).name, "directory": directory, **frames}
-
-
-def build_frames(grid: Grid, outcomes: Sequence[Outcome], findings: Sequence[Finding]) -> Frames:
-    """Return the frames by the names of their files: those of a comparison, or those of a sweep."""
-    frames = {"runs": runs_frame(outcomes, findings), "scores": scores_frame(findings)}
-    if findings:
-        frames["summary"] = summary_frame(findings, grid.control)
-    if not grid.axes:
-        frames["sub_datasets"] = sub_datasets_frame(findings, grid.control)
-    else:
-        frames["peaks"] = _journal_frame(findings, peak_epochs)
-        frames["shifts"] = _journal_frame(findings, peak_shifts)
-    return {name: frame for name, frame in frames.items() if not frame.empty}
 
 
 def write_frames(directory: Path, frames: Frames) -> list[Path]:
@@ -116,136 +104,105 @@ def _timestamp(findings: Iterable[Finding]) -> int:
     return 1000 * max(ends, default=0)
 
 
-def runs_frame(outcomes: Sequence[Outcome], findings: Sequence[Finding]) -> pd.DataFrame:
-    """Return one row per search: its score and costs, or its error."""
-    found = {finding.arm.label: finding for finding in findings}
-    rows: list[dict[str, Any]] = []
-    for outcome in outcomes:
-        arm, finding = outcome.arm, found.get(outcome.arm.label)
-        row: dict[str, Any] = {"method": arm.method, **arm.point, "seed": arm.seed, "error": outcome.error}
-        if finding is not None:
-            costs = {name: getattr(finding.cost, name) for name in COSTS}
-            row |= {"test_accuracy": finding.accuracy, **costs, "directory": finding.directory}
-        rows.append(row)
-    return pd.DataFrame(rows)
+def save_figure(figure: Figure, stem: Path) -> list[Path]:
+    """Write a figure as PNG and SVG, and return both paths."""
+    paths = [stem.with_suffix(".png"), stem.with_suffix(".svg")]
+    with rc_context({"svg.hashsalt": "msft", "svg.fonttype": "none"}):
+        publish_file(paths[0], partial(figure.savefig, dpi=150))
+        publish_file(paths[1], partial(figure.savefig, metadata={"Date": None}))
+    return paths
 
 
-def scores_frame(findings: Sequence[Finding]) -> pd.DataFrame:
-    """Return one row per search and sub-dataset: the champion's test accuracy."""
-    return pd.DataFrame(
-        [
-            _key(finding)
-            | {"sub_dataset": score.sub_dataset, "accuracy": score.accuracy, "num_examples": score.num_examples}
-            for finding in findings
-            for score in finding.test
-        ]
-    )
-
-
-def _key(finding: Finding) -> dict[str, Any]:
-    return {"method": finding.arm.method, **finding.arm.point, "seed": finding.arm.seed}
-
-
-def summary_frame(findings: Sequence[Finding], control: str) -> pd.DataFrame:
-    """Return one row per point and method: test accuracy over seeds, difference to the control, mean costs of a search.
-
-    Accuracies and differences lie in [0, 1]; the standard deviation is over seeds, and missing with one seed. The
-    control of a row is that of its own point.
-    """
-    groups = _by_point_and_method(findings)
-    rows = []
-    for (point, method), own in groups.items():
-        names = [score.sub_dataset for score in own[0].test]
-        costs = pd.DataFrame([finding.cost.model_dump() for finding in own])
-        rows.append(
-            {
-                **dict(point),
-                "method": method,
-                "title": PRESETS[method].title,
-                **_spread([finding.accuracy for finding in own]),
-                **_difference_columns(own, groups.get((point, control), []), names),
-                **costs.mean(),
-                "flops_std": costs["flops"].std(),
-            }
+def plot_comparison(summary: pd.DataFrame, control: str) -> Figure:
+    """Plot test accuracy in points against the mean FLOPs of a search; bars are standard deviations over seeds."""
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    _set_labels(axes, f"{_FLOPS} (training, discarded work and evaluation)", "test accuracy, points")
+    for index, row in enumerate(summary.to_dict("records")):
+        axes.errorbar(
+            row["flops"],
+            100 * row["mean"],
+            xerr=row["flops_std"] if pd.notna(row["flops_std"]) else None,
+            yerr=100 * row["std"] if pd.notna(row["std"]) else None,
+            fmt=_MARKERS[index % len(_MARKERS)],
+            color=_COLOURS[index % len(_COLOURS)],
+            markersize=8,
+            capsize=3,
+            label=f"{row['title']}{' (control)' if row['method'] == control else ''}",
         )
-    return pd.DataFrame(rows)
+        if row["method"] == control:
+            axes.axhline(100 * row["mean"], color="0.7", linewidth=1, linestyle="--", zorder=0)
+    axes.margins(0.15)
+    num_seeds = sorted(set(summary["num_seeds"]))
+    seeds = "–".join(str(count) for count in (num_seeds[0], *num_seeds[-1:][: len(num_seeds) - 1]))
+    axes.set_title(f"mean over sub-datasets, ± standard deviation over {seeds} seed(s)", fontsize=10)
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
 
 
-def sub_datasets_frame(findings: Sequence[Finding], control: str) -> pd.DataFrame:
-    """Return one row per method and sub-dataset, with the columns of `summary_frame` except costs."""
-    groups = _by_point_and_method(findings)
-    return pd.DataFrame(
-        [
-            {
-                "method": method,
-                "sub_dataset": name,
-                **_spread([s.accuracy or 0.0 for f in own for s in f.test if s.sub_dataset == name]),
-                **_difference_columns(own, groups.get((point, control), []), [name]),
-            }
-            for (point, method), own in groups.items()
-            for name in dict.fromkeys(score.sub_dataset for finding in own for score in finding.test)
-        ]
-    )
+def plot_axis(summary: pd.DataFrame, axis: str, names: Sequence[str]) -> Figure:
+    """Plot test accuracy and FLOPs against one axis of a sweep; a line for each method and point of the other axes."""
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    panels = figure.subplots(1, 2)
+    others = [name for name in names if name != axis]
+    positions = {value: _number(value, index) for index, value in enumerate(dict.fromkeys(summary[axis]))}
+    for index, (key, group) in enumerate(summary.groupby(["title", *others], sort=False)):
+        label = ", ".join([str(key[0]), *(f"{n} {v}" for n, v in zip(others, key[1:], strict=True))])
+        style: dict[str, Any] = {"color": _COLOURS[index % len(_COLOURS)], "marker": "o", "capsize": 3, "label": label}
+        at = [positions[value] for value in group[axis]]
+        panels[0].errorbar(at, 100 * group["mean"], yerr=100 * group["std"].fillna(0), **style)
+        panels[1].errorbar(at, group["flops"], yerr=group["flops_std"].fillna(0), **style)
+    for panel, y_label in zip(panels, ("test accuracy, points", _FLOPS), strict=True):
+        _set_labels(panel, axis.replace("_", " "), y_label)
+        panel.set_xticks(list(positions.values()), list(positions))
+    panels[1].set_ylim(bottom=0)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    return figure
 
 
-def _by_point_and_method(findings: Sequence[Finding]) -> dict[tuple[tuple[tuple[str, str], ...], str], list[Finding]]:
-    groups: dict[tuple[tuple[tuple[str, str], ...], str], list[Finding]] = {}
-    for finding in findings:
-        groups.setdefault((tuple(finding.arm.point.items()), finding.arm.method), []).append(finding)
-    return groups
+def plot_peaks(peaks: pd.DataFrame) -> Figure:
+    """Plot each sub-dataset's peak epoch and the mixture's; a dot for each search, a bar for their mean."""
+    distance = (peaks["peak_epoch"] - peaks["mixture_peak_epoch"]).abs().mean()
+    figure, axes = _dots(peaks, "peak_epoch", "epoch of the peak on validation")
+    mixture = peaks["mixture_peak_epoch"].mean()
+    axes.axvline(mixture, color=_COLOURS[1], linestyle="--", label=f"peak of the mixture, mean {mixture:.2f}")
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    figure.suptitle(f"mean distance from the mixture's peak: {distance:.2f} epochs", fontsize=10)
+    return figure
 
 
-def _spread(accuracies: Sequence[float]) -> dict[str, float]:
-    values = pd.Series(accuracies)
-    return {"num_seeds": len(values), "mean": values.mean(), "std": values.std()}
+def plot_shifts(shifts: pd.DataFrame) -> Figure:
+    """Plot how far each exclusion moves the remaining peaks; a dot for each exclusion, a bar for their mean."""
+    figure, axes = _dots(shifts, "shift", "shift of the peak after one exclusion, epochs")
+    axes.axvline(0, color="0.4", linewidth=1)
+    figure.suptitle(f"mean absolute shift: {shifts['shift'].abs().mean():.2f} epochs", fontsize=10)
+    return figure
 
 
-def _difference_columns(
-    own: Sequence[Finding], theirs: Sequence[Finding], names: Sequence[str]
-) -> dict[str, float | None]:
-    difference = _difference(own, theirs, names) if own is not theirs else None
-    if difference is None:
-        return {"difference": None, "low": None, "high": None}
-    return {"difference": difference.mean, "low": difference.low, "high": difference.high}
+def _dots(frame: pd.DataFrame, column: str, x_label: str) -> tuple[Figure, Axes]:
+    """Return a figure with one row of dots for each sub-dataset."""
+    names = list(dict.fromkeys(frame["sub_dataset"]))
+    figure = Figure(figsize=(8, 1.6 + 0.35 * len(names)), layout="constrained")
+    axes = figure.add_subplot()
+    _set_labels(axes, x_label, "")
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    for row, name in enumerate(names):
+        values = frame.loc[frame["sub_dataset"] == name, column]
+        axes.plot(values, [row] * len(values), "o", color=_COLOURS[0], alpha=0.4, markersize=6)
+        axes.plot([values.mean()], [row], "|", color=_COLOURS[0], markersize=16, markeredgewidth=2.5)
+    return figure, axes
 
 
-def _difference(own: Sequence[Finding], theirs: Sequence[Finding], names: Sequence[str]) -> Difference | None:
-    """Return the difference over the seeds of both on the named sub-datasets; None without a common seed."""
-    by_seed = {finding.arm.seed: finding for finding in theirs}
-    pairs = [(finding, by_seed[finding.arm.seed]) for finding in own if finding.arm.seed in by_seed]
-    if not pairs:
-        return None
-    hashes = {name: {finding.test_hashes[name] for finding, _ in pairs} for name in names}
-    return paired_difference(
-        _correct([finding for finding, _ in pairs], names),
-        _correct([finding for _, finding in pairs], names),
-        {name for name in names if len(hashes[name]) == 1},
-    )
+def _number(value: str, index: int) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        return float(index)  # words are spaced evenly
 
 
-def _correct(findings: Sequence[Finding], names: Sequence[str]) -> dict[str, list[str]]:
-    """Return the correctness of each sub-dataset's test rows, one text per finding."""
-    return {
-        name: [score.correct for finding in findings for score in finding.test if score.sub_dataset == name]
-        for name in names
-    }
-
-
-def _journal_frame(findings: Sequence[Finding], rows_of: RowsOf) -> pd.DataFrame:
-    """Return the rows that `rows_of` derives from the rounds of each search, with the search's key."""
-    rows = []
-    for finding in findings:
-        evals_per_epoch = finding.arm.config.search.evals_per_epoch
-        rows += [_key(finding) | row for row in rows_of(finding.rounds, evals_per_epoch)]
-    return pd.DataFrame(rows)
-
-
-def _metrics(summary: pd.DataFrame, axes: Sequence[str]) -> dict[str, float]:
-    """Return the summary as MLflow metrics `method/column`, with the point of a sweep after the method."""
-    columns = ("mean", "std", "difference", "low", "high", *COSTS)
-    return {
-        f"{' '.join([row['method'], *(row[axis] for axis in axes)])}/{column}": float(row[column])
-        for row in summary.to_dict("records")
-        for column in columns
-        if pd.notna(row[column])
-    }
+def _set_labels(axes: Axes, x_label: str, y_label: str) -> None:
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)

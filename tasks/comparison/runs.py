@@ -13,6 +13,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
+from tasks.algorithm.costs import total_by_kind
 from tasks.comparison.grid import Arm, Grid
 from tasks.comparison.parallel import Outcome, Part, failed, run_in_parallel, run_in_turn
 from tasks.config.identity import differences, dump_config, identity_of
@@ -23,6 +24,7 @@ from tasks.opening import reference_to
 from tasks.record.events import Event, RoundDecided, champion_of, rounds_of, start_of
 from tasks.record.journal import read_events
 from tasks.record.ownership import directory_of
+from tasks.record.paths import CONFIG
 from tasks.registry import runs as tracking
 from tasks.runtime.files import make_folder, write_file
 
@@ -30,14 +32,10 @@ logger = logging.getLogger(__name__)
 
 
 class Cost(Value):
-    """The cost of one search by its ledger, without restarts and the champion's test.
+    """The cost of one search by its ledger: training (discarded work included) and evaluation on validation.
 
-    Attributes:
-        train_tokens: accepted and discarded ones.
-        discarded_tokens: the part of them that was rolled back.
-        evaluation_tokens: scored on validation.
-        flops, seconds: of training, discarded work and evaluation; work that a restart repeated is not counted, as it
-            is no property of the method. Seconds are those of the workers, so parallel work adds up.
+    Work that a restart repeated is not counted, as it is no property of the method. Seconds are those of the workers,
+    so parallel work adds up.
     """
 
     train_tokens: int = 0
@@ -48,25 +46,15 @@ class Cost(Value):
 
 
 class Finding(Value):
-    """One finished search, as the report reads it.
-
-    Attributes:
-        arm: which search it is.
-        directory: the search's.
-        test: the champion's test scores of the sub-datasets that have an accuracy.
-        test_hashes: of each sub-dataset's test rows.
-        cost: of the whole search.
-        rounds: as the journal has them.
-        crowned_at: when it ended, ISO 8601.
-    """
+    """One finished search, as the report reads it."""
 
     arm: Arm
     directory: str
-    test: tuple[SubDatasetScore, ...]
-    test_hashes: dict[str, str]
+    test: tuple[SubDatasetScore, ...]  # of the champion, on the sub-datasets that have an accuracy
+    test_hashes: dict[str, str]  # of each sub-dataset's test rows
     cost: Cost
     rounds: tuple[RoundDecided, ...]
-    crowned_at: str
+    crowned_at: str  # ISO 8601
 
     @property
     def accuracy(self) -> float:
@@ -93,7 +81,7 @@ def open_comparison(config: SearchConfig, grid: Grid) -> SearchRef:
         "max_epochs": config.search.max_epochs,
     }
     opened = tracking.open_comparison_run(place, config.tracking.experiment, params, grid.kind)
-    write_file(directory / "config.yaml", dump_config(config))
+    write_file(directory / CONFIG, dump_config(config))
     logger.info(
         f"{grid.kind} {directory.name}: {len(grid.arms)} searches of {config.search.max_epochs:g} full-mixture "
         f"epochs each, in {directory}"
@@ -130,10 +118,9 @@ def run_searches(
         for arm in grid.arms
         if outcomes[arm.label] is None
     ]
-    if len(slots) == 1:  # a process of its own would cost each search about 7 s of imports
-        ran = run_in_turn(parts, search)
-    else:
-        ran = run_in_parallel(parts, slots, Path(comparison.directory, "logs"))
+    # A process of its own would cost each search about 7 s of imports.
+    is_alone, logs = len(slots) == 1, Path(comparison.directory, "logs")
+    ran = run_in_turn(parts, search) if is_alone else run_in_parallel(parts, slots, logs)
     outcomes |= {outcome.arm.label: outcome for outcome in ran}
     return tuple(outcome for outcome in outcomes.values() if outcome is not None)
 
@@ -193,11 +180,12 @@ def _finding(arm: Arm, events: Sequence[Event], content: Mapping[str, str]) -> F
 
 def _cost(rounds: Sequence[RoundDecided]) -> Cost:
     lines = [line for decided in rounds for line in decided.ledger if line.kind != "restart"]
-    tokens = {kind: sum(line.num_tokens for line in lines if line.kind == kind) for kind in {li.kind for li in lines}}
+    totals = total_by_kind(lines)
+    discarded = totals["discarded"].num_tokens
     return Cost(
-        train_tokens=sum(count for kind, count in tokens.items() if kind != "evaluation"),
-        discarded_tokens=tokens.get("discarded", 0),
-        evaluation_tokens=tokens.get("evaluation", 0),
+        train_tokens=totals["accepted"].num_tokens + discarded,
+        discarded_tokens=discarded,
+        evaluation_tokens=totals["evaluation"].num_tokens,
         flops=sum(line.flops for line in lines),
         seconds=sum(line.seconds for line in lines),
     )

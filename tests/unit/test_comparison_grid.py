@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from tasks.comparison.categories import split_by_column
-from tasks.comparison.grid import Axis, plan_grid, read_axis
+from tasks.comparison.grid import Axis, plan_grid, read_axis, split_by_column
 from tasks.config.identity import search_id_of
 from tasks.config.loading import change_config
 from tasks.config.presets import PRESETS

@@ -8,11 +8,17 @@ import pandas as pd
 import pytest
 
 from tasks.algorithm.state import CheckpointKey
+from tasks.comparison.frames import (
+    peak_epochs,
+    peak_shifts,
+    runs_frame,
+    scores_frame,
+    sub_datasets_frame,
+    summary_frame,
+)
 from tasks.comparison.grid import Arm, plan_grid
 from tasks.comparison.parallel import Outcome
-from tasks.comparison.peak_shifts import peak_epochs, peak_shifts
-from tasks.comparison.plots import plot_axis, plot_comparison, plot_peaks, plot_shifts, save_figure
-from tasks.comparison.report import runs_frame, scores_frame, sub_datasets_frame, summary_frame
+from tasks.comparison.report import plot_axis, plot_comparison, plot_peaks, plot_shifts, save_figure
 from tasks.comparison.runs import find_all, refuse_failures
 from tasks.contracts import EvaluationCost, SubDatasetScore
 from tasks.errors import DifferentDataError, IncompleteComparisonError

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tasks.algorithm.state import CheckpointKey
-from tasks.comparison.peak_shifts import peak_epochs, peak_shifts
+from tasks.comparison.frames import peak_epochs, peak_shifts
 from tasks.record.events import RoundDecided
 from tests.unit.made_events import curve, decided
 
