@@ -10,7 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.data.files import FORMATS, read_rows
+from tasks.data.columns import Rows, Template, choices_of, guess_template, is_text
+from tasks.data.files import FORMATS_IN_WORDS, read_rows, stem_of
+from tasks.data.folder import data_files, shard_of, split_files
+from tasks.data.forms import PLAIN, SAMPLE, Form, form_of
+from tasks.data.templates import fill_template
 from tasks.errors import InitError
 
 # Common names of the three splits.
@@ -21,20 +25,18 @@ _WORDS = {
 }
 _SPLIT_OF = {word: split for split, words in _WORDS.items() for word in words}
 _SUFFIX = re.compile(rf"(?P<name>.+?)[._-](?P<word>{'|'.join(_SPLIT_OF)})$", re.IGNORECASE)
-_SAMPLE = 200
+# Files about data that lie beside it in a copy of a hub's repository.
+_NO_DATA = ("dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json")
 # An exact match of a longer completion is unlikely.
 _LONG_COMPLETION = 200
-_PROMPT_COLUMNS = (
-    *("instruction", "question", "query", "problem", "prompt", "context", "passage", "premise"),
-    *("hypothesis", "sentence", "text", "input", "source", "document", "article"),
-)
-_COMPLETION_COLUMNS = (*("completion", "output", "answer", "response", "target", "label", "solution", "summary"),)
-_CHOICES_COLUMNS = ("choices", "options")
 
 
 @dataclass(frozen=True)
 class FolderData:
-    """One sub-dataset of a folder: the file of each split; `train` is always among them."""
+    """One sub-dataset of a folder: the file of each split; `train` is always among them.
+
+    Shards are one path, without their numbers and endings, and so is a folder of them.
+    """
 
     name: str
     files: Mapping[str, Path]
@@ -46,13 +48,13 @@ class RowSchema:
 
     Attributes:
         columns: the columns that make up a row, in words.
-        template: prompt and completion (and choices); None if the rows need no template.
+        template: as in a configuration; None if the rows need no template.
         metric: the metric that `auto` resolves to, or `loss`.
         remark: the guess to check; empty if there is none.
     """
 
     columns: str
-    template: Mapping[str, str] | None
+    template: Template | None
     metric: str
     num_rows: int
     longest_row: int
@@ -72,16 +74,18 @@ def find_data(folder: Path) -> list[FolderData]:
         got = "a file" if folder.exists() else "no such folder"
         fix = "msft init FOLDER, with the folder of your data"
         raise InitError(f"folder {folder}", got=got, expected="a folder of data files", fix=fix)
-    found = list(_grouped(folder.resolve().name, _data_files(folder)))
-    for path in sorted(folder.iterdir()):
-        if path.is_dir() and not path.name.startswith("."):
-            found += _grouped(path.name, _data_files(path), inside=path.name)
+    found = list(_grouped(folder.resolve().name, folder))
+    for path in _sub_folders(folder):
+        if path.name.lower() in _SPLIT_OF and data_files(path):
+            continue  # the shards of a split of `folder`
+        inside = path / "data" if not data_files(path) and (path / "data").is_dir() else path
+        found += _grouped(folder.resolve().name if path.name == "data" else path.name, inside, is_inside=True)
     if not found:
         there = ", ".join(sorted(path.name for path in folder.iterdir())[:12]) or "nothing"
         raise InitError(
             f"folder {folder}",
             got=f"no data file in it or its sub-folders; it holds {there}",
-            expected=f"files with the endings {', '.join(FORMATS)}",
+            expected=f"files with the endings {FORMATS_IN_WORDS}",
             fix="convert the data to JSON lines, one row per line, and run the same command again",
         )
     for data in found:
@@ -89,27 +93,53 @@ def find_data(folder: Path) -> list[FolderData]:
     return _with_safe_names(sorted(found, key=lambda data: data.name))
 
 
-def _data_files(folder: Path) -> list[Path]:
-    files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in FORMATS]
-    return [path for path in files if path.is_file() and not path.name.startswith(".")]
+def _sub_folders(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
 
 
-def _grouped(folder_name: str, files: Sequence[Path], inside: str = "") -> Iterator[FolderData]:
-    """Yield the sub-datasets of the files of one folder."""
+def _grouped(folder_name: str, folder: Path, *, is_inside: bool = False) -> Iterator[FolderData]:
+    """Yield the sub-datasets of the files of one folder.
+
+    Raises:
+        InitError: two files are the same split of one sub-dataset.
+    """
     groups: dict[str, dict[str, Path]] = {}
-    for file in files:
-        stem = file.stem
-        match = _SUFFIX.match(stem)
-        if (split := _SPLIT_OF.get(stem.lower())) is not None:
-            groups.setdefault("", {})[split] = file
+    for name, path in _named_paths(folder):
+        match = _SUFFIX.match(name)
+        if (split := _SPLIT_OF.get(name.lower())) is not None:
+            group = ""
         elif match is not None:
-            groups.setdefault(match["name"], {})[_SPLIT_OF[match["word"].lower()]] = file
+            group, split = match["name"], _SPLIT_OF[match["word"].lower()]
+        elif path.is_dir():
+            continue  # a sub-dataset of its own
         else:
-            groups.setdefault(stem, {})["train"] = file
+            group, split = name, "train"
+        known = groups.setdefault(group, {}).setdefault(split, path)
+        if known != path:
+            raise InitError(
+                f"folder {folder}",
+                got=f"{known.name} and {path.name}, both of which could be the {split} rows of {group or folder_name}",
+                expected="one file, or the shards of one, for each split",
+                fix="remove or rename the one that is not meant, and run the same command again",
+            )
     for name, splits in groups.items():
         alone = len(groups) == 1
-        own = f"{inside}-{name}" if inside and not alone else inside or name
+        own = f"{folder_name}-{name}" if is_inside and not alone else folder_name if is_inside else name
         yield FolderData(own if name else folder_name, splits)
+
+
+def _named_paths(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yield (name without ending, path) of the data files of a folder, and of folders with a split's files."""
+    for file in data_files(folder):
+        shard = shard_of(file.name)
+        # Without a total, numbers tell shards only after a split's name: `sales_2024` is a file of its own.
+        if shard is not None and (shard.total is not None or _SUFFIX.match(f"-_{shard.base}")):
+            yield shard.base, folder / shard.base
+        elif file.name not in _NO_DATA:
+            yield stem_of(file.name), file
+    for path in _sub_folders(folder):
+        if path.name.lower() in _SPLIT_OF and data_files(path):
+            yield path.name, path
 
 
 def _require_train(folder: Path, data: FolderData) -> None:
@@ -138,106 +168,80 @@ def _with_safe_names(found: Sequence[FolderData]) -> list[FolderData]:
 
 
 def detect_schema(name: str, file: Path) -> RowSchema:
-    """Return the schema of the rows of a training file.
+    """Return the schema of the rows of a training file, or of the shards of one.
 
     Raises:
-        DataError: the file cannot be read.
+        DataError: a file cannot be read.
         InitError: the file has no rows, or no two columns of which one could be learned from the other.
     """
-    rows = read_rows(name, [file])
-    sample = list(itertools.islice(rows, _SAMPLE))
+    rows = read_rows(name, split_files(name, file.parent, "train", file.name))
+    sample = list(itertools.islice(rows, SAMPLE))
     if not sample:
         raise InitError(f"{file}", got="no rows", expected="one row per line", fix="add rows to the file, or remove it")
     longest = max(_num_characters(row) for row in sample)
     num_rows = len(sample)
     for row in rows:
         num_rows, longest = num_rows + 1, max(longest, _num_characters(row))
-    columns, template, remark = _read_as(file, sample)
-    return RowSchema(columns, template, _metric_of(sample, template), num_rows, longest, remark)
+    form = _read_as(file, sample)
+    template = dict(form.template) if form.template is not None else None
+    return RowSchema(form.words, template, _metric_of(sample, form), num_rows, longest, _remark_of(form, sample))
 
 
-def _read_as(file: Path, sample: Sequence[Mapping[str, Any]]) -> tuple[str, dict[str, str] | None, str]:
-    """Return the columns in words, the template if one is needed, and a remark."""
-    if all(isinstance(row.get("messages"), list) for row in sample):
-        return "messages", None, ""
-    if all(_is_text(row.get("prompt")) and _is_text(row.get("completion")) for row in sample):
+def _read_as(file: Path, sample: Rows) -> Form:
+    """Return the form of the rows, or one with a template by the columns' names."""
+    form = form_of(sample)
+    if form is not None and form is not PLAIN:
+        return form
+    if all(is_text(row.get("prompt")) and is_text(row.get("completion")) for row in sample):
         if any(row["prompt"][-1:].isspace() or row["completion"][:1].isspace() for row in sample):
-            return "prompt and completion", None, ""
+            return PLAIN
         remark = "the space that the template adds between prompt and completion"
-        template = {"prompt": "{prompt}", "completion": " {completion}"}
-        return "prompt and completion", {**template, **_choices_of(sample)}, remark
-    return _from_columns(file, sample)
-
-
-def _from_columns(file: Path, sample: Sequence[Mapping[str, Any]]) -> tuple[str, dict[str, str], str]:
-    """Choose prompt and completion by the columns' names; without known names, the first and the last column."""
-    columns = [name for name in sample[0] if all(_is_value(row.get(name)) for row in sample)]
-    usable = [name for name in columns if _is_field(name)]
-    target = next((name for name in _COMPLETION_COLUMNS if name in _lowered(usable)), "")
-    asked = [name for name in _PROMPT_COLUMNS if name in _lowered(usable) and name != target]
-    certain = bool(target and asked)
-    actual = {name.lower(): name for name in reversed(usable)}
-    if not certain and len(usable) >= 2:
-        target, asked = usable[-1].lower(), [usable[0].lower()]
-    if not (target and asked):
+        template = {"prompt": "{prompt}", "completion": " {completion}", **choices_of(sample)}
+        return Form(PLAIN.words, template=template, remark=remark)
+    guessed = guess_template(sample)
+    if guessed is None:
         raise InitError(
             f"{file}",
             got=f"the columns {', '.join(sample[0]) or 'none'}",
             expected="prompt and completion, messages, or two columns with a value in each row",
             fix='rename the columns, e.g. to {"prompt": …, "completion": …}, and run the same command again',
         )
-    prompt = "\n".join(f"{{{actual[name]}}}" for name in asked)
-    template = {"prompt": f"{prompt}\nAnswer:", "completion": f" {{{actual[target]}}}", **_choices_of(sample)}
-    named = f"columns {', '.join(actual[name] for name in asked)} → {actual[target]}"
-    left = [name for name in sample[0] if name.lower() not in (*asked, target, *_CHOICES_COLUMNS)]
-    to_check = "the wording of the template" if certain else "the columns, guessed from their order"
-    remark = f"{to_check}; not used: {', '.join(left)}" if left else to_check
-    return named, template, remark
+    template, to_check = guessed
+    asked = ", ".join(re.findall(r"\{(.+?)\}", template["prompt"]))
+    return Form(f"columns {asked} → {template['completion'].strip(' {}')}", template=template, remark=to_check)
 
 
-def _choices_of(sample: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Return the column of choices if every row has a list of them."""
-    for column in _CHOICES_COLUMNS:
-        if all(isinstance(row.get(column), list) and len(row[column]) > 1 for row in sample):
-            return {"choices": column}
-    return {}
+def _remark_of(form: Form, sample: Rows) -> str:
+    """Return the form's remark, with the columns that its template does not use."""
+    if form.template is None:
+        return form.remark
+    written = str(form.template)
+    left = [column for column in sample[0] if not re.search(rf"\b{re.escape(column)}\b", written)]
+    return "; not used: ".join(text for text in (form.remark, ", ".join(left)) if text)
 
 
-def _metric_of(sample: Sequence[Mapping[str, Any]], template: Mapping[str, str] | None) -> str:
-    texts = [_completion_of(row, template) for row in sample]
-    if template is None and all(row.get("choices") for row in sample):
+def _metric_of(sample: Rows, form: Form) -> str:
+    if form.is_text:
+        return "loss"
+    if form.template is not None and form.template.keys() & {"choices", "options"}:
         return "multiple_choice"
-    if template is not None and "choices" in template:
+    rows = [form.convert(row) if form.convert is not None else row for row in sample]
+    if form.template is None and all(row.get("choices") for row in rows):
         return "multiple_choice"
+    texts = [_completion_of(row, form) for row in rows]
     if all("####" in text for text in texts):
         return "numeric"
     return "loss" if statistics.median(len(text) for text in texts) > _LONG_COMPLETION else "exact_match"
 
 
-def _completion_of(row: Mapping[str, Any], template: Mapping[str, str] | None) -> str:
-    if template is not None:
-        return template["completion"].format_map(row)
-    if "messages" in row:
-        last = row["messages"][-1] if row["messages"] else {}
+def _completion_of(row: Mapping[str, Any], form: Form) -> str:
+    if form.template_config is not None:
+        return fill_template(form.template_config, row).completion
+    messages = row.get("messages")
+    if isinstance(messages, list):
+        last = messages[-1] if messages else {}
         return str(last.get("content", "")) if isinstance(last, dict) else ""
-    return str(row["completion"])
-
-
-def _lowered(names: Sequence[str]) -> set[str]:
-    return {name.lower() for name in names}
-
-
-def _is_field(column: str) -> bool:
-    """Return whether a format string can name the column."""
-    return bool(column) and not column[0].isdigit() and not any(mark in column for mark in "{}[].!:")
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
-def _is_value(value: Any) -> bool:
-    return _is_text(value) or (isinstance(value, int | float) and not isinstance(value, bool))
+    return str(row.get("completion"))
 
 
 def _num_characters(row: Mapping[str, Any]) -> int:

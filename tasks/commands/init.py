@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from tasks.commands.detection import FolderData, RowSchema, detect_schema, find_data
 from tasks.config.loading import load_config
 from tasks.data.files import read_rows
+from tasks.data.folder import split_files
 from tasks.errors import InitError
 from tasks.runtime.files import write_file
 
@@ -79,7 +80,9 @@ def _part(data: FolderData) -> DraftPart:
     splits: dict[str, Any] = {}
     for split, most in (("validation", _VALIDATION_ROWS), ("test", _TEST_ROWS)):
         if split in data.files:
-            splits[split] = sum(1 for _ in read_rows(data.name, [data.files[split]]))
+            file = data.files[split]
+            files = split_files(data.name, file.parent, split, file.name)
+            splits[split] = sum(1 for _ in read_rows(data.name, files))
         else:
             splits[split] = {"carve": max(1, min(most, schema.num_rows // 5))}
     return DraftPart(data, schema, splits)

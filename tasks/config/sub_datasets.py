@@ -61,7 +61,9 @@ class OptionsConfig(Settings):
     )
     right: Text = Field(description="Format string of the right option's label.")
     labels: Text | tuple[str, ...] | None = Field(
-        None, description="Names by which `right` picks an option: a column, or a text per option. null: A, B, C …"
+        None,
+        description="Names by which `right` picks an option: a column, or a text for each of the most options that a "
+        "row has. null: A, B, C …",
     )
     shuffle: bool = Field(False, description="Shuffle the options, for data in which the right one always comes first.")
 
@@ -115,7 +117,9 @@ class SubDatasetConfig(Settings):
     """One member of the mixture: exactly one of `path`, `hub` and `synthetic`."""
 
     name: Name = Field(description="Name in tables, metrics and `--set`.")
-    path: Text | None = Field(None, description="A folder of split files, or one file (JSONL, JSON, CSV, Parquet).")
+    path: Text | None = Field(
+        None, description="A folder of split files or shards, or one file: JSONL, JSON, CSV, TSV, Parquet; .gz, .zst."
+    )
     hub: Text | None = Field(None, description="A dataset id on the Hugging Face Hub.")
     hub_config: str | None = Field(None, description="Configuration of the hub's dataset.")
     revision: str | None = Field(None, description="Branch, tag or commit of the hub's dataset.")
@@ -123,7 +127,7 @@ class SubDatasetConfig(Settings):
     splits: SplitsConfig = SplitsConfig()
     max_rows: MaxRows = MaxRows()
     template: TemplateConfig | None = Field(
-        None, description="null: rows have prompt and completion, or messages, already."
+        None, description="null: rows have prompt and completion, messages, or another form that `msft init` knows."
     )
     metric: Literal["auto", "multiple_choice", "exact_match", "numeric", "loss"] = Field(
         "auto",

@@ -6,10 +6,11 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from tasks.config.sub_datasets import SubDatasetConfig
+from tasks.config.sub_datasets import SubDatasetConfig, TemplateConfig
+from tasks.data.forms import Form, nearest_form
 from tasks.data.templates import fill_template
 from tasks.data.values import text_of
 from tasks.errors import DataError
@@ -27,6 +28,7 @@ class Example:
         choices: full completions of which `completion` is one; empty where the row has none.
         answer: the text with the numeric answer, or with the letter of a choice in the completion.
         messages: (role, content) pairs of a chat; empty for a plain row.
+        is_text: the prompt is no more than the first word of a text.
     """
 
     prompt: str
@@ -34,6 +36,7 @@ class Example:
     answer: str
     choices: tuple[str, ...] = ()
     messages: tuple[tuple[str, str], ...] = ()
+    is_text: bool = False
 
 
 def fingerprint(examples: Iterable[Example]) -> str:
@@ -45,17 +48,21 @@ def fingerprint(examples: Iterable[Example]) -> str:
     return digest.hexdigest()
 
 
-def to_example(sub_dataset: SubDatasetConfig, row: Mapping[str, Any], where: str) -> Example:
+def to_example(sub_dataset: SubDatasetConfig, row: Mapping[str, Any], where: str, form: Form | None = None) -> Example:
     """Return the example of a row of columns.
 
     Args:
         where: the row, for messages.
+        form: of the rows, where the sub-dataset has no template.
 
     Raises:
         DataError: the row lacks the columns or texts that training needs.
     """
-    if sub_dataset.template is not None:
-        example = _from_template(sub_dataset, row, where)
+    if form is not None and form.convert is not None:
+        row = form.convert(row)
+    template = sub_dataset.template or (form.template_config if form is not None else None)
+    if template is not None:
+        example = _from_template(sub_dataset.name, template, row, where)
     elif row.get("messages") is not None:
         example = _from_messages(sub_dataset.name, row["messages"], where)
     else:
@@ -71,7 +78,7 @@ def to_example(sub_dataset: SubDatasetConfig, row: Mapping[str, Any], where: str
             expected="text that UTF-8 can encode",
             fix="fix the row; a character was cut in two when it was written",
         ) from error
-    return example
+    return replace(example, is_text=True) if form is not None and form.is_text else example
 
 
 def _from_columns(name: str, row: Mapping[str, Any], where: str) -> Example:
@@ -84,7 +91,7 @@ def _from_columns(name: str, row: Mapping[str, Any], where: str) -> Example:
             column=", ".join(missing),
             got=f"the columns {got!r:.300}",
             expected=f"text in {' and '.join(missing)}",
-            fix="rename the columns, or map them with template: {prompt: '…{column}…', completion: ' {column}'}",
+            fix=nearest_form(row),
         )
     completion, answer = row["completion"], row.get("answer")
     try:
@@ -96,19 +103,18 @@ def _from_columns(name: str, row: Mapping[str, Any], where: str) -> Example:
     return _checked(name, where, row["prompt"], completion, answer_text, row.get("choices"))
 
 
-def _from_template(sub_dataset: SubDatasetConfig, row: Mapping[str, Any], where: str) -> Example:
-    assert sub_dataset.template is not None
+def _from_template(name: str, template: TemplateConfig, row: Mapping[str, Any], where: str) -> Example:
     try:
-        filled = fill_template(sub_dataset.template, row)
+        filled = fill_template(template, row)
     except (KeyError, IndexError, ValueError, AttributeError, TypeError, OverflowError) as error:
         raise DataError(
-            sub_dataset.name,
+            name,
             where,
             got=f"{type(error).__name__}: {error}; columns with a value: {_with_values(row)}",
             expected="a template that names columns of the row",
             fix="fix the sub-dataset's template",
         ) from error
-    return _checked(sub_dataset.name, where, filled.prompt, filled.completion, filled.answer, filled.choices)
+    return _checked(name, where, filled.prompt, filled.completion, filled.answer, filled.choices)
 
 
 def _with_values(row: Mapping[str, Any]) -> str:

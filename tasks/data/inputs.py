@@ -190,6 +190,11 @@ def _metric_of(config: SearchConfig, sub_dataset: SubDatasetConfig, rows: Sequen
         ConfigError: the metric cannot be measured on these rows, or would not be used.
     """
     where = f"mixture.sub_datasets.{sub_dataset.name}.metric"
+    if any(row.is_text for row in rows) and sub_dataset.metric in ("auto", "loss"):
+        if config.evaluation.selection != "loss":
+            problem = "texts without a prompt have no answer that could be right; set evaluation.selection to loss"
+            raise ConfigError(config.name, [f"{where}: {problem}"])
+        return "loss"
     if sub_dataset.metric == "auto":
         if all(row.choices for row in rows):
             if sub_dataset.max_new_tokens is not None:

@@ -79,7 +79,7 @@ def conversations(rows: Sequence[Example]) -> list[list[int]]:
 
 
 def _asked(row: Example) -> str:
-    return comparable(row.prompt)
+    return comparable(row.prompt + row.completion if row.is_text else row.prompt)
 
 
 def _stem(row: Example) -> str:

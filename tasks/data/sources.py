@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -10,11 +11,24 @@ from tasks.config.sub_datasets import Carve, SubDatasetConfig
 from tasks.data.examples import Example, to_example
 from tasks.data.files import Row, read_each_row
 from tasks.data.folder import split_files
+from tasks.data.forms import SAMPLE, Form, form_of
 from tasks.data.problems import Problems
 from tasks.data.splits import carve_split, sample_rows
 from tasks.errors import DataError
 
 SPLITS = ("train", "validation", "test")
+
+
+def known_form(config: SearchConfig, sub_dataset: SubDatasetConfig) -> Form | None:
+    """Return the form of the train rows, by the first of them; None for one that is not known, or with a template."""
+    if sub_dataset.template is not None or sub_dataset.synthetic is not None:
+        return None
+    try:
+        rows, _ = read_columns(config, sub_dataset, "train", sub_dataset.splits.train)
+        sample = [row for row in itertools.islice(rows, SAMPLE) if not isinstance(row, DataError)]
+    except DataError:  # told with all other problems by `read_splits`
+        return None
+    return form_of(sample) if sample else None
 
 
 def read_splits(config: SearchConfig, sub_dataset: SubDatasetConfig) -> dict[str, list[Example]]:
@@ -28,7 +42,8 @@ def read_splits(config: SearchConfig, sub_dataset: SubDatasetConfig) -> dict[str
     wanted = {split: getattr(sub_dataset.splits, split) for split in SPLITS}
     named = {split: name for split, name in wanted.items() if isinstance(name, str)}
     problems = Problems()
-    splits = {split: _read_named(config, sub_dataset, split, name, problems) for split, name in named.items()}
+    form = known_form(config, sub_dataset)
+    splits = {split: _read_named(config, sub_dataset, split, form, problems) for split in named}
     problems.check()
     for split in ("test", "validation"):
         if isinstance(carve := wanted[split], Carve):
@@ -42,16 +57,16 @@ def read_splits(config: SearchConfig, sub_dataset: SubDatasetConfig) -> dict[str
 
 
 def _read_named(
-    config: SearchConfig, sub_dataset: SubDatasetConfig, split: str, name: str, problems: Problems
+    config: SearchConfig, sub_dataset: SubDatasetConfig, split: str, form: Form | None, problems: Problems
 ) -> list[Example]:
     """Return the examples of a split; a problem that ends its reading is noted, as those of single rows are."""
     examples: list[Example] = []
     with problems.collected():
-        rows, where = read_columns(config, sub_dataset, split, name)
+        rows, where = read_columns(config, sub_dataset, split, getattr(sub_dataset.splits, split))
         index = -1
         for index, row in enumerate(rows):
             with problems.collected():
-                examples.append(_example_of(sub_dataset, row, f"{where} row {index}"))
+                examples.append(_example_of(sub_dataset, row, f"{where} row {index}", form))
         if index < 0:
             raise DataError(
                 sub_dataset.name,
@@ -63,10 +78,12 @@ def _read_named(
     return examples
 
 
-def _example_of(sub_dataset: SubDatasetConfig, row: Mapping[str, Any] | DataError, where: str) -> Example:
+def _example_of(
+    sub_dataset: SubDatasetConfig, row: Mapping[str, Any] | DataError, where: str, form: Form | None
+) -> Example:
     if isinstance(row, DataError):
         raise row
-    return to_example(sub_dataset, row, row.where if isinstance(row, Row) else where)
+    return to_example(sub_dataset, row, row.where if isinstance(row, Row) else where, form)
 
 
 def read_columns(

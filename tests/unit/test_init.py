@@ -179,7 +179,7 @@ def test_an_existing_file_is_not_overwritten(tmp_path: Path) -> None:
         ({}, "no data file in it"),
         ({"a_test.jsonl": '{"prompt": "a", "completion": " b"}'}, "no file of training rows"),
         ({"a.jsonl": ""}, "no rows"),
-        ({"a.jsonl": '{"text": "only one"}'}, "the columns text"),
+        ({"a.jsonl": '{"only": "one"}'}, "the columns only"),
     ],
 )
 def test_data_without_training_rows_is_refused(tmp_path: Path, files: dict[str, str], message: str) -> None:

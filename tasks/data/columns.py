@@ -1,0 +1,99 @@
+"""Guess from the names and values of columns which of them make up the prompt and the completion of a row."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tasks.data.values import text_of
+
+Rows = Sequence[Mapping[str, Any]]
+Template = dict[str, Any]
+
+PROMPT_COLUMNS = (
+    *("instruction", "question", "query", "problem", "prompt", "context", "passage", "premise"),
+    *("hypothesis", "sentence", "text", "input", "source", "document", "article"),
+)
+COMPLETION_COLUMNS = ("completion", "output", "answer", "response", "target", "label", "solution", "summary")
+CHOICES_COLUMNS = ("choices", "options")
+_ID_NAME = re.compile(
+    r"_?id|idx|index|u?uid|guid|hash|md5|sha\d*|row|.+[_-](id|idx|index|uuid|hash)|.+[a-z]Id", re.IGNORECASE
+)
+_ID_TEXT = re.compile(r"[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f-]{4,}", re.IGNORECASE)
+
+
+def usable_columns(sample: Rows) -> list[str]:
+    """Return the columns with a text or number in every row that a format string can name."""
+    return [name for name in sample[0] if _is_field(name) and all(is_value(row.get(name)) for row in sample)]
+
+
+def is_informative(name: str, sample: Rows) -> bool:
+    """Return whether a column tells rows apart by more than their number: it is neither constant nor an id."""
+    values = [row.get(name) for row in sample]
+    texts = [str(value) for value in values]
+    if is_id_name(name):
+        return False
+    if len(sample) > 1 and len(set(texts)) == 1:
+        return False
+    if len(sample) > 2 and all(
+        isinstance(value, int) or (isinstance(value, str) and value.isdigit()) for value in values
+    ):
+        numbers = [int(text) for text in texts]
+        if numbers == list(range(numbers[0], numbers[0] + len(numbers))):
+            return False
+    return not all(_ID_TEXT.fullmatch(text) for text in texts)
+
+
+def is_id_name(name: str) -> bool:
+    """Return whether a column is an id by its name."""
+    return _ID_NAME.fullmatch(name) is not None
+
+
+def guess_template(sample: Rows) -> tuple[Template, str] | None:
+    """Return a template by the columns' names, or else of the first and the last column, and what to check of it.
+
+    Returns None where no two columns could be learned one from the other.
+    """
+    usable = usable_columns(sample)
+    actual = {name.lower(): name for name in reversed(usable)}
+    target = next((name for name in COMPLETION_COLUMNS if name in actual), "")
+    known = [name for name in PROMPT_COLUMNS if name in actual and name != target]
+    asked = [name for name in known if is_informative(actual[name], sample)] or known
+    is_certain = bool(target and asked)
+    if not is_certain:
+        telling = [name for name in usable if is_informative(name, sample)]
+        if len(telling) < 2:
+            return None
+        asked, target = [telling[0].lower()], telling[-1].lower()
+    prompt = "\n".join(f"{{{actual[name]}}}" for name in asked)
+    template: Template = {"prompt": f"{prompt}\nAnswer:", "completion": f" {{{actual[target]}}}", **choices_of(sample)}
+    return template, "the wording of the template" if is_certain else "the columns, guessed from their order"
+
+
+def choices_of(sample: Rows) -> Template:
+    """Return the column of choices if every row has a list of them."""
+    for column in CHOICES_COLUMNS:
+        if all(isinstance(row.get(column), list) and len(row[column]) > 1 for row in sample):
+            return {"choices": column}
+    return {}
+
+
+def is_text(value: Any) -> bool:
+    """Return whether a value is a text that is not empty."""
+    return isinstance(value, str) and bool(value.strip())
+
+
+def is_value(value: Any) -> bool:
+    """Return whether a value is a text that is not empty, or a number."""
+    return is_text(value) or (isinstance(value, int | float) and not isinstance(value, bool) and value == value)
+
+
+def texts_of(values: Sequence[Any]) -> list[str] | None:
+    """Return the texts of values; None where one has none."""
+    return [text_of(value) for value in values] if all(is_value(value) for value in values) else None
+
+
+def _is_field(column: str) -> bool:
+    """Return whether a format string can name the column."""
+    return bool(column) and not column[0].isdigit() and not any(mark in column for mark in "{}[].!:")
