@@ -13,7 +13,7 @@ from tasks.contracts import WorkerFailure
 from tasks.errors import WorkerError
 from tasks.runtime.files import no_room
 from tasks.runtime.machine import has_accelerator, num_threads
-from tasks.runtime.processes import SUPERVISED, SUPERVISOR, child_environment, end_group, spawn, wait_until
+from tasks.runtime.processes import SUPERVISED, SUPERVISOR, Process, child_environment, end_groups, spawn, wait_until
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 MAX_RESTARTS = 8
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
 _LOG_TAIL = 15
+# In place of the file that `accelerate config` may have left in the home.
+_NO_CONFIG = str(Path(__file__).with_name("accelerate.yaml"))
 OnPoll = Callable[[], None]
 Progress = Callable[[], int]
 
@@ -43,8 +45,7 @@ def run_module(
     Raises:
         WorkerError: it failed, and gives the worker's own account; or it was preempted again and again.
     """
-    command = [*SUPERVISED, module, str(spec)]
-    _run(command, spec, name, worker_environment(threads), on_poll, progress)
+    _run([*SUPERVISED, module, str(spec)], spec, name, worker_environment(threads), on_poll, progress)
 
 
 def run_accelerate(
@@ -62,13 +63,14 @@ def run_accelerate(
     # The launcher of several processes has no flag for the CPU, and starts gloo processes with this variable;
     # that of one process overwrites the variable, and has the flag (which with several processes starts one).
     environment["ACCELERATE_USE_CPU"] = str(is_on_cpu).lower()
-    flags = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    if training.accelerate_config is not None:
-        flags = ["--config_file", training.accelerate_config]
-    elif training.num_processes > 1:
-        flags += ["--multi_gpu", "--num_processes", str(training.num_processes), "--main_process_port", "0"]
-    else:
-        flags += ["--num_processes", "1", *(["--cpu"] if is_on_cpu else [])]
+    flags = ["--config_file", training.accelerate_config or _NO_CONFIG]
+    if training.accelerate_config is None:
+        flags += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+        flags += ["--num_processes", str(training.num_processes)]
+        if training.num_processes > 1:
+            flags += ["--multi_gpu", "--main_process_port", "0"]
+        elif is_on_cpu:
+            flags += ["--cpu"]
     command = [*SUPERVISED, "accelerate.commands.launch", *flags, "-m", SUPERVISOR, module, str(spec)]
     _run(command, spec, name, environment, on_poll, progress)
 
@@ -79,13 +81,20 @@ def beside(module: str, spec: Path, *, threads: int | None, on_poll: OnPoll) -> 
 
     Its failure raises nothing, since whoever needs its work finds it missing. If the block fails, the worker is ended.
     """
-    failure_path_of(spec).unlink(missing_ok=True)
-    process = spawn([*SUPERVISED, module, str(spec)], log_path_of(spec), worker_environment(threads))
-    try:
+    with _started([*SUPERVISED, module, str(spec)], spec, worker_environment(threads)) as process:
         yield
         wait_until(lambda: process.poll() is not None, on_poll)
+
+
+@contextmanager
+def _started(command: Sequence[str], spec: Path, environment: Mapping[str, str]) -> Iterator[Process]:
+    """Start a worker, and end it if the block fails; Prefect's TerminationSignal is a BaseException."""
+    failure_path_of(spec).unlink(missing_ok=True)
+    process = spawn(command, log_path_of(spec), environment)
+    try:
+        yield process
     except BaseException:
-        end_group(process)
+        end_groups([process])
         raise
 
 
@@ -126,8 +135,7 @@ def _run(
 ) -> None:
     """Run a worker to its end; start it again after each preemption, which costs no retry of the stage.
 
-    The pause before a restart doubles. Progress since the last start ends the series, and the next pause is the
-    shortest again.
+    The pause before a restart doubles; after progress it is the shortest again.
     """
     restarts, reached = 0, progress()
     while _is_preempted(command, spec, name, environment, on_poll):
@@ -154,16 +162,11 @@ def _is_preempted(
     command: Sequence[str], spec: Path, name: str, environment: Mapping[str, str], on_poll: OnPoll | None
 ) -> bool:
     """Run a worker once; return whether it was preempted, or raise its failure."""
-    failure_path_of(spec).unlink(missing_ok=True)
-    process = spawn(command, log_path_of(spec), environment)
-    try:
+    with _started(command, spec, environment) as process:
         wait_until(lambda: process.poll() is not None, on_poll)
-    except BaseException:  # Prefect's TerminationSignal is a BaseException
-        end_group(process)
-        raise
     if process.returncode == 0:
         return False
-    end_group(process)  # a launcher that was killed leaves its workers behind
+    end_groups([process])  # a launcher that was killed leaves its workers behind
     failure = _failure_of(spec)
     if failure is None or not failure.preempted:
         raise _error_of(spec, name, process.returncode, failure)
@@ -177,10 +180,8 @@ def _failure_of(spec: Path) -> WorkerFailure | None:
     account = path.read_text()
     if account:
         return WorkerFailure.model_validate_json(account)
-    error = no_room(path, "the worker's own account of why it ended")
-    return WorkerFailure(
-        cause=type(error).__name__, error=str(error), rank=0, retryable=False, preempted=False, traceback=""
-    )
+    error = str(no_room(path, "the worker's own account of why it ended"))
+    return WorkerFailure(cause="NoDiskSpaceError", error=error, rank=0, retryable=False, preempted=False, traceback="")
 
 
 def _error_of(spec: Path, name: str, code: int, failure: WorkerFailure | None) -> WorkerError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -13,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, STDOUT, Popen, TimeoutExpired, run
 from typing import IO
 
 # A worker finishes its optimizer step and saves a checkpoint after SIGTERM; then the group is killed.
@@ -26,22 +26,18 @@ _CHILD_GRACE_S = 15.0  # for what a search does after its worker's grace
 _POLL_S = 0.1
 _RESTART_S = 1.0
 # Set by a launcher of distributed processes; left over in a shell, they make a worker wait for ranks that never come.
-_OF_LAUNCHERS = ("ACCELERATE_", "FSDP_", "MASTER_", "TORCHELASTIC_")
+_OF_LAUNCHERS = ("ACCELERATE_", "FSDP_", "MASTER_", "TORCHELASTIC_", "PMI_", "OMPI_", "MV2_")
 _OF_RANKS = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK")
+Process = Popen[bytes]
 _NOT_PROXIED = ("127.0.0.1", "localhost", "::1")
 
 
 def child_environment() -> dict[str, str]:
-    """Return the environment of a process that this one starts.
+    """Return the environment of a child: this process's, without the variables of a launcher or a proxy to ourselves.
 
-    It is this process's, without what a launcher left over; a connection to this machine uses no proxy; a child ends
-    when this process is gone.
+    A child ends when the process of MSFT_OWNER_PID is gone.
     """
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in _OF_RANKS and not name.startswith(_OF_LAUNCHERS)
-    }
+    kept = {k: v for k, v in os.environ.items() if k not in _OF_RANKS and not k.startswith(_OF_LAUNCHERS)}
     # PYTHONSAFEPATH is -P for the processes that a launcher starts.
     return {**kept, **_without_proxy(kept), "PYTHONSAFEPATH": "1", "MSFT_OWNER_PID": str(os.getpid())}
 
@@ -59,25 +55,18 @@ def _without_proxy(environment: Mapping[str, str]) -> dict[str, str]:
     return {"no_proxy": joined, "NO_PROXY": joined}
 
 
-def spawn(command: Sequence[str], log: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def spawn(command: Sequence[str], log: Path, environment: Mapping[str, str]) -> Process:
     """Start a command in a process group of its own; its output is appended to `log`."""
     # A file, since an inherited pipe would hide a crash of the flow until the child ends.
     with log.open("ab") as output:
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env=dict(environment),
-        )
+        return Popen(command, stdin=DEVNULL, stdout=output, stderr=STDOUT, start_new_session=True, env=environment)
 
 
 @dataclass(frozen=True)
 class Child:
-    """A running module that got its input on stdin and answers on stdout, both files without a name."""
+    """A running module with its input on stdin and its answer on stdout, both files without a name."""
 
-    process: subprocess.Popen[bytes]
+    process: Process
     output: IO[bytes]
 
     @property
@@ -92,23 +81,13 @@ class Child:
 
 
 def start_child(module: str, given: str, log: Path, environment: Mapping[str, str]) -> Child:
-    """Start `python -m module` in a process group of its own, with `given` on stdin and stderr appended to `log`.
-
-    Args:
-        environment: in addition to `child_environment`.
-    """
+    """Start `python -m module` in a process group of its own; `environment` adds to `child_environment`."""
     answer = tempfile.TemporaryFile()  # noqa: SIM115  (read when the child has ended)
     with tempfile.TemporaryFile() as stdin, log.open("ab") as stderr:
         stdin.write(given.encode())
         stdin.seek(0)
-        process = subprocess.Popen(
-            [*SUPERVISED, module],
-            stdin=stdin,
-            stdout=answer,
-            stderr=stderr,
-            start_new_session=True,
-            env={**child_environment(), **environment},
-        )
+        command, env = [*SUPERVISED, module], {**child_environment(), **environment}
+        process = Popen(command, stdin=stdin, stdout=answer, stderr=stderr, start_new_session=True, env=env)
     return Child(process, answer)
 
 
@@ -127,13 +106,8 @@ def wait_until(is_over: Callable[[], bool], on_poll: Callable[[], None] | None =
         on_poll()
 
 
-def end_group(process: subprocess.Popen[bytes], grace_s: float = GRACE_S) -> None:
-    """Send SIGTERM to the whole group of a process, wait for the grace, then send SIGKILL."""
-    end_groups([process], grace_s)
-
-
-def end_groups(processes: Sequence[subprocess.Popen[bytes]], grace_s: float) -> None:
-    """Do as `end_group` with several at the same time."""
+def end_groups(processes: Sequence[Process], grace_s: float = GRACE_S) -> None:
+    """Send SIGTERM to the groups of processes, wait for the grace, then send SIGKILL."""
     for number, wait_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, 10.0)):
         for process in processes:
             with suppress(ProcessLookupError):
@@ -143,7 +117,7 @@ def end_groups(processes: Sequence[subprocess.Popen[bytes]], grace_s: float) -> 
             time.sleep(_POLL_S)
 
 
-def _group_lives(process: subprocess.Popen[bytes]) -> bool:
+def _group_lives(process: Process) -> bool:
     process.poll()
     try:
         os.killpg(process.pid, 0)
@@ -154,11 +128,7 @@ def _group_lives(process: subprocess.Popen[bytes]) -> bool:
 
 @contextmanager
 def keep_running(arguments: Sequence[str], log: Path, environment: Mapping[str, str]) -> Iterator[list[int]]:
-    """Run `python -m arguments…` while the block runs, and start it again when it dies.
-
-    Yields:
-        the exit codes so far.
-    """
+    """Run `python -m arguments…` while the block runs, and start it again when it dies; yield its exit codes so far."""
     command = [*SUPERVISED, *arguments]
     is_over = threading.Event()
     codes: list[int] = []
@@ -169,7 +139,7 @@ def keep_running(arguments: Sequence[str], log: Path, environment: Mapping[str, 
             if process.poll() is not None and not is_over.wait(_RESTART_S):
                 codes.append(process.returncode)
                 process = spawn(command, log, environment)
-        end_group(process, _SERVICE_GRACE_S)
+        end_groups([process], _SERVICE_GRACE_S)
 
     thread = threading.Thread(target=watch, name="keep-running")
     thread.start()
@@ -183,21 +153,14 @@ def keep_running(arguments: Sequence[str], log: Path, environment: Mapping[str, 
 def capture(command: list[str], timeout_s: float = 10.0) -> str:
     """Return the output of a short command, stripped; empty where it is missing or fails."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
-    except (OSError, subprocess.TimeoutExpired):
+        done = run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
+    except (OSError, TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def run_prefect(arguments: Sequence[str], extra: Mapping[str, str]) -> tuple[int, str]:
     """Run Prefect's own command to its end; return its exit code and its output."""
-    done = subprocess.run(
-        [sys.executable, "-m", "prefect", *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, **extra},
-        check=False,
-    )
+    command, env = [sys.executable, "-P", "-m", "prefect", *arguments], {**child_environment(), **extra}
+    done = run(command, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT, text=True, env=env, check=False)
     return done.returncode, done.stdout.strip()

@@ -117,7 +117,7 @@ def test_a_worker_that_outlasts_the_grace_dies_with_its_group(
     process = start_stubborn(3600)
     group = [process.pid, *(child.pid for child in psutil.Process(process.pid).children())]
     began = time.monotonic()
-    processes.end_group(process, grace_s=2.0)
+    processes.end_groups([process], grace_s=2.0)
     assert time.monotonic() - began >= 2.0
     assert appear([tmp_path / f"told-{name}" for name in NAMES])
     assert len(group) == 2
@@ -130,7 +130,7 @@ def test_a_worker_that_ends_within_the_grace_is_let_do_so(
     start_stubborn: Callable[[float], subprocess.Popen[bytes]], tmp_path: Path
 ) -> None:
     process = start_stubborn(1.0)
-    processes.end_group(process, grace_s=PATIENCE_S)
+    processes.end_groups([process], grace_s=PATIENCE_S)
     assert process.returncode == 0
     assert appear([tmp_path / f"saved-{name}" for name in NAMES])
 

@@ -88,6 +88,8 @@ Path(sys.argv[1]).with_name(f"told-{os.environ.get('RANK', '0')}.json").write_te
 LEFT_OVER = {
     "ACCELERATE_USE_FSDP": "true",
     "ACCELERATE_MIXED_PRECISION": "fp16",
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4",
+    "OMPI_COMM_WORLD_SIZE": "4",
     "WORLD_SIZE": "4",
     "RANK": "3",
     "LOCAL_RANK": "3",
@@ -120,6 +122,10 @@ def test_a_worker_sees_no_left_over_launcher_nor_tasks_py(
     for name, value in LEFT_OVER.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("NO_PROXY", "example.org")
+    monkeypatch.setenv("HF_HOME", str(spec.parent / "home"))
+    home = spec.parent / "home" / "accelerate"
+    home.mkdir(parents=True)  # as `accelerate config` leaves it
+    (home / "default_config.yaml").write_text("distributed_type: FSDP\ngpu_ids: '0'\n")
     way(spec)
     told = [json.loads(path.read_text()) for path in sorted(spec.parent.glob("told-*.json"))]
     assert len(told) == ranks
@@ -127,6 +133,8 @@ def test_a_worker_sees_no_left_over_launcher_nor_tasks_py(
         environment = worker["environment"]
         assert Path(worker["tasks"]).parent == Path(launch.__file__).parents[1]
         assert environment.get("WORLD_SIZE", "1") == str(ranks)
-        assert "ACCELERATE_USE_FSDP" not in environment
+        assert environment.get("ACCELERATE_USE_FSDP", "false") == "false"
+        assert environment.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1") == "1"
+        assert "OMPI_COMM_WORLD_SIZE" not in environment
         assert environment.get("MASTER_ADDR") != "elsewhere"
         assert environment["NO_PROXY"].split(",") == ["example.org", "127.0.0.1", "localhost", "::1"]

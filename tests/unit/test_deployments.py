@@ -98,6 +98,7 @@ def test_one_run_at_a_time_with_heartbeats_and_our_log_lines(entry: dict[str, An
     assert entry["concurrency_limit"] == {"limit": 1, "collision_strategy": overlap}
     environment = entry["work_pool"]["job_variables"]["env"]
     assert environment["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30"
+    assert environment["PYTHONSAFEPATH"] == "1"
     assert environment["PREFECT_LOGGING_EXTRA_LOGGERS"] == "tasks,flows"
 
 

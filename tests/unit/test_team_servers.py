@@ -106,6 +106,7 @@ def test_services_restart_stay_local_and_wait_for_health(service: dict[str, Any]
     assert [port for port in service.get("ports", []) if not port.startswith("127.0.0.1:")] == []
     assert "healthcheck" in service or service["profiles"] == ["worker"]
     assert {wait["condition"] for wait in service.get("depends_on", {}).values()} <= {"service_healthy"}
+    assert "--limit" not in service.get("command", [])  # such a worker dies of a rescheduled run
     for volume in service.get("volumes", []):
         name = volume.partition(":")[0]
         assert name in COMPOSE["volumes"] or (DEPLOYMENTS / name).is_file()
