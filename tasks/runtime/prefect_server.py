@@ -35,10 +35,11 @@ logger = logging.getLogger(__name__)
 LOCAL_PAGES = "http://127.0.0.1:4200"
 # The first start in a new home creates Prefect's database: 16 s measured on an idle machine.
 _START_S = 180.0
-# A configured server runs already; with the timeout of one request, its failure is told within a minute.
-_ANSWER_S, _REQUEST_S = 45.0, 5.0
+# A configured server runs already; with the command's start and one request, its failure is told within a minute.
+_ANSWER_S, _REQUEST_S = 30.0, 5.0
 _POLL_S = 0.1
-_MAX_CALLS = 5
+# Before a flow is called again that the server has failed; after the last, the search ends.
+_PAUSES_S = (2.0, 5.0, 15.0, 60.0, 0.0)
 # One that ends by itself does so again, as with a package that is missing; one that is killed need not.
 _MAX_FAILED_STARTS = 3
 # The last line of a traceback; uvicorn adds lines that say only that it failed.
@@ -55,11 +56,11 @@ def run_flow(flow: Callable[[], Result], output_root: str) -> Result:
     """Call a flow with an API: that of PREFECT_API_URL, or else of an embedded server; return its result.
 
     Prefect's temporary server outlives a flow that is killed, gets the terminal's Ctrl-C before the flow has
-    reported its end, and takes the flow with it when it dies. The embedded one does none of the three: it is started
-    again, and the flow is called again where it lost the server, and goes on where it was.
+    reported its end, and takes the flow with it when it dies. The embedded one does none of the three. A flow that
+    lost the server, or that the server failed (HTTP 5xx), is called again, and goes on where it was.
 
     Raises:
-        PrefectServerError: the server does not answer, or dies again and again.
+        PrefectServerError: the server does not answer, or fails again and again.
     """
     # A keepalive that comes while the connection for Prefect's events ends is logged with a traceback, though
     # nothing is lost: Prefect connects again.
@@ -67,23 +68,33 @@ def run_flow(flow: Callable[[], Result], output_root: str) -> Result:
     bypass_proxy()
     # Each flow would wait a second for its heartbeat thread; deployments keep theirs.
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}), _api(output_root) as url:
-        for _ in range(_MAX_CALLS):
+        for pause_s in _PAUSES_S:
             try:
-                return _call(flow)
-            except httpx.TransportError as error:
+                return _call(flow, url)
+            except _OutageError as error:
                 cause = f"lost ({error})"
                 logger.warning(f"Prefect server at {url}: {cause}; going on when it answers again")
+                # Its health is checked without its database: what fails on the database passes the check.
+                time.sleep(0.0 if isinstance(error.__cause__, httpx.TransportError) else pause_s)
                 _wait_for(url, output_root, _START_S)
-    raise PrefectServerError(url, cause, str(_log(output_root)))
+    raise _error(url, cause, output_root)
 
 
-def _call(flow: Callable[[], Result]) -> Result:
+class _OutageError(Exception):
+    """The server is away or fails, and may answer again."""
+
+
+def _call(flow: Callable[[], Result], url: str) -> Result:
     """Call the flow; unwrap the error that hides a lost server in a process's first request."""
     try:
         return flow()
-    except RuntimeError as error:
-        if isinstance(error.__cause__, httpx.TransportError):
-            raise error.__cause__ from error
+    except Exception as error:
+        cause = error.__cause__ if isinstance(error, RuntimeError) else error
+        is_outage = isinstance(cause, httpx.TransportError)
+        if isinstance(cause, httpx.HTTPStatusError):
+            is_outage = cause.response.status_code >= 500 and str(cause.request.url).startswith(url)
+        if is_outage:
+            raise _OutageError(str(cause)) from cause
         raise
 
 
@@ -95,7 +106,9 @@ def _api(output_root: str) -> Iterator[str]:
         _wait_for(configured, output_root, _ANSWER_S)
         yield configured
         return
-    url = f"http://127.0.0.1:{_free_port()}/api"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{probe.getsockname()[1]}/api"
     with (
         temporary_settings({PREFECT_API_URL: url, PREFECT_UI_URL: LOCAL_PAGES, PREFECT_HOME: _home(output_root)}),
         _serve(url, output_root) as exit_codes,
@@ -113,6 +126,7 @@ def _serve(url: str, output_root: str) -> Iterator[list[int]]:
     settings |= {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
     arguments = ["uvicorn", "--factory", "prefect.server.api.server:create_app", "--host", "127.0.0.1"]
     arguments += ["--port", str(httpx.URL(url).port), "--log-level", "error", "--lifespan", "on"]
+    make_folder(Path(output_root))
     with keep_running(arguments, _log(output_root), worker_environment(1) | settings) as exit_codes:
         yield exit_codes
 
@@ -131,14 +145,12 @@ def _home(output_root: str) -> Path:
 
 
 def _log(output_root: str) -> Path:
-    Path(output_root).mkdir(parents=True, exist_ok=True)
     return Path(output_root, "prefect-server.log")
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _error(url: str, cause: str, output_root: str) -> PrefectServerError:
+    log = _log(output_root)
+    return PrefectServerError(url, cause, str(log) if log.exists() else "")
 
 
 def _wait_for(url: str, output_root: str, patience_s: float, exit_codes: Sequence[int] = ()) -> None:
@@ -147,15 +159,15 @@ def _wait_for(url: str, output_root: str, patience_s: float, exit_codes: Sequenc
     with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
         client = get_client(httpx_settings={"timeout": _REQUEST_S}, sync_client=True)
         while (error := client.api_healthcheck()) is not None:
-            if isinstance(error, httpx.HTTPStatusError) and error.response.status_code < 500:
-                return  # it answers, and knows better than we what it wants
             cause = f"no answer ({error})"
-            if sum(code > 0 for code in exit_codes) >= _MAX_FAILED_STARTS:
+            if isinstance(error, httpx.HTTPStatusError) and error.response.status_code < 500:
+                cause = f"no API of Prefect is there, or it refuses ({error})"
+            elif sum(code > 0 for code in exit_codes) >= _MAX_FAILED_STARTS:
                 cause = f"it ended {len(exit_codes)} times before it answered: {_cause_in(_log(output_root))}"
             elif time.monotonic() < deadline:
                 time.sleep(_POLL_S)
                 continue
-            raise PrefectServerError(url, cause, str(_log(output_root)))
+            raise _error(url, cause, output_root)
 
 
 def _cause_in(log: Path) -> str:

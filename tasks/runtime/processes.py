@@ -153,7 +153,8 @@ def keep_running(arguments: Sequence[str], log: Path, environment: Mapping[str, 
 def capture(command: list[str], timeout_s: float = 10.0) -> str:
     """Return the output of a short command, stripped; empty where it is missing or fails."""
     try:
-        done = run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
+        env = child_environment()
+        done = run(command, capture_output=True, text=True, timeout=timeout_s, env=env, check=False)
     except (OSError, TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
@@ -161,6 +162,6 @@ def capture(command: list[str], timeout_s: float = 10.0) -> str:
 
 def run_prefect(arguments: Sequence[str], extra: Mapping[str, str]) -> tuple[int, str]:
     """Run Prefect's own command to its end; return its exit code and its output."""
-    command, env = [sys.executable, "-P", "-m", "prefect", *arguments], {**child_environment(), **extra}
+    command, env = [sys.executable, "-m", "prefect", *arguments], {**child_environment(), **extra}
     done = run(command, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT, text=True, env=env, check=False)
     return done.returncode, done.stdout.strip()

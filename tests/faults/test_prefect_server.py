@@ -38,8 +38,15 @@ from tests.faults.tracking_server import free_port
 
 
 class Healthy(BaseHTTPRequestHandler):
+    """A server that is healthy, and fails on its database as often as asked."""
+
+    num_failures = 0
+    status = 200
+
     def do_GET(self) -> None:
-        self.send_response(200)
+        is_failure = not self.path.endswith("/health") and Healthy.num_failures > 0
+        Healthy.num_failures -= is_failure
+        self.send_response(503 if is_failure else Healthy.status)
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:
@@ -121,8 +128,9 @@ def test_a_dead_configured_server_is_named_in_a_minute(tmp_path: Path, monkeypat
         for port in (silent.getsockname()[1], free_port()):
             url = f"http://127.0.0.1:{port}/api"
             told = rf"{url}: no answer(.|\n)*unset it"
-            with temporary_settings({PREFECT_API_URL: url}), pytest.raises(PrefectServerError, match=told):
+            with temporary_settings({PREFECT_API_URL: url}), pytest.raises(PrefectServerError, match=told) as failed:
                 run_flow(flow, str(tmp_path))
+            assert "prefect-server.log" not in str(failed.value)  # which only our own server writes
     assert flow.num_calls == 0
 
 
@@ -143,6 +151,34 @@ def test_a_server_on_this_machine_is_reached_without_a_proxy(tmp_path: Path, mon
 def test_a_flow_that_loses_its_server_is_called_again(tmp_path: Path) -> None:
     flow = Flow(httpx.ConnectError("All connection attempts failed"), httpx.ReadError("reset"))
     assert run_flow(flow, str(tmp_path)) == 3
+
+
+@pytest.mark.usefixtures("_api")
+def test_a_flow_that_its_server_fails_is_called_again(tmp_path: Path) -> None:
+    def flow() -> int:
+        return httpx.get(f"{PREFECT_API_URL.value()}/flow_runs/1").raise_for_status().status_code
+
+    Healthy.num_failures = 2
+    assert run_flow(flow, str(tmp_path)) == 200
+    assert Healthy.num_failures == 0
+
+
+@pytest.mark.usefixtures("_api")
+def test_a_server_that_is_not_prefects_is_named_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Healthy, "status", 404)
+    flow = Flow()
+    with pytest.raises(PrefectServerError, match=r"127\.0\.0\.1:\d+/api: no API of Prefect is there.*404"):
+        run_flow(flow, str(tmp_path))
+    assert flow.num_calls == 0
+
+
+@pytest.mark.usefixtures("_api")
+def test_a_server_error_of_another_service_is_not_repeated(tmp_path: Path) -> None:
+    request = httpx.Request("GET", "http://elsewhere/model")
+    flow = Flow(httpx.HTTPStatusError("503", request=request, response=httpx.Response(503, request=request)))
+    with pytest.raises(httpx.HTTPStatusError):
+        run_flow(flow, str(tmp_path))
+    assert flow.num_calls == 1
 
 
 @pytest.mark.usefixtures("_api")

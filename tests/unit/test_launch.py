@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from tasks.commands.doctor import check_devices
 from tasks.contracts import Mixture
 from tasks.report import messages
 from tasks.runtime.machine import has_accelerator
+from tasks.runtime.processes import run_prefect
 
 
 @pytest.mark.parametrize(
@@ -33,6 +35,15 @@ def test_a_gpu_is_found_whatever_its_number(
     for node in nodes:
         (tmp_path / node).touch()
     assert has_accelerator(tmp_path) is expected
+
+
+def test_short_commands_ignore_the_modules_of_a_users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("tasks", "flows", "prefect"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('not ours')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert check_devices(None).verdict == "ok"
+    assert run_prefect(["--version"], {})[0] == 0
 
 
 def test_the_line_of_a_roll_out_names_the_device(capsys: pytest.CaptureFixture[str]) -> None:
