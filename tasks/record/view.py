@@ -10,7 +10,7 @@ from typing import Literal
 from tasks.algorithm.costs import LedgerLine, total_by_kind
 from tasks.algorithm.curves import Curve
 from tasks.algorithm.state import Champion, CheckpointKey, SearchState
-from tasks.contracts import ChampionResult, CheckpointScores
+from tasks.contracts import ChampionResult
 from tasks.record.events import EnvironmentChanged, RoundDecided, SearchStarted, of_kind
 from tasks.record.journal import History, read_history
 from tasks.record.paths import round_directory
@@ -32,24 +32,6 @@ class Score:
     def shown(self) -> float:
         """Return the score as people read it: an accuracy, or a loss in nats per token."""
         return abs(self.value) if self.metric == "loss" else self.value
-
-
-@dataclass(frozen=True)
-class ChampionRow:
-    """Scores of the champion on one sub-dataset, as people read them; None where there is none.
-
-    Attributes:
-        validation: in the unit that the search selects by.
-        at_exclusion: in the same unit, at the checkpoint of its exclusion; None if it is active.
-        test_loss, test_accuracy, num_test_rows: on test, whatever the search selects by.
-    """
-
-    sub_dataset: str
-    validation: float | None
-    at_exclusion: float | None
-    test_loss: float | None
-    test_accuracy: float | None
-    num_test_rows: int | None
 
 
 @dataclass(frozen=True)
@@ -188,11 +170,6 @@ class SearchView:
         return bool(self.started.config["search"]["protocol"] == "paper")
 
     @property
-    def reasons(self) -> tuple[str, ...]:
-        """Return the decisions in words."""
-        return tuple(told.decided.decision.reason for told in self.rounds)
-
-    @property
     def spent(self) -> float:
         """Return all training on record, in `unit`."""
         return self.rounds[-1].end if self.rounds else 0.0
@@ -219,23 +196,6 @@ class SearchView:
     def round_of(self, key: CheckpointKey) -> RoundView:
         """Return the round whose roll-out published a checkpoint; the base model belongs to the first."""
         return next((told for told in self.rounds if key in told.own), self.rounds[0])
-
-    def champion_rows(self, validation: CheckpointScores, test: CheckpointScores | None) -> tuple[ChampionRow, ...]:
-        """Return a row for each sub-dataset of the champion's validation scores."""
-        at_exclusion = {e.sub_dataset: self.score(e.score).shown for e in self.state.excluded}
-        tested = {score.sub_dataset: score for score in (test.scores if test is not None else ())}
-        return tuple(
-            ChampionRow(
-                score.sub_dataset,
-                score.loss if self.metric == "loss" else score.accuracy,
-                at_exclusion.get(score.sub_dataset),
-                on_test.loss if on_test is not None else None,
-                on_test.accuracy if on_test is not None else None,
-                on_test.num_examples if on_test is not None else None,
-            )
-            for score in validation.scores
-            for on_test in [tested.get(score.sub_dataset)]
-        )
 
 
 def read_view(directory: str) -> SearchView:

@@ -26,7 +26,15 @@ Splits = tuple[CheckpointScores, CheckpointScores]
 
 def tell_search(view: SearchView) -> str:
     """Return the standing of a search, its exclusions with reasons, its cost and, at its end, the champion's scores."""
-    parts = [_standing(view), _champion_line(view), _exclusions_line(view), _reasons(view)]
+    state, champion = view.state, view.champion
+    parts = [f"**Under way:** round {state.round} on {', '.join(state.active)}."]
+    if state.is_finished:
+        parts = [f"**Ended** after {state.round} rounds: {state.stop_reason}."]
+    if champion is not None:
+        value = f"mean validation {view.metric} {view.score(champion.score).shown:.4f}"
+        far = "" if state.is_finished else " so far"
+        parts.append(f"**Champion{far}:** {champion.checkpoint}, {value} over all sub-datasets.")
+    parts += [_exclusions_line(view), _reasons(view)]
     if view.crowned is not None:
         scores = champion_table(view, view.crowned.validation, view.crowned.test)
         parts.append(f"**Champion's scores:**\n\n{scores.markdown()}")
@@ -65,21 +73,6 @@ def spaced(markdown: str) -> str:
     """Return the same text with wider cells, for MLflow's pages, which leave no space between columns."""
     lines = markdown.split("\n")
     return "\n".join(line if line.startswith("| ---") else line.replace(" | ", "&emsp; | ") for line in lines)
-
-
-def _standing(view: SearchView) -> str:
-    state = view.state
-    if state.is_finished:
-        return f"**Ended** after {state.round} rounds: {state.stop_reason}."
-    return f"**Under way:** round {state.round} on {', '.join(state.active)}."
-
-
-def _champion_line(view: SearchView) -> str:
-    if view.champion is None:
-        return ""
-    far = "" if view.state.is_finished else " so far"
-    value = f"mean validation {view.metric} {view.score(view.champion.score).shown:.4f}"
-    return f"**Champion{far}:** {view.champion.checkpoint}, {value} over all sub-datasets."
 
 
 def _exclusions_line(view: SearchView) -> str:
@@ -121,14 +114,7 @@ class ModelCard:
 
 
 def card_of(view: SearchView, directory: Path, key: CheckpointKey, scores: Splits) -> ModelCard:
-    """Return the card of a checkpoint: what it is, where it comes from, how good it is, and how to load it.
-
-    Args:
-        view: of the search that published it.
-        directory: where the model is.
-        key: of the checkpoint.
-        scores: its validation and its test scores.
-    """
+    """Return the card of the checkpoint in `directory`, with its scores on validation and on test."""
     started, source = view.started, view.started.config["model"]["source"]
     base = source or "drawn from the search's seed (model.from_config)"
     front = {

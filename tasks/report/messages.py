@@ -20,19 +20,7 @@ from tasks.planning.pricing import Price, Speed
 from tasks.record.paths import mlflow_address, mlflow_command, search_title
 from tasks.record.plan import Plan
 from tasks.record.view import SearchView
-from tasks.report import words
-from tasks.report.tables import (
-    Record,
-    Table,
-    champion_table,
-    comparison_cost_table,
-    comparison_table,
-    cost_table,
-    decision_table,
-    estimate_table,
-    mean_of,
-    sub_datasets_table,
-)
+from tasks.report import tables, words
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +37,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Progress:
-    """The newest line of a training worker: where it is, how fast, how long it will take, and on what device."""
+    """The newest line of a training worker."""
 
     step: int
     num_steps: int
@@ -70,7 +58,7 @@ def tell_heading(text: str) -> None:
     logger.info("%s", text, extra={"rich": Rule(Text(text), align="left")})
 
 
-def tell_table(table: Table) -> None:
+def tell_table(table: tables.Table) -> None:
     """Log a table; nothing without rows."""
     if table.rows:
         logger.info("%s", table.text(), extra={"rich": table.rich()})
@@ -126,8 +114,8 @@ def show_mixture(mixture: Mixture) -> None:
     """Tell a round's mixture with the realized share of each sub-dataset."""
     tell_heading(f"round {mixture.round}")
     shares = []
-    for name in (part.name for part in mixture.draws):
-        of_rows, of_tokens = mixture.example_shares[name], mixture.token_shares[name]
+    for name, of_rows in mixture.example_shares.items():
+        of_tokens = mixture.token_shares[name]
         tokens = f" ({of_tokens:.1%} of tokens)" if abs(of_tokens - of_rows) >= 0.005 else ""
         shares.append(f"{name} {of_rows:.1%}{tokens}")
     tell(f"mixture: {', '.join(shares)}")
@@ -140,7 +128,7 @@ def show_mixture(mixture: Mixture) -> None:
 def show_scores(scores: CheckpointScores, keys: Sequence[CheckpointKey]) -> None:
     """Tell the scores of a checkpoint in one line: accuracies where they are measured, else losses."""
     each = " ".join(f"{s.sub_dataset} {s.accuracy if s.accuracy is not None else s.loss:.3f}" for s in scores.scores)
-    accuracy, loss = mean_of(scores.scores, "accuracy"), mean_of(scores.scores, "loss")
+    accuracy, loss = tables.mean_of(scores.scores, "accuracy"), tables.mean_of(scores.scores, "loss")
     mean = f"mean accuracy {accuracy:.3f}, " if accuracy is not None else ""
     tell(
         f"evaluated {keys.index(scores.key) + 1}/{len(keys)} step {scores.key.step}: ",
@@ -153,7 +141,7 @@ def show_scores(scores: CheckpointScores, keys: Sequence[CheckpointKey]) -> None
 def show_decision(view: SearchView) -> None:
     """Tell the decision of the newest round, with the table that it rests on."""
     newest = view.history.rounds[-1]
-    tell_table(decision_table(newest.decision.verdicts, view.metric))
+    tell_table(tables.decision_table(newest.decision.verdicts, view.metric))
     tell(("decision", "bold"), f" of round {newest.round}: {newest.decision.reason}")
     if view.champion is not None:
         score = words.score(view.score(view.champion.score).shown, 4)
@@ -168,11 +156,11 @@ def show_summary(view: SearchView) -> None:
     tell_heading(f"search {view.title}: summary{title}")
     tell(f"ended after {state.round} rounds: {state.stop_reason}")
     tell(f"excluded, in order: {', '.join(e.sub_dataset for e in state.excluded) or 'none'}")
-    for number, reason in enumerate(view.reasons):
-        tell(f"  round {number}: {reason}")
+    for told in view.rounds:
+        tell(f"  round {told.index}: {told.decided.decision.reason}")
     tell(("champion", "bold"), f": {champion.key}, in {champion.directory}")
-    tell_table(champion_table(view, champion.validation, champion.test))
-    tell_table(cost_table(view.totals.values()))
+    tell_table(tables.champion_table(view, champion.validation, champion.test))
+    tell_table(tables.cost_table(view.totals.values()))
 
 
 def show_pages(search: SearchRef, champion: ChampionResult, prefect_page: str) -> None:
@@ -180,21 +168,18 @@ def show_pages(search: SearchRef, champion: ChampionResult, prefect_page: str) -
     report = f"{search.directory}/report"
     command = mlflow_command(search)
     first = f"{command}, then " if command else ""
-    for line in (
-        f"report:  {report}/report.html, and report.md",
-        f"frames:  {report}/*.csv and *.parquet (curves, decisions, ledger, scores)",
-        f"model:   msft-{search.name} version {champion.model_version}, alias champion",
-        f"MLflow:  {first}{mlflow_address(search)}",
-        f"Prefect: {prefect_page}",
-    ):
-        tell(line)
+    tell(f"report:  {report}/report.html, and report.md")
+    tell(f"frames:  {report}/*.csv and *.parquet (curves, decisions, ledger, scores)")
+    tell(f"model:   msft-{search.name} version {champion.model_version}, alias champion")
+    tell(f"MLflow:  {first}{mlflow_address(search)}")
+    tell(f"Prefect: {prefect_page}")
 
 
 def show_plan(plan: Plan, speed: Speed | None, prices: Mapping[str, Price]) -> None:
     """Tell a plan; `prices` are by course, and empty where no speed is known."""
     trained = f", of which {plan.num_trained:,} are trained" if plan.num_trained < plan.num_parameters else ""
     tell(f"model: {plan.num_parameters:,} parameters{trained}; {plan.num_sub_datasets} sub-datasets")
-    tell_table(estimate_table(plan, prices))
+    tell_table(tables.estimate_table(plan, prices))
     if speed is None:
         tell("hours: not known; state --flops-per-s (of one device), or run a search of this model here")
         return
@@ -204,25 +189,24 @@ def show_plan(plan: Plan, speed: Speed | None, prices: Mapping[str, Price]) -> N
     )
 
 
-def show_comparison(heading: str, frames: Mapping[str, Sequence[Record]], axes: Sequence[str], control: str) -> None:
+def show_comparison(
+    heading: str, frames: Mapping[str, Sequence[tables.Record]], axes: Sequence[str], control: str
+) -> None:
     """Tell scores, costs and, where the frames have them, sub-datasets; differences clear of zero are bold.
 
-    Args:
-        heading: printed above the tables.
-        frames: rows of `summary`, and perhaps of `sub_datasets`; accuracies in [0, 1], None for a missing number.
-        axes: the columns of `summary` that a sweep varies.
-        control: title of the method that the others are measured against.
+    `axes` are the columns of `summary` that a sweep varies, `control` is the title of the method that the others are
+    measured against. Accuracies lie in [0, 1]; a missing number is None.
     """
     summary = frames["summary"]
     tell_heading(heading)
-    tell_table(comparison_table(summary, axes, control))
+    tell_table(tables.comparison_table(summary, axes, control))
     is_one = min(row["num_seeds"] for row in summary) == 1
     over = "test rows alone, as seeds cannot be resampled with one" if is_one else "seeds and test rows"
     logger.info(
         "test accuracy: mean over sub-datasets ± standard deviation over seeds; "
         f"intervals: paired bootstrap over {over}"
     )
-    tell_table(comparison_cost_table(summary, axes))
+    tell_table(tables.comparison_cost_table(summary, axes))
     logger.info("tokens, FLOPs and seconds of one search, mean over seeds; training, discarded work and evaluation")
     if "sub_datasets" in frames:
-        tell_table(sub_datasets_table(frames["sub_datasets"], {row["method"]: row["title"] for row in summary}))
+        tell_table(tables.sub_datasets_table(frames["sub_datasets"], {row["method"]: row["title"] for row in summary}))

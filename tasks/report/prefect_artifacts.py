@@ -10,24 +10,11 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 import httpx
-from prefect.artifacts import (
-    create_link_artifact,
-    create_markdown_artifact,
-    create_progress_artifact,
-    create_table_artifact,
-    update_progress_artifact,
-)
+from prefect import artifacts, settings
 from prefect.context import TaskRunContext
 from prefect.exceptions import PrefectException
 from prefect.logging.handlers import APILogHandler
 from prefect.runtime import flow_run
-from prefect.settings import (
-    PREFECT_API_URL,
-    PREFECT_CLIENT_MAX_RETRIES,
-    PREFECT_HOME,
-    PREFECT_UI_URL,
-    temporary_settings,
-)
 from prefect.utilities.urls import url_for
 
 from tasks.config.identity import search_id_of
@@ -78,19 +65,19 @@ def show_link(search: SearchRef) -> None:
     command = mlflow_command(search)
     text = f"Curves, checkpoints and the champion{f', while this runs: `{command}`' if command else ''}"
     address, key = mlflow_address(search), _key(search, "mlflow")
-    _show(lambda: create_link_artifact(address, "The search in MLflow", key=key, description=text))
+    _show(lambda: artifacts.create_link_artifact(address, "The search in MLflow", key=key, description=text))
 
 
 def show_round(search: SearchRef, view: SearchView) -> None:
     """Show the newest decision in words, and the table of all rounds."""
     text, rows = tell_round(view, view.history.rounds[-1]), round_rows(view)
-    _show(lambda: create_markdown_artifact(text, key=_key(search, "decision")))
-    _show(lambda: create_table_artifact(rows, key=_key(search, "rounds"), description="All rounds so far"))
+    _show(lambda: artifacts.create_markdown_artifact(text, key=_key(search, "decision")))
+    _show(lambda: artifacts.create_table_artifact(rows, key=_key(search, "rounds"), description="All rounds so far"))
 
 
 def show_end(search: SearchRef, view: SearchView) -> None:
     """Show how the search ended: exclusions with reasons, cost, and the champion's scores."""
-    _show(lambda: create_markdown_artifact(tell_search(view), key=_key(search, "summary")))
+    _show(lambda: artifacts.create_markdown_artifact(tell_search(view), key=_key(search, "summary")))
 
 
 class ProgressBar:
@@ -109,17 +96,17 @@ class ProgressBar:
     def _set(self, percent: float, description: str) -> None:
         if self._id is None:
             # A coroutine only where an event loop runs.
-            self._id = cast(UUID, create_progress_artifact(percent, key=self._key, description=description))
+            self._id = cast(UUID, artifacts.create_progress_artifact(percent, key=self._key, description=description))
         else:
-            update_progress_artifact(self._id, percent, description=description)
+            artifacts.update_progress_artifact(self._id, percent, description=description)
 
 
 def page_of_this_run() -> str:
     """Return where Prefect shows the flow run that this is called in, with the command that such a page needs first."""
     address = url_for("flow-run", flow_run.id) or LOCAL_PAGES
-    api, pages = PREFECT_API_URL.value() or "", PREFECT_UI_URL.value() or ""
+    api, pages = settings.PREFECT_API_URL.value() or "", settings.PREFECT_UI_URL.value() or ""
     is_own_server = pages == LOCAL_PAGES and urlsplit(api).netloc != urlsplit(pages).netloc
-    home = shlex.quote(str(PREFECT_HOME.value()))
+    home = shlex.quote(str(settings.PREFECT_HOME.value()))
     return f"PREFECT_HOME={home} prefect server start, then {address}" if is_own_server else address
 
 
@@ -132,7 +119,7 @@ def _show(create: Callable[[], Any]) -> bool:
     if TaskRunContext.get() is None:
         return False
     try:
-        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+        with settings.temporary_settings({settings.PREFECT_CLIENT_MAX_RETRIES: 0}):
             create()
     except (httpx.HTTPError, PrefectException) as error:
         logger.info(f"Prefect's pages lack an artifact: {error}")

@@ -126,23 +126,22 @@ def decision_table(verdicts: Iterable[Verdict], metric: Metric) -> Table:
 
 def champion_table(view: SearchView, validation: CheckpointScores, test: CheckpointScores | None) -> Table:
     """Return a row for each sub-dataset: validation score, the score at its exclusion, test scores and test rows."""
+    tested, untested = test.scores if test is not None else (), (words.score(None), words.score(None), "none")
+    at_exclusion = {e.sub_dataset: words.score(view.score(e.score).shown) for e in view.state.excluded}
+    on_test = {
+        score.sub_dataset: (words.score(score.loss), words.score(score.accuracy), f"{score.num_examples:,}")
+        for score in tested
+    }
     rows = [
-        (
-            row.sub_dataset,
-            words.score(row.validation),
-            "never" if row.at_exclusion is None else words.score(row.at_exclusion),
-            words.score(row.test_loss),
-            words.score(row.test_accuracy),
-            "none" if row.num_test_rows is None else f"{row.num_test_rows:,}",
-        )
-        for row in view.champion_rows(validation, test)
+        (name, words.score(getattr(score, view.metric)), at_exclusion.get(name, "never"), *on_test.get(name, untested))
+        for score in validation.scores
+        for name in [score.sub_dataset]
     ]
-    tested = test.scores if test is not None else ()
     means = (mean_of(validation.scores, view.metric), None, mean_of(tested, "loss"), mean_of(tested, "accuracy"))
-    first, _, *on_test = (words.score(mean, 4) for mean in means)
+    first, _, *others = (words.score(mean, 4) for mean in means)
     headings = (f"validation {view.metric}", f"{view.metric} at exclusion", "test loss", "test accuracy", "test rows")
     columns = (*names("sub-dataset"), *numbers(*headings))
-    return Table(columns, [*rows, ("mean", first, "", *on_test, "")], {len(rows): "mean"})
+    return Table(columns, [*rows, ("mean", first, "", *others, "")], {len(rows): "mean"})
 
 
 def mean_of(scores: Sequence[SubDatasetScore], metric: Metric) -> float | None:

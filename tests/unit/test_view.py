@@ -8,6 +8,7 @@ import pytest
 
 from tasks.record.status import status_of
 from tasks.record.view import Score, read_view
+from tasks.report.tables import champion_table
 from tests.unit.made_search import MadeSearch
 
 
@@ -31,9 +32,9 @@ def test_a_search_by_loss_shows_losses_everywhere(by_loss: MadeSearch) -> None:
     assert view.score(view.champion.score).shown == 1.25
     assert status_of(str(by_loss.directory)).champion_score == 1.25
     assert view.crowned is not None
-    first, second = view.champion_rows(view.crowned.validation, view.crowned.test)
-    assert (first.sub_dataset, first.validation, first.at_exclusion) == ("one", 1.25, 1.0)
-    assert (second.at_exclusion, second.test_loss, second.test_accuracy) == (None, 1.25, 0.5)
+    first, second, _ = champion_table(view, view.crowned.validation, view.crowned.test).rows
+    assert first[:3] == ("one", "1.250", "1.000")
+    assert second[2:5] == ("never", "1.250", "0.500")
 
 
 def test_positions_count_all_training_in_full_epochs(by_loss: MadeSearch) -> None:
