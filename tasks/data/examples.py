@@ -6,16 +6,15 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tasks.config.sub_datasets import SubDatasetConfig, TemplateConfig
+from tasks.data.chats import Message, read_chat
 from tasks.data.forms import Form, nearest_form
 from tasks.data.templates import fill_template
 from tasks.data.values import text_of
 from tasks.errors import DataError
-
-_ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
 @dataclass(frozen=True)
@@ -27,23 +26,37 @@ class Example:
             assistant's message, and the prompt is the text of all messages before it.
         choices: full completions of which `completion` is one; empty where the row has none.
         answer: the text with the numeric answer, or with the letter of a choice in the completion.
-        messages: (role, content) pairs of a chat; empty for a plain row.
+        messages: turns of a chat; empty for a plain row.
+        template_options: further arguments of the chat template, such as `tools`.
         is_text: the prompt is no more than the first word of a text.
+        where: file or split, and row, for messages.
     """
 
     prompt: str
     completion: str
     answer: str
     choices: tuple[str, ...] = ()
-    messages: tuple[tuple[str, str], ...] = ()
+    messages: tuple[Message, ...] = ()
+    template_options: Mapping[str, Any] = field(default_factory=dict)
     is_text: bool = False
+    where: str = field(default="", compare=False)
+
+    def with_completion(self, completion: str) -> Example:
+        """Return the example with another completion, also of the last turn of a chat."""
+        turns = [*self.messages[:-1], *(m._replace(content=completion) for m in self.messages[-1:])]
+        return replace(self, completion=completion, messages=tuple(turns))
 
 
 def fingerprint(examples: Iterable[Example]) -> str:
     """Return the sha256 of the texts of `examples`, in order."""
     digest = hashlib.sha256()
     for example in examples:
-        row = [example.prompt, example.completion, example.answer, example.choices, example.messages]
+        turns = [
+            (m.role, m.content) if m.is_learned and not m.extra else (*m[:2], dict(m.extra), m.is_learned)
+            for m in example.messages
+        ]
+        row: list[Any] = [example.prompt, example.completion, example.answer, example.choices, turns]
+        row += [example.template_options] if example.template_options else []
         digest.update(json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
@@ -64,11 +77,11 @@ def to_example(sub_dataset: SubDatasetConfig, row: Mapping[str, Any], where: str
     if template is not None:
         example = _from_template(sub_dataset.name, template, row, where)
     elif row.get("messages") is not None:
-        example = _from_messages(sub_dataset.name, row["messages"], where)
+        example = _from_messages(sub_dataset.name, row, where)
     else:
         example = _from_columns(sub_dataset.name, row, where)
     try:
-        turns = (text for turn in example.messages for text in turn)
+        turns = (message.text for message in example.messages)
         "".join((example.prompt, example.completion, example.answer, *example.choices, *turns)).encode()
     except UnicodeEncodeError as error:
         raise DataError(
@@ -78,7 +91,7 @@ def to_example(sub_dataset: SubDatasetConfig, row: Mapping[str, Any], where: str
             expected="text that UTF-8 can encode",
             fix="fix the row; a character was cut in two when it was written",
         ) from error
-    return replace(example, is_text=True) if form is not None and form.is_text else example
+    return replace(example, where=where, is_text=form is not None and form.is_text)
 
 
 def _from_columns(name: str, row: Mapping[str, Any], where: str) -> Example:
@@ -93,14 +106,20 @@ def _from_columns(name: str, row: Mapping[str, Any], where: str) -> Example:
             expected=f"text in {' and '.join(missing)}",
             fix=nearest_form(row),
         )
-    completion, answer = row["completion"], row.get("answer")
+    completion = row["completion"]
+    return _checked(
+        name, where, row["prompt"], completion, _answer_of(name, where, row, completion), row.get("choices")
+    )
+
+
+def _answer_of(name: str, where: str, row: Mapping[str, Any], completion: str) -> str:
+    answer = row.get("answer")
     try:
-        answer_text = text_of(answer) if answer is not None else completion.strip()
+        return text_of(answer) if answer is not None else completion.strip()
     except (TypeError, ValueError) as error:
         raise DataError(
             name, where, column="answer", got=str(error), expected="a text or a number", fix="fix the row"
         ) from error
-    return _checked(name, where, row["prompt"], completion, answer_text, row.get("choices"))
 
 
 def _from_template(name: str, template: TemplateConfig, row: Mapping[str, Any], where: str) -> Example:
@@ -121,24 +140,13 @@ def _with_values(row: Mapping[str, Any]) -> str:
     return ", ".join(column for column, value in row.items() if value is not None and value == value)
 
 
-def _from_messages(name: str, messages: Any, where: str) -> Example:
-    is_chat = isinstance(messages, list) and all(
-        isinstance(m, dict) and m.get("role") in _ROLES and isinstance(m.get("content"), str) for m in messages
-    )
-    ends_in_answer = is_chat and messages and messages[-1]["role"] == "assistant"
-    if not ends_in_answer or not messages[-1]["content"].strip():
-        raise DataError(
-            name,
-            where,
-            column="messages",
-            got=f"messages = {messages!r:.120}",
-            expected=f"a list of {{role, content}} texts, each role one of {', '.join(_ROLES)}, "
-            "that ends with the assistant's, which is not empty",
-            fix="fix the row",
-        )
-    pairs = tuple((m["role"], m["content"]) for m in messages)
-    prompt = "\n".join(f"{role}: {content}" for role, content in pairs[:-1])
-    return Example(prompt, pairs[-1][1], pairs[-1][1].strip(), messages=pairs)
+def _from_messages(name: str, row: Mapping[str, Any], where: str) -> Example:
+    messages, options = read_chat(name, row, where)
+    prompt = "\n".join(f"{message.role}: {message.text}" for message in messages[:-1])
+    completion = messages[-1].content or messages[-1].text
+    answer = _answer_of(name, where, row, completion)
+    example = _checked(name, where, prompt, completion, answer, row.get("choices"))
+    return replace(example, messages=messages, template_options=options)
 
 
 def _checked(name: str, where: str, prompt: str, completion: str, answer: str, choices: Any) -> Example:

@@ -4,26 +4,42 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError
 
 from tasks.contracts import SplitRef
+from tasks.data.boundaries import EncodedText, decode, encode_chat, encode_pair
+from tasks.data.chat_template import THOUGHT_END, render_chat
 from tasks.data.examples import Example, fingerprint
+from tasks.data.problems import Problems
 from tasks.errors import DataError, ModelError
 from tasks.runtime.files import publish_folder
 
+logger = logging.getLogger(__name__)
+
 # Part of the cache's key; raised when `encode` returns other columns for the same text.
-_ENCODING_VERSION = 2
+_ENCODING_VERSION = 3
 
 
 class Encoder:
     """Encodes examples as token ids with one tokenizer."""
 
-    def __init__(self, directory: str, max_length: int, *, trust_remote_code: bool, num_embeddings: int = 0) -> None:
+    def __init__(
+        self,
+        directory: str,
+        max_length: int,
+        *,
+        trust_remote_code: bool,
+        num_embeddings: int = 0,
+        chat_template: str | None = None,
+    ) -> None:
         from transformers import AutoTokenizer
 
         try:
@@ -35,6 +51,7 @@ class Encoder:
                 expected="tokenizer files as save_pretrained writes them",
                 fix="save the tokenizer beside the model again, or set model.tokenizer",
             ) from error
+        self.tokenizer.chat_template = chat_template or self.tokenizer.chat_template
         self.max_length = max_length
         self.num_embeddings = num_embeddings
 
@@ -47,32 +64,35 @@ class Encoder:
         return hashlib.sha256("\x1f".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
     def encode(self, example: Example) -> dict[str, Any]:
-        """Return the columns of a row.
+        """Return the columns of a row, and `notes` on what its text lost.
 
-        input_ids: prompt, completion and end-of-text. loss_mask: 1 where a token is learned.
-        prompt_length: number of tokens before the completion that is evaluated. choice_ids: tokens of each choice,
-        without end-of-text. gold: index of the right choice, -1 without choices. completion: text that is compared in
-        an exact match. answer: text with the numeric answer.
+        input_ids: prompt, completion and one end. loss_mask: 1 where a token is learned.
+        prompt_length: number of tokens before the completion that is evaluated. choice_ids: tokens of each choice, with
+        an end where the tokens of one choice begin those of another. gold: index of the right choice, -1 without
+        choices. completion: text that is compared in an exact match. answer: text with the numeric answer.
+
+        Raises:
+            ValueError: the row's text cannot be told from its tokens, so that another text would be learned.
         """
-        if example.messages:
-            ids, loss_mask, prompt_length = self._encode_chat(example)
-        else:
-            prompt_ids, completion_ids = self._encode_pair(example.prompt, example.completion)
-            end = [self.tokenizer.eos_token_id] if self.tokenizer.eos_token_id is not None else []
-            ids = prompt_ids + completion_ids + end
-            loss_mask = [0] * len(prompt_ids) + [1] * (len(completion_ids) + len(end))
-            prompt_length = len(prompt_ids)
-        choice_ids = [self._encode_pair(example.prompt, choice)[1] for choice in example.choices]
+        encoded = self._encode(example)
         return {
-            "input_ids": ids,
-            "loss_mask": loss_mask,
-            "prompt_length": prompt_length,
-            "choice_ids": choice_ids,
+            "input_ids": encoded.ids,
+            "loss_mask": encoded.loss_mask,
+            "prompt_length": len(encoded.prompt),
+            "choice_ids": self._choices(example, encoded),
             "gold": example.choices.index(example.completion) if example.choices else -1,
-            "completion": example.completion,
+            "completion": self._compared(example, encoded),
             "answer": example.answer,
-            "num_tokens": len(ids),
+            "num_tokens": len(encoded.ids),
+            "notes": encoded.notes,
         }
+
+    def _compared(self, example: Example, encoded: EncodedText) -> str:
+        """Return the text that a right generation has: the row's, unless template or tokenizer give it another form."""
+        said = decode(self.tokenizer, [t for t in encoded.completion if t != encoded.end], skip_special_tokens=True)
+        said = (said.rpartition(THOUGHT_END)[2] if example.messages else said).strip()
+        is_same = said == example.completion.strip() or self.tokenizer.unk_token_id in encoded.completion
+        return example.completion if is_same else said
 
     def check(self, row: Mapping[str, Any]) -> None:
         """Check that a row can be scored and that the tokenizer knows its completion.
@@ -96,38 +116,33 @@ class Encoder:
                 f"a completion with characters that the tokenizer does not know: {row['completion']!r:.80}"
             )
 
-    def _encode_pair(self, prompt: str, completion: str) -> tuple[list[int], list[int]]:
-        """Tokenize the joined text and cut it after the prompt's tokens, as lm-evaluation-harness does.
+    def _encode(self, example: Example) -> EncodedText:
+        if not example.messages:
+            return encode_pair(self.tokenizer, example.prompt, example.completion)
+        chat = render_chat(self.tokenizer, example.messages, example.template_options)
+        return encode_chat(self.tokenizer, chat)
 
-        Prompt and completion are tokenized separately where the joined tokens do not begin with the prompt's.
+    def _choices(self, example: Example, right: EncodedText) -> list[list[int]]:
+        """Return the tokens of each choice after the row's prompt.
+
+        Raises:
+            ValueError: two choices have the same tokens, or one begins another and nothing can end it.
         """
-        prompt_ids: list[int] = self.tokenizer(prompt)["input_ids"]
-        joined: list[int] = self.tokenizer(prompt + completion)["input_ids"]
-        cut = len(prompt_ids)
-        if joined[:cut] == prompt_ids and len(joined) > cut:
-            return prompt_ids, joined[cut:]
-        return prompt_ids, self.tokenizer(completion, add_special_tokens=False)["input_ids"]
-
-    def _encode_chat(self, example: Example) -> tuple[list[int], list[int], int]:
-        """Render the chat with the tokenizer's template; only the assistant's spans are in the loss mask."""
-        messages = [{"role": role, "content": content} for role, content in example.messages]
-        full: str = self.tokenizer.apply_chat_template(messages, tokenize=False)
-        spans = []
-        for index, message in enumerate(messages):
-            if message["role"] == "assistant":
-                before = self.tokenizer.apply_chat_template(
-                    messages[:index], tokenize=False, add_generation_prompt=True
-                )
-                until = self.tokenizer.apply_chat_template(messages[: index + 1], tokenize=False).rstrip()
-                if not (full.startswith(until) and until.startswith(before)):
-                    raise ValueError("the chat template rewrites earlier turns; their tokens cannot be told apart")
-                spans.append((len(before), len(until)))
-        encoded = self.tokenizer(full, add_special_tokens=False, return_offsets_mapping=True)
-        starts = [start for start, _ in encoded["offset_mapping"]]
-        loss_mask = [int(any(low <= start < high for low, high in spans)) for start in starts]
-        prompt_length = sum(start < spans[-1][0] for start in starts)
-        end = max(i for i, flag in enumerate(loss_mask) if flag) + 1
-        return encoded["input_ids"][:end], loss_mask[:end], prompt_length
+        encoded = [
+            right if choice == example.completion else self._encode(example.with_completion(choice))
+            for choice in example.choices
+        ]
+        texts = [(one.completion[:-1] if one.end is not None else one.completion) for one in encoded]
+        if any(one.prompt != right.prompt for one in encoded):
+            raise ValueError("choices that the chat template renders with different prompts")
+        ordered = sorted(texts)
+        if any(a == b for a, b in pairwise(ordered)):
+            raise ValueError(f"two choices with the same tokens among {list(example.choices)!r:.120}")
+        if all(longer[: len(shorter)] != shorter for shorter, longer in pairwise(ordered)):
+            return texts
+        if right.end is None:
+            raise ValueError("a choice that begins another, and no end-of-text token to tell them apart")
+        return [one.completion for one in encoded]
 
 
 def tokenize_split(
@@ -148,7 +163,9 @@ def tokenize_split(
     if not (directory / "split.json").is_file():
         rows = _encode_all(encoder, name, split, examples, on_too_long)
         _publish(rows, directory, texts)
-    meta: Mapping[str, Any] = json.loads((directory / "split.json").read_text())
+    meta: dict[str, Any] = json.loads((directory / "split.json").read_text())
+    for note, count in meta.pop("notes").items():
+        logger.warning(f"{name}/{split}: {note}, in {count} of {meta['num_rows']} rows; msft inspect shows them")
     return SplitRef(directory=str(directory.resolve()), **meta)
 
 
@@ -156,29 +173,15 @@ def _encode_all(
     encoder: Encoder, name: str, split: str, examples: Sequence[Example], on_too_long: str
 ) -> list[dict[str, Any]]:
     rows = []
+    problems = Problems()
     for index, example in enumerate(examples):
-        try:
-            row = encoder.encode(example)
-            encoder.check(row)
-        except (ValueError, TypeError, NotImplementedError, TemplateError) as error:
-            raise DataError(
-                name,
-                f"{split} row {index}",
-                got=" ".join(str(error).split())[:300],
-                expected="a row that the tokenizer (and, for messages, its chat template) can encode",
-                fix="fix the row, or set model.tokenizer to one that fits; messages need one with a chat template",
-            ) from error
-        if row["num_tokens"] > encoder.max_length:
-            if on_too_long == "drop":
-                continue
-            raise DataError(
-                name,
-                f"{split} row {index}",
-                got=f"{row['num_tokens']} tokens ({row['prompt_length']} of them prompt)",
-                expected=f"at most training.max_length = {encoder.max_length}",
-                fix="raise training.max_length, shorten the row, or --set mixture.on_too_long=drop",
-            )
-        rows.append(row)
+        with problems.collected():
+            row = encode_row(encoder, name, f"{split} row {index}", example)
+            if row["num_tokens"] <= encoder.max_length:
+                rows.append(row)
+            elif on_too_long == "error":
+                raise too_long(encoder, name, f"{split} row {index}", example, row)
+    problems.check()
     if not rows:
         raise DataError(
             name,
@@ -190,11 +193,52 @@ def _encode_all(
     return rows
 
 
+def encode_row(encoder: Encoder, name: str, where: str, example: Example) -> dict[str, Any]:
+    """Return the columns of a row that can be learned and scored.
+
+    Raises:
+        DataError: it cannot be.
+    """
+    try:
+        row = encoder.encode(example)
+        encoder.check(row)
+    except (ValueError, TypeError, NotImplementedError, TemplateError) as error:
+        raise DataError(
+            name,
+            _located(where, example),
+            got=" ".join(str(error).split())[:400],
+            expected="a row that the tokenizer (and, for messages, its chat template) can encode",
+            fix="fix the row, or set model.tokenizer to one that fits; messages need one with a chat template, "
+            "or model.chat_template",
+        ) from error
+    return row
+
+
+def too_long(encoder: Encoder, name: str, where: str, example: Example, row: Mapping[str, Any]) -> DataError:
+    """Return the error for a row of more tokens than fit."""
+    return DataError(
+        name,
+        _located(where, example),
+        got=f"{row['num_tokens']} tokens ({row['prompt_length']} of them prompt)",
+        expected=f"at most training.max_length = {encoder.max_length}",
+        fix="raise training.max_length, shorten the row, or --set mixture.on_too_long=drop",
+    )
+
+
+def _located(where: str, example: Example) -> str:
+    return f"{where} ({example.where})" if example.where else where
+
+
 def _publish(rows: list[dict[str, Any]], directory: Path, texts: str) -> None:
     import datasets
 
     datasets.disable_progress_bars()
-    meta = {"num_rows": len(rows), "num_tokens": sum(row["num_tokens"] for row in rows), "sha256": texts}
+    meta = {
+        "num_rows": len(rows),
+        "num_tokens": sum(row["num_tokens"] for row in rows),
+        "sha256": texts,
+        "notes": Counter(note for row in rows for note in row.pop("notes")),
+    }
 
     def write(staging: Path) -> None:
         datasets.Dataset.from_list(rows, features=_features()).save_to_disk(str(staging))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from tasks.algorithm.answers import number_in
+from tasks.data.boundaries import decode
+from tasks.data.chat_template import THOUGHT_END
 from tasks.data.model_size import cache_width
 
 
@@ -18,9 +20,12 @@ class Goal:
 
     text: str
     is_numeric: bool
+    follows_thought: bool = False
 
     def is_met_by(self, generated: str) -> bool:
         """Return whether the texts are equal except for outer whitespace, or hold the same number."""
+        if self.follows_thought:
+            generated = generated.rpartition(THOUGHT_END)[2]
         if not self.is_numeric:
             return generated.strip() == self.text.strip()
         number = number_in(generated)
@@ -48,14 +53,14 @@ class Generator:
         self._device = next(model.parameters()).device
 
     def matches(
-        self, rows: Sequence[Mapping[str, Any]], greedy_ids: Sequence[list[int]], goals: Sequence[Goal], limit: int
+        self, rows: Sequence[Mapping[str, Any]], greedy_ids: Sequence[list[int]], goals: list[Goal], limit: int
     ) -> list[bool]:
         """Return for each row whether its greedy generation of at most `limit` tokens meets the goal.
 
         The forward pass over the labelled text gives `greedy_ids`, the most likely token at each position of the
-        completion. Where it agrees with the whole completion, generation gives that text. Elsewhere generation begins
-        with the tokens before the first disagreement and the one there; it continues only where the text may still
-        meet the goal.
+        completion. Where it agrees with the whole completion and its end, generation gives that text. Elsewhere
+        generation begins with the tokens before the first disagreement and the one there; it continues only where the
+        text may still meet the goal.
         """
         correct: list[bool] = []
         undecided: list[int] = []
@@ -64,10 +69,12 @@ class Generator:
             target = row["input_ids"][row["prompt_length"] :]
             differs = (i for i, (a, b) in enumerate(zip(greedy, target, strict=True)) if a != b)
             agreed = next(differs, None)
-            if agreed is None:
+            if agreed is None and target[-1] in self.ends:
                 correct.append(True)
                 continue
-            start = [*target[:agreed], greedy[agreed]]
+            start = target if agreed is None else [*target[:agreed], greedy[agreed]]
+            if THOUGHT_END in self._text(target) and THOUGHT_END not in goals[index].text:
+                goals[index] = replace(goals[index], follows_thought=True)
             verdict = self._decide(start, goals[index], limit)
             correct.append(bool(verdict))
             if verdict is None:
@@ -83,7 +90,7 @@ class Generator:
         text = self._text(start)
         if start[-1] in self.ends or len(start) >= limit:
             return goal.is_met_by(text)
-        if goal.is_numeric or "\ufffd" in text or goal.text.strip().startswith(text.strip()):
+        if goal.is_numeric or goal.follows_thought or "\ufffd" in text or goal.text.strip().startswith(text.strip()):
             return None
         return False
 
@@ -124,8 +131,7 @@ class Generator:
 
     def _text(self, ids: list[int]) -> str:
         kept = [token for token in ids if token not in self.ends]
-        text: str = self.tokenizer.decode(kept, skip_special_tokens=True)
-        return text
+        return decode(self.tokenizer, kept, skip_special_tokens=True)
 
 
 def generated_tokens(batch_tokens: int, config: Any) -> int:

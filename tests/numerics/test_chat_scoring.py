@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tasks.contracts import ScoreSplit
+from tasks.data.chats import Message
 from tasks.data.examples import Example
 from tasks.data.synthetic import character_tokenizer
 from tasks.data.tokenization import Encoder, tokenize_split
@@ -56,7 +57,7 @@ def talkative(encoder: Encoder) -> Any:
 
 
 def chat(question: str, answer: str) -> Example:
-    return Example(question, answer, answer, messages=(("user", question), ("assistant", answer)))
+    return Example(question, answer, answer, messages=(Message("user", question), Message("assistant", answer)))
 
 
 @pytest.mark.parametrize("metric", ["exact_match", "numeric"])

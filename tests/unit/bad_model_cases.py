@@ -100,7 +100,7 @@ UNUSUAL: dict[str, tuple[Callable[[Place], object], object]] = {
     ),
     "model: a chat template": (
         _num_tokens(TALK, tokenizer_config__json={"chat_template": CHAT}),
-        len("[user] hi\n[assistant] yo"),
+        len("[user] hi\n[assistant] yoe"),  # the template ends no turn, so end-of-text is taught
     ),
     "model: sizes kept elsewhere": (
         _num_tokens(config__json={"vocab_size": None, "max_position_embeddings": None}),

@@ -75,6 +75,34 @@ CASES = {
     "messages: empty": _row(_turns(), "messages = []", "ends with the assistant's"),
     "messages: a text": _row({"messages": "hi"}, "messages = 'hi'", "a list of {role, content} texts"),
     "messages: no answer": _row(_turns(("user", "hi")), "ends with the assistant's"),
+    "messages: an empty turn in the middle": _row(
+        _turns(("user", "a"), ("assistant", ""), ("user", "b"), ("assistant", "c")),
+        "messages[1], an empty turn of the assistant",
+    ),
+    "messages: half a weight": _row(
+        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0.5}]},
+        "messages[1].weight = 0.5",
+        "set it to 0 (no loss) or 1",
+    ),
+    "messages: nothing to learn": _row(
+        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "train": False}]},
+        "weight 0 or train false on every assistant's message",
+    ),
+    "messages: the user's turn to learn": _row(
+        {"messages": [{"role": "user", "content": "a", "train": True}, {"role": "assistant", "content": "b"}]},
+        "messages[0] asks for a loss on a turn of the role user",
+    ),
+    "messages: tools that are no list": _row(
+        {**_turns(("user", "a"), ("assistant", "b")), "tools": "weather"}, "tools = 'weather'", "a list of JSON schemas"
+    ),
+    "messages: calls without a name": _row(
+        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": [{"function": {}}]}]},
+        "messages[1].tool_calls = [{'function': {}}]",
+        "a list of calls, each with function: {name, arguments}",
+    ),
+    "messages: the calls of an older form": _row(
+        {**_turns(("user", "a"), ("assistant", "b")), "functions": [{"name": "f"}]}, "the column functions", "use tools"
+    ),
     "messages: empty answer": _row(_turns(("user", "hi"), ("assistant", " ")), "which is not empty"),
     "messages: unknown role": _row(
         _turns(("human", "hi"), ("assistant", "yo")), "each role one of system, developer, user, assistant, tool"

@@ -9,6 +9,7 @@ import pytest
 
 from tasks.config.loading import parse_config
 from tasks.config.schema import SearchConfig
+from tasks.data.chats import Message
 from tasks.data.examples import Example, fingerprint
 from tasks.data.sources import read_splits
 from tasks.data.values import json_text, parse_json
@@ -187,7 +188,7 @@ def test_messages_are_a_chat_whose_last_answer_is_the_completion(tmp_path: Path)
         prompt="system: Be brief.\nuser: Hi\nassistant: Yo \nuser: ?",
         completion=" !",
         answer="!",
-        messages=tuple(turns),
+        messages=tuple(Message(*turn) for turn in turns),
     )
 
 

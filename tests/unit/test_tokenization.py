@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tasks.data.chats import Message
 from tasks.data.examples import Example, fingerprint
 from tasks.data.synthetic import character_tokenizer
 from tasks.data.tokenization import Encoder, tokenize_split
@@ -19,7 +20,16 @@ CHAT = (
 )
 LAST_TURN_ONLY = "{{ messages[-1].role }} {{ messages[-1].content }}{{ eos_token }}"
 NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system turn') }}{% endif %}"
-TURNS = (("system", "Be brief."), ("user", "hi"), ("assistant", "yo"), ("user", "and"), ("assistant", "bye"))
+TURNS = tuple(
+    Message(role, content)
+    for role, content in (
+        ("system", "Be brief."),
+        ("user", "hi"),
+        ("assistant", "yo"),
+        ("user", "and"),
+        ("assistant", "bye"),
+    )
+)
 PLAIN = [Example(f"p {i}?", f" {i}", str(i)) for i in range(3)]
 
 

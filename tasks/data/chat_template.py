@@ -1,0 +1,218 @@
+"""Render a chat with a tokenizer's template, and find the text of each turn of the assistant in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import TemplateError
+
+from tasks.data.chats import Message
+
+THOUGHT_BEGIN, THOUGHT_END = "<think>", "</think>"
+# Private-use characters, which no row's text begins or ends with.
+_MARK = "\ue0ff-\ue0fe"
+# Keys that every template reads or may pass over, and reasoning, which `_left_out` looks for.
+_UNCHECKED = ("role", "content", "name", "tool_call_id", "id", "reasoning_content")
+
+
+_HELP = "remove it from the row, write it into content, or set model.chat_template to one that has a place for it"
+
+
+@dataclass(frozen=True)
+class RenderedChat:
+    """The text of a chat.
+
+    Attributes:
+        text: up to the end of the last turn.
+        spans: (start, end) of each turn that is learned, from where the generation prompt ends; the last one is scored.
+        is_closed: whether something follows the content of the last turn.
+        notes: what of earlier turns the template leaves out.
+    """
+
+    text: str
+    spans: tuple[tuple[int, int], ...]
+    is_closed: bool
+    notes: tuple[str, ...]
+
+    @property
+    def cuts(self) -> list[int]:
+        """Return the positions between which the text is alternately without and with a loss."""
+        return [position for span in self.spans for position in span]
+
+
+def render_chat(tokenizer: Any, messages: Sequence[Message], options: Mapping[str, Any]) -> RenderedChat:
+    """Return the text of a chat that ends with the assistant's turn.
+
+    The last turn begins where the generation prompt ends, so that what is trained is what generation continues.
+
+    Raises:
+        ValueError, TypeError, TemplateError: the template leaves out a part of the chat or a key of its messages, or
+            its turns cannot be told apart.
+    """
+    template = _Template(tokenizer, [m.for_template for m in messages], options)
+    full, last = template.render(), len(messages) - 1
+    prompt = template.render(last, add_generation_prompt=True)
+    text = full.rstrip()
+    if not full.startswith(prompt):
+        text = _with_thought(full, prompt, messages[last]).rstrip()
+    spans = [template.span(i, full) for i, m in enumerate(messages[:last]) if m.role == "assistant" and m.is_learned]
+    spans.append((len(prompt), len(text)))
+    template.check_keys()
+    notes = _left_out(messages, text, len(prompt))
+    content = messages[last].content.strip()
+    return RenderedChat(text, tuple(spans), not (content and text.endswith(content)), notes)
+
+
+class _Template:
+    """A tokenizer's template with the messages of one chat."""
+
+    def __init__(self, tokenizer: Any, messages: list[dict[str, Any]], options: Mapping[str, Any]) -> None:
+        self._tokenizer, self._messages, self._options = tokenizer, messages, options
+        try:
+            self.render()
+        except (TypeError, TemplateError):
+            if not any("tool_calls" in m for m in messages):
+                raise
+            # Some templates join the arguments of a call to a text (DeepSeek), others turn an object into JSON.
+            self._messages = [_with_text_arguments(message) for message in messages]
+            try:
+                self.render()
+            except (TypeError, TemplateError) as error:
+                raise ValueError(f"tool_calls, which the chat template cannot render: {error}") from error
+
+    def render(self, count: int | None = None, *, add_generation_prompt: bool = False) -> str:
+        """Return the text of the first `count` messages."""
+        return self._render(self._messages[:count], self._options, add_generation_prompt)
+
+    def _render(self, messages: list[dict[str, Any]], options: Mapping[str, Any], generates: bool = False) -> str:
+        text: str = self._tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=generates, **options
+        )
+        return text
+
+    def span(self, index: int, full: str) -> tuple[int, int]:
+        """Return the start and end of one turn in the text of the whole chat."""
+        before = self.render(index, add_generation_prompt=True)
+        until = self.render(index + 1)
+        if full.startswith(until.rstrip()) and until.startswith(before):
+            return len(before), len(until.rstrip())
+        return self._span_by_change(index, full, until, before)
+
+    def _span_by_change(self, index: int, full: str, until: str, before: str) -> tuple[int, int]:
+        """Find a turn that is rendered otherwise once others follow (Qwen3), by changing its content alone."""
+        changed = [*self._messages]
+        changed[index] = _changed(changed[index])
+        start, after = _difference(full, self._render(changed, self._options))
+        _, tail_length = _difference(until, self._render(changed[: index + 1], self._options))
+        tail = until[len(until) - tail_length :].rstrip()
+        header = before.removeprefix(self.render(index)) if index else ""
+        found = full.rfind(header, 0, start) if header.strip() and header != before else -1
+        end = len(full) - after
+        if start >= len(full) or not full.startswith(tail, end):
+            raise _rewritten()
+        return (found + len(header) if found >= 0 else start), end + len(tail)
+
+    def check_keys(self) -> None:
+        """Check that the template uses each key of the messages and each option.
+
+        A key that changes nothing may still be one that it names, such as `enable_thinking: true`.
+
+        Raises:
+            ValueError: it leaves one out.
+        """
+        source = str(self._tokenizer.chat_template)
+        shown = self._render(self._messages, self._options, generates=True)
+        for key in self._options:
+            others = {k: v for k, v in self._options.items() if k != key}
+            if (key == "tools" or key not in source) and self._gives(self._messages, others, shown):
+                raise ValueError(f"{key}, which the chat template leaves out; {_HELP}")
+        for key in dict.fromkeys(key for message in self._messages for key in message):
+            without = [{k: v for k, v in message.items() if k != key} for message in self._messages]
+            if key not in _UNCHECKED and key not in source and self._gives(without, self._options, shown):
+                raise ValueError(f"{key} in the messages, which the chat template leaves out; {_HELP}")
+
+    def _gives(self, messages: list[dict[str, Any]], options: Mapping[str, Any], shown: str) -> bool:
+        try:
+            return self._render(messages, options, generates=True) == shown
+        except (TypeError, TemplateError):
+            return False
+
+
+def _with_text_arguments(message: dict[str, Any]) -> dict[str, Any]:
+    calls = message.get("tool_calls", [])
+    texts = [
+        {**c, "function": {**c["function"], "arguments": json.dumps(c["function"]["arguments"], ensure_ascii=False)}}
+        for c in calls
+    ]
+    return {**message, "tool_calls": texts} if calls else message
+
+
+def _changed(message: dict[str, Any]) -> dict[str, Any]:
+    """Return the message with another content, or with another function called if it has none."""
+    if message["content"]:
+        return {**message, "content": _MARK}
+    first, *others = message["tool_calls"]
+    return {**message, "tool_calls": [{**first, "function": {**first["function"], "name": _MARK}}, *others]}
+
+
+def _difference(text: str, changed: str) -> tuple[int, int]:
+    """Return how many characters two texts share at their start, and at their end after that."""
+    start = num_shared(text, changed)
+    return start, num_shared(text[start:][::-1], changed[start:][::-1])
+
+
+def num_shared(first: str, second: str) -> int:
+    """Return how many characters two texts share at their start."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((index for index, (a, b) in pairs if a != b), min(len(first), len(second)))
+
+
+def _with_thought(full: str, prompt: str, last: Message) -> str:
+    """Return the text of a chat whose generation prompt opens a thought that its answer lacks (DeepSeek R1).
+
+    The thought is the message's own, or empty: what is trained has to go on from the generation prompt.
+    """
+    head, opening, rest = prompt.rpartition(THOUGHT_BEGIN)
+    if not opening or rest.strip() or not full.startswith(head):
+        raise _rewritten()
+    thought, _ = split_thought(last)
+    answer = full[len(head) :].lstrip()
+    return f"{prompt}{thought}\n{THOUGHT_END}\n\n{answer}"
+
+
+def _rewritten() -> ValueError:
+    return ValueError("the chat template rewrites earlier turns; their tokens cannot be told apart")
+
+
+def split_thought(message: Message) -> tuple[str, str]:
+    """Return the reasoning of a message, given beside or within its content, and the content without it."""
+    before, end, after = message.content.rpartition(THOUGHT_END)
+    if not end:
+        return str(message.extra.get("reasoning_content", "")).strip(), message.content.strip()
+    return before.strip().removeprefix(THOUGHT_BEGIN).strip(), after.strip()
+
+
+def _left_out(messages: Sequence[Message], text: str, answer_start: int) -> tuple[str, ...]:
+    """Return what the text lacks of earlier turns' reasoning.
+
+    Raises:
+        ValueError: it lacks the content of a turn, or the reasoning of the last one.
+    """
+    notes = []
+    for index, message in enumerate(messages):
+        is_last = index == len(messages) - 1
+        place = text[answer_start:] if is_last else text[:answer_start]
+        thought, content = split_thought(message) if message.role == "assistant" else ("", message.content.strip())
+        if content not in place and message.role != "tool":
+            raise ValueError(f"the chat template leaves out the content of messages[{index}]: {content!r:.80}")
+        for call in message.extra.get("tool_calls", ()):
+            if call["function"]["name"] not in place:
+                raise ValueError(f"the chat template leaves out tool_calls of messages[{index}]")
+        if thought not in place:
+            if is_last:
+                raise ValueError(f"the chat template leaves out the reasoning of the answer: {thought!r:.80}; {_HELP}")
+            notes.append("the chat template leaves out the reasoning of earlier turns")
+    return tuple(dict.fromkeys(notes))
