@@ -32,6 +32,7 @@ class BaseModelRef(Value):
     seed: int
     vocab_size: int
     max_positions: int | None
+    chat_template: str | None = None
 
 
 class SplitRef(Value):

@@ -9,7 +9,10 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-TEMPLATES = {path.stem: path.read_text() for path in sorted(Path(__file__).with_name("chat_templates").iterdir())}
+from tasks.data import chat_template
+
+_FOLDERS = (Path(__file__).with_name("chat_templates"), Path(chat_template.__file__).with_name("chat_templates"))
+TEMPLATES = {file.stem: file.read_text() for folder in _FOLDERS for file in sorted(folder.iterdir())}
 # Each is one token, wherever a template names it.
 _MARK = re.compile(r"<[|｜]\w+[|｜]>|<(?:start|end)_of_turn>|\[/?[A-Z_]+\]|</?(?:think|tool_call|tool_response)>")
 _MARKS = sorted({mark for template in TEMPLATES.values() for mark in _MARK.findall(template)})

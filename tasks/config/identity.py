@@ -49,6 +49,8 @@ def identity_in(dumped: Mapping[str, Any]) -> dict[str, Any]:
     kept = {section: value for section, value in dumped.items() if section not in PLACES}
     for section, fields in COMPUTATION.items():
         kept[section] = {field: value for field, value in kept.get(section, {}).items() if field not in fields}
+    if kept["model"].get("chat_template") is None:  # it came later, and changes nothing where it is absent
+        kept["model"].pop("chat_template", None)
     search = dict(kept.get("search", {}))
     return kept | {"search": search | {"options": first_names(search.get("options", {}))}}
 

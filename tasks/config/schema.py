@@ -42,6 +42,11 @@ class ModelConfig(Settings):
     tokenizer: Text | None = Field(
         None, description="Tokenizer in place of the model's; `characters` is the quickstart's own."
     )
+    chat_template: Text | None = Field(
+        None,
+        description="Chat template in place of the tokenizer's, which base models often lack: a Jinja file, or chatml, "
+        "gemma, llama3, mistral or plain (text and the tokenizer's end). The champion keeps it.",
+    )
     trust_remote_code: bool = Field(False, description="Run code that the model's repository brings along.")
     attn_implementation: str | None = Field(
         None,

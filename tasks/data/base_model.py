@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from tasks.config.schema import SearchConfig
 from tasks.contracts import BaseModelRef
+from tasks.data.chat_template import read_template
 from tasks.errors import ModelError
 from tasks.runtime.files import hash_file, write_file
 from tasks.runtime.launch import run_module
@@ -39,10 +40,12 @@ def prepare_base_model(config: SearchConfig) -> BaseModelRef:
         ModelError: the model cannot be found, has no safetensors weights, or has no tokenizer.
     """
     directory = _local_directory(config)
-    raw = _read_config(directory)
+    raw, template = _read_config(directory), read_template(config)
+    sha256 = _hash_model(directory)
     return BaseModelRef(
         directory=str(directory.resolve()),
-        sha256=_hash_model(directory),
+        sha256=sha256 if template is None else hashlib.sha256(f"{sha256} {template}".encode()).hexdigest(),
+        chat_template=template,
         trust_remote_code=config.model.trust_remote_code,
         attn_implementation=config.model.attn_implementation,
         gradient_checkpointing=config.model.gradient_checkpointing,

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError
 
+from tasks.config.schema import SearchConfig
 from tasks.data.chats import Message
+from tasks.errors import ModelError
 
 THOUGHT_BEGIN, THOUGHT_END = "<think>", "</think>"
 # Private-use characters, which no row's text begins or ends with.
@@ -19,6 +22,30 @@ _UNCHECKED = ("role", "content", "name", "tool_call_id", "id", "reasoning_conten
 
 
 _HELP = "remove it from the row, write it into content, or set model.chat_template to one that has a place for it"
+
+
+_KNOWN = {path.stem: path for path in sorted(Path(__file__).with_name("chat_templates").glob("*.jinja"))}
+
+
+def read_template(config: SearchConfig) -> str | None:
+    """Return the template that the configuration names: one that comes with msft, or a file; None if it names none.
+
+    Raises:
+        ModelError: there is no such file.
+    """
+    name = config.model.chat_template
+    if name is None:
+        return None
+    path = _KNOWN.get(name) or config.resolve(name)
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(
+            name,
+            got=f"no chat template {path}: {error}",
+            expected=f"a Jinja file, or one of {', '.join(_KNOWN)}",
+            fix="fix model.chat_template (paths are relative to the YAML file)",
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -94,6 +94,7 @@ def _encoder(config: SearchConfig, model: BaseModelRef) -> Encoder:
         config.training.max_length,
         trust_remote_code=model.trust_remote_code,
         num_embeddings=model.vocab_size,
+        chat_template=model.chat_template,
     )
 
 

@@ -6,10 +6,8 @@ import json
 import sys
 from pathlib import Path
 
-from transformers import AutoTokenizer
-
 from tasks.contracts import BaseModelRef
-from tasks.workers.model import load_base, load_weights
+from tasks.workers.model import load_base, load_tokenizer, load_weights
 from tasks.workers.supervisor import run_worker
 
 
@@ -22,8 +20,7 @@ def export_adapter(spec_path: Path) -> None:
     for adapter in model.peft_config.values():
         adapter.base_model_name_or_path = spec["base"]
     model.save_pretrained(spec["directory"])
-    tokenizer = AutoTokenizer.from_pretrained(base.directory, trust_remote_code=base.trust_remote_code)
-    tokenizer.save_pretrained(spec["directory"])
+    load_tokenizer(base).save_pretrained(spec["directory"])
 
 
 if __name__ == "__main__":

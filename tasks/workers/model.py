@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from tasks.algorithm.costs import ModelShape
@@ -53,6 +53,13 @@ def load_base(base: BaseModelRef) -> Any:
         if base.lora is not None:
             model.enable_input_require_grads()
     return model
+
+
+def load_tokenizer(base: BaseModelRef) -> Any:
+    """Return the base model's tokenizer, with the search's chat template if it has one."""
+    tokenizer = AutoTokenizer.from_pretrained(base.directory, trust_remote_code=base.trust_remote_code)
+    tokenizer.chat_template = base.chat_template or tokenizer.chat_template
+    return tokenizer
 
 
 def _with_adapters(model: Any, base: BaseModelRef) -> Any:

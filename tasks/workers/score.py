@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from tasks.contracts import BaseModelRef, CheckpointScores, EvaluationCost, ScoreRequest, ScoreSpec
 from tasks.record.paths import score_file_of
 from tasks.record.rollout import MANIFEST, verify
 from tasks.runtime.files import hash_file, make_folder, publish_folder, write_file
-from tasks.workers.model import choose_device, load_base, load_weights, scored_file, shape_of
+from tasks.workers.model import choose_device, load_base, load_tokenizer, load_weights, scored_file, shape_of
 from tasks.workers.scoring import Cost, Scorer
 from tasks.workers.supervisor import run_worker
 
@@ -27,7 +27,7 @@ def score(spec_path: Path) -> None:
     output = Path(spec.output_directory)
     make_folder(output)
     device = choose_device(spec.device)
-    tokenizer = AutoTokenizer.from_pretrained(spec.model.directory, trust_remote_code=spec.model.trust_remote_code)
+    tokenizer = load_tokenizer(spec.model)
     model = load_base(spec.model)
     shape = shape_of(model)
     if spec.export_directory is not None:

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from tasks.contracts import ScoreSplit
+from tasks.contracts import BaseModelRef, ScoreSplit
 from tasks.data.chats import Message
 from tasks.data.examples import Example
 from tasks.data.synthetic import character_tokenizer
 from tasks.data.tokenization import Encoder, tokenize_split
-from tasks.workers.model import shape_of
+from tasks.workers.model import load_tokenizer, shape_of
 from tasks.workers.scoring import Scorer
 from tests.conftest import TINY_LLAMA
 from tests.made_tokenizers import TEMPLATES
@@ -84,3 +84,8 @@ def test_a_likely_text_that_nothing_ends_is_generated(tmp_path: Path) -> None:
     model = taught(encoder, [Example("3+4?", " 7, I think", "7")])
     rows = [Example("3+4?", " 7", "7")]
     assert score(encoder, model, rows, "exact_match", tmp_path / "cache") == "0"
+
+
+def test_workers_and_exports_have_the_searchs_chat_template(tiny_base: BaseModelRef, tmp_path: Path) -> None:
+    load_tokenizer(tiny_base.model_copy(update={"chat_template": "mine"})).save_pretrained(str(tmp_path))
+    assert AutoTokenizer.from_pretrained(tmp_path).chat_template == "mine"

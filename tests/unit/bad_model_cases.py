@@ -80,6 +80,11 @@ CASES = {
         "eos_token in tokenizer_config.json, since sub is scored by exact_match",
         tokenizer_config__json={"eos_token": None},
     ),
+    "model: a chat template that is missing": Case(
+        lambda place: place.prepare_with(place.model(), TALK, chat_template="chatlm"),
+        ModelError,
+        ("model 'chatlm'", "no chat template ", "chatml, gemma, llama3, mistral, plain", "fix model.chat_template"),
+    ),
     "model: fewer positions than max_length": Case(
         lambda place: place.read({"training": {"max_length": 129}}, {}),
         ConfigError,
@@ -101,6 +106,16 @@ UNUSUAL: dict[str, tuple[Callable[[Place], object], object]] = {
     "model: a chat template": (
         _num_tokens(TALK, tokenizer_config__json={"chat_template": CHAT}),
         len("[user] hi\n[assistant] yoe"),  # the template ends no turn, so end-of-text is taught
+    ),
+    "model: a chat template that comes with msft": (
+        lambda place: place.prepare_with(place.model(), TALK, chat_template="plain").train.num_tokens,
+        len("User:\nhi\n\nAssistant:\nyoe"),
+    ),
+    "model: a chat template in a file": (
+        lambda place: (
+            place.prepare_with(place.model(), TALK, chat_template=place.write("chat.jinja", CHAT).name).train.num_tokens
+        ),
+        len("[user] hi\n[assistant] yoe"),
     ),
     "model: sizes kept elsewhere": (
         _num_tokens(config__json={"vocab_size": None, "max_position_embeddings": None}),

@@ -128,3 +128,7 @@ def test_a_preset_in_a_shared_file_is_its_plain_method() -> None:
     assert search_id_of(shared) == FILES["data/quickstart.yaml"]
     compared = configure(shared, "sft", 0, "quickstart")
     assert search_id_of(compared) == COMPARED["sft"]
+
+
+def test_a_chat_template_of_ones_own_is_another_search() -> None:
+    assert search_id_of(load_config(QUICKSTART, ["model.chat_template=plain"])) != FILES["data/quickstart.yaml"]

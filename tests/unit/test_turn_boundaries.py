@@ -122,6 +122,7 @@ FAMILIES = {
     # Thoughts of turns before the last question are not shown again; a last turn without one has an empty thought.
     "qwen3": "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n⟦yo<|im_end|>⟧\n"
     "<|im_start|>user\n1+1?<|im_end|>\n<|im_start|>assistant\n⟦<think>\n\n</think>\n\n2<|im_end|>⟧",
+    "plain": "<s>User:\nhi\n\nAssistant:\n⟦yo</s>⟧\n\nUser:\n1+1?\n\nAssistant:\n⟦2</s>⟧",
     "deepseek": "<s><｜User｜>hi<｜Assistant｜>⟦yo</s>⟧<｜User｜>1+1?<｜Assistant｜><think>\n⟦\n</think>\n\n2</s>⟧",
 }
 
