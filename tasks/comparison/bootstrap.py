@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-NUM_RESAMPLES = 10_000
 _TAIL = 0.025
 _SEED = 2603_21606  # any; fixed, so that the same scores give the same interval
 
@@ -28,7 +27,7 @@ def paired_difference(
     method: Mapping[str, Sequence[str]],
     control: Mapping[str, Sequence[str]],
     shared: Collection[str],
-    num_resamples: int = NUM_RESAMPLES,
+    num_resamples: int = 10_000,
 ) -> Difference:
     """Return the difference of two methods' mean accuracy over sub-datasets, and its percentile interval.
 
@@ -44,7 +43,7 @@ def paired_difference(
     Args:
         method, control: for each sub-dataset one text a seed, in one order of seeds: a 0 or 1 for each test row.
         shared: the sub-datasets whose test rows are the same for all seeds.
-        num_resamples: how many; their generator is seeded.
+        num_resamples: drawn by a seeded generator.
     Source: hierarchical resampling, Davison & Hinkley, Bootstrap Methods and their Application (1997), section 3.8;
         pairing and both sources of variance in comparisons of models, Bouthillier et al., MLSys 2021
         (arXiv 2103.03098); expanded percentiles, Hesterberg, What Teachers Should Know About the Bootstrap (2015).
@@ -58,17 +57,12 @@ def paired_difference(
         mean += float(np.mean([row.mean() for row in rows])) / len(method)
         draw = _crossed if name in shared else _nested
         resampled += draw(rows, chosen, generator).mean(axis=1) / len(method)
-    tail = _expanded_tail(num_seeds)
+    tail = _TAIL
+    if num_seeds > 1:  # otherwise rows alone are resampled, which are many
+        width = (num_seeds / (num_seeds - 1)) ** 0.5 * stats.t.ppf(1 - _TAIL, num_seeds - 1)
+        tail = float(stats.norm.cdf(-width))
     low, high = np.quantile(resampled, (tail, 1 - tail))
     return Difference(mean, float(low), float(high))
-
-
-def _expanded_tail(num_seeds: int) -> float:
-    """Return the tail to cut off; with one seed rows alone are resampled, which are many."""
-    if num_seeds == 1:
-        return _TAIL
-    width = (num_seeds / (num_seeds - 1)) ** 0.5 * stats.t.ppf(1 - _TAIL, num_seeds - 1)
-    return float(stats.norm.cdf(-width))
 
 
 def _bits(correct: str) -> Floats:

@@ -44,12 +44,7 @@ def build_frames(grid: Grid, outcomes: Sequence[Outcome], findings: Sequence[Fin
 def runs_frame(outcomes: Sequence[Outcome], findings: Sequence[Finding]) -> pd.DataFrame:
     """Return one row per search: its score and costs, or its error."""
     found = {
-        finding.arm.label: {
-            "test_accuracy": finding.accuracy,
-            **finding.cost.model_dump(),
-            "directory": finding.directory,
-        }
-        for finding in findings
+        f.arm.label: {"test_accuracy": f.accuracy, **f.cost.model_dump(), "directory": f.directory} for f in findings
     }
     return pd.DataFrame(
         [
@@ -216,7 +211,6 @@ def peak_shifts(rounds: Sequence[RoundDecided], evals_per_epoch: int) -> list[Ro
 
 
 def _peaks(event: RoundDecided) -> dict[str, int]:
-    """Return the index of each sub-dataset's peak among the points of a round."""
     return {curve.sub_dataset: _peak(_scores_of(curve)) for curve in event.curves}
 
 

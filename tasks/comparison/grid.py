@@ -78,11 +78,7 @@ class Grid(Value):
 
 
 def read_axis(text: str) -> Axis:
-    """Return the axis given as `a.b=1,2,3`.
-
-    Raises:
-        ConfigError: the text has another form.
-    """
+    """Return the axis given as `a.b=1,2,3`; a text of another form is a ConfigError."""
     path, separator, listed = text.partition("=")
     try:
         values = read_yaml(f"[{listed}]")
@@ -100,14 +96,11 @@ def plan_grid(
     control: str = "",
     axes: Sequence[Axis] = (),
 ) -> Grid:
-    """Return the searches point by point, seed by seed, method by method.
+    """Return the searches point by point, seed by seed, method by method; no axes: a comparison.
 
-    Args:
-        config: the settings that all searches share.
-        methods: keys of PRESETS; none: SFT and mSFT.
-        seeds: none: the configuration's.
-        control: none: SFT if it is compared, otherwise the first method.
-        axes: the sweep's; none: a comparison.
+    The methods are keys of PRESETS, by default SFT and mSFT; the default seed is the configuration's, and the default
+    control SFT if it is compared, otherwise the first method.
+
     Raises:
         ConfigError: a method or axis is unknown, does not go with the configuration, or makes two searches the same.
     """
@@ -131,11 +124,7 @@ def plan_grid(
 
 
 def configure(config: SearchConfig, method: str, seed: int, name: str) -> SearchConfig:
-    """Return the configuration of one search; the settings of `method`, a key of PRESETS, replace those of `config`.
-
-    Raises:
-        ConfigError: the settings do not go together.
-    """
+    """Return the configuration of one search; the settings of `method`, a key of PRESETS, replace those of `config`."""
     chosen = PRESETS[method]
     # Settings of the file that take effect in its own method only would be refused in another.
     unused = {f"search.{setting}": None for setting in RULES if not takes(chosen.method, setting)}
@@ -147,14 +136,14 @@ def configure(config: SearchConfig, method: str, seed: int, name: str) -> Search
 
 def _check_axes(axes: Sequence[Axis], methods: Sequence[str]) -> None:
     names = [axis.name for axis in axes]
-    if len(set(names)) != len(names):
-        raise ConfigError("--over", [f"expected axes of different names; got {', '.join(names)}"])
     problems = [
         f"{method} sets {axis.path} itself, so all points of this axis would be one search; leave one of them out"
         for axis in axes
         for method in methods
         if axis.path in PRESETS[method].settings
     ]
+    if len(set(names)) != len(names):
+        problems.append(f"expected axes of different names; got {', '.join(names)}")
     if problems:
         raise ConfigError("--over", problems)
 
@@ -166,9 +155,8 @@ def _check_distinct(arms: Sequence[Arm]) -> None:
         settings = arm.config.model_copy(update={"name": ""}).model_dump_json()
         twin = first.setdefault(settings, arm.method)
         if twin != arm.method:
-            raise ConfigError(
-                "--methods", [f"{twin} and {arm.method} are one and the same search with these settings; leave one out"]
-            )
+            problem = f"{twin} and {arm.method} are one and the same search with these settings; leave one out"
+            raise ConfigError("--methods", [problem])
 
 
 def _points(config: SearchConfig, axes: Sequence[Axis]) -> Iterator[tuple[dict[str, str], SearchConfig]]:
@@ -224,8 +212,7 @@ def _name(name: str, method: str, point: dict[str, str]) -> str:
 def split_by_column(config: SearchConfig, name: str, column: str) -> SearchConfig:
     """Return the configuration with one sub-dataset replaced by one per category, a value of a column of its rows.
 
-    The rows are written to files under `output_root`. A category without rows in one of the splits is left out with a
-    warning.
+    The rows are written to files under `output_root`. A category without rows in a split is left out with a warning.
 
     Raises:
         ConfigError: the sub-dataset is unknown, generated, or has carved splits; or the mixture names proportions.

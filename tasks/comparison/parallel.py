@@ -24,7 +24,7 @@ from tasks.comparison.grid import Arm
 from tasks.config.schema import SearchConfig
 from tasks.contracts import Value
 from tasks.errors import MsftError
-from tasks.report.terminal import log_to_terminal
+from tasks.report.terminal import fail, log_to_terminal
 from tasks.runtime.files import make_folder
 from tasks.runtime.machine import DEVICES, visible_gpus
 from tasks.runtime.prefect_server import run_flow, settings_for_children
@@ -149,13 +149,12 @@ def _text_of(error: Exception) -> str:
 def run_as_child(search: Callable[[Part], Any]) -> None:
     """Run the part given on stdin and exit: 0, or 1 with `{"error": …}` on stdout; all else goes to stderr."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    give = log_to_terminal(as_json=True).give
+    log_to_terminal(as_json=True)
     part = Part.model_validate_json(sys.stdin.read())
     try:
         run_flow(lambda: search(part), part.arm.config.output_root)
     except Exception as error:  # the process boundary: the comparison is told, and the log has the traceback
-        give({"error": _text_of(error)})
-        logger.error(_text_of(error))
+        fail(_text_of(error))
         if not isinstance(error, MsftError):
             traceback.print_exc()
         sys.exit(1)

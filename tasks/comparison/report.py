@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from prefect.cache_policies import NO_CACHE
 from tasks.comparison.frames import Frames, build_frames, metrics_of
 from tasks.comparison.grid import Grid
 from tasks.comparison.parallel import Outcome
-from tasks.comparison.runs import Finding, find_all
+from tasks.comparison.runs import find_all
 from tasks.config.presets import PRESETS
 from tasks.config.schema import SearchConfig
 from tasks.contracts import SearchRef
@@ -48,22 +48,19 @@ def report_comparison(config: SearchConfig, comparison: SearchRef, grid: Grid, o
     directory = Path(comparison.directory)
     paths = write_frames(directory, frames) + _write_plots(directory, frames, grid)
     if findings:
+        budget = "" if grid.axes else f": {config.search.max_epochs:g} full-mixture epochs each"
+        protocol = " (protocol: paper, selected on the test splits)" if config.search.protocol == "paper" else ""
+        heading = f"{grid.kind} {config.name}{budget}{protocol}"
         rows = {name: frame.astype(object).where(frame.notna(), None) for name, frame in frames.items()}
         records = {name: frame.to_dict("records") for name, frame in rows.items()}
-        show_comparison(_heading(config, grid), records, grid.axes, PRESETS[grid.control].title)
+        show_comparison(heading, records, grid.axes, PRESETS[grid.control].title)
     logger.info(f"files: {directory}")
     tracking.log_files(comparison, paths, grid.kind)
     metrics = metrics_of(frames["summary"], grid.axes) if findings else {}
-    tracking.log_summary(comparison, metrics, {"msft.control": grid.control}, _timestamp(findings))
+    # The end of the last search, as MLflow takes a point with the same timestamp once.
+    ends = [int(pd.Timestamp(finding.crowned_at).timestamp()) for finding in findings]
+    tracking.log_summary(comparison, metrics, {"msft.control": grid.control}, 1000 * max(ends, default=0))
     tracking.close_search_run(comparison, "FAILED" if any(o.error for o in outcomes) else "FINISHED")
-
-
-def _heading(config: SearchConfig, grid: Grid) -> str:
-    budget = "" if grid.axes else f": {config.search.max_epochs:g} full-mixture epochs each"
-    is_paper = config.search.protocol == "paper"
-    return f"{grid.kind} {config.name}{budget}" + (
-        " (protocol: paper, selected on the test splits)" if is_paper else ""
-    )
 
 
 def read_report(directory: str) -> dict[str, Any]:
@@ -86,22 +83,13 @@ def write_frames(directory: Path, frames: Frames) -> list[Path]:
 
 
 def _write_plots(directory: Path, frames: Frames, grid: Grid) -> list[Path]:
-    figures = {}
+    plots = (("peaks", plot_peaks), ("shifts", plot_shifts))
+    figures = {name: plot(frames[name]) for name, plot in plots if name in frames}
     if "summary" in frames and not grid.axes:
         figures["accuracy_against_flops"] = plot_comparison(frames["summary"], grid.control)
     if "summary" in frames:
         figures |= {f"against_{axis}": plot_axis(frames["summary"], axis, grid.axes) for axis in grid.axes}
-    if "peaks" in frames:
-        figures["peaks"] = plot_peaks(frames["peaks"])
-    if "shifts" in frames:
-        figures["shifts"] = plot_shifts(frames["shifts"])
     return [path for name, figure in figures.items() for path in save_figure(figure, directory / name)]
-
-
-def _timestamp(findings: Iterable[Finding]) -> int:
-    """Return the end of the last search as Unix time in ms; MLflow takes a point with the same timestamp once."""
-    ends = [int(pd.Timestamp(finding.crowned_at).timestamp()) for finding in findings]
-    return 1000 * max(ends, default=0)
 
 
 def save_figure(figure: Figure, stem: Path) -> list[Path]:
@@ -133,8 +121,7 @@ def plot_comparison(summary: pd.DataFrame, control: str) -> Figure:
         if row["method"] == control:
             axes.axhline(100 * row["mean"], color="0.7", linewidth=1, linestyle="--", zorder=0)
     axes.margins(0.15)
-    num_seeds = sorted(set(summary["num_seeds"]))
-    seeds = "–".join(str(count) for count in (num_seeds[0], *num_seeds[-1:][: len(num_seeds) - 1]))
+    seeds = "–".join(map(str, sorted({summary["num_seeds"].min(), summary["num_seeds"].max()})))
     axes.set_title(f"mean over sub-datasets, ± standard deviation over {seeds} seed(s)", fontsize=10)
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
@@ -145,7 +132,9 @@ def plot_axis(summary: pd.DataFrame, axis: str, names: Sequence[str]) -> Figure:
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     panels = figure.subplots(1, 2)
     others = [name for name in names if name != axis]
-    positions = {value: _number(value, index) for index, value in enumerate(dict.fromkeys(summary[axis]))}
+    values = pd.Series(summary[axis].unique())
+    numbers = pd.to_numeric(values, errors="coerce").fillna(values.index.to_series())  # words are spaced evenly
+    positions = dict(zip(values, numbers, strict=True))
     for index, (key, group) in enumerate(summary.groupby(["title", *others], sort=False)):
         label = ", ".join([str(key[0]), *(f"{n} {v}" for n, v in zip(others, key[1:], strict=True))])
         style: dict[str, Any] = {"color": _COLOURS[index % len(_COLOURS)], "marker": "o", "capsize": 3, "label": label}
@@ -192,13 +181,6 @@ def _dots(frame: pd.DataFrame, column: str, x_label: str) -> tuple[Figure, Axes]
         axes.plot(values, [row] * len(values), "o", color=_COLOURS[0], alpha=0.4, markersize=6)
         axes.plot([values.mean()], [row], "|", color=_COLOURS[0], markersize=16, markeredgewidth=2.5)
     return figure, axes
-
-
-def _number(value: str, index: int) -> float:
-    try:
-        return float(value)
-    except ValueError:
-        return float(index)  # words are spaced evenly
 
 
 def _set_labels(axes: Axes, x_label: str, y_label: str) -> None:

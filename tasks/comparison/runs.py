@@ -26,7 +26,7 @@ from tasks.record.journal import read_events
 from tasks.record.ownership import directory_of
 from tasks.record.paths import CONFIG
 from tasks.registry import runs as tracking
-from tasks.runtime.files import make_folder, write_file
+from tasks.runtime.files import write_file
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def open_comparison(config: SearchConfig, grid: Grid) -> SearchRef:
     """
     comparison = comparison_of(config, grid)
     directory = Path(comparison.directory)
-    make_folder(directory)
+    write_file(directory / CONFIG, dump_config(config))
     # MLflow stores the artifacts of a new experiment beside the given directory: with those of single searches.
     place = comparison.model_copy(update={"directory": str(directory.parent)})
     params = {
@@ -81,7 +81,6 @@ def open_comparison(config: SearchConfig, grid: Grid) -> SearchRef:
         "max_epochs": config.search.max_epochs,
     }
     opened = tracking.open_comparison_run(place, config.tracking.experiment, params, grid.kind)
-    write_file(directory / CONFIG, dump_config(config))
     logger.info(
         f"{grid.kind} {directory.name}: {len(grid.arms)} searches of {config.search.max_epochs:g} full-mixture "
         f"epochs each, in {directory}"
@@ -90,10 +89,7 @@ def open_comparison(config: SearchConfig, grid: Grid) -> SearchRef:
 
 
 def comparison_of(config: SearchConfig, grid: Grid) -> SearchRef:
-    """Return a reference to a comparison or sweep without its MLflow run.
-
-    Its id is a hash of its searches, so other methods or seeds are another comparison, which reuses finished searches.
-    """
+    """Return a reference, without an MLflow run; the id is a hash of the searches, which others may reuse."""
     content = [grid.control, [identity_of(arm.config) for arm in grid.arms]]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
     directory = Path(config.output_root, f"{grid.kind}s", f"{config.name}-{digest}")
@@ -105,12 +101,8 @@ def run_searches(
 ) -> tuple[Outcome, ...]:
     """Run the searches that have not ended before, and return the outcomes in the order of the arms.
 
-    Args:
-        comparison: with its MLflow run open.
-        grid: the searches.
-        slots: CUDA_VISIBLE_DEVICES of each search that runs at the same time.
-        search: runs a search in this process; used with one slot.
-        wait_s: how long a search waits for another process that still saves.
+    `search` runs one in this process, where there is one slot; otherwise each runs in its own, since their imports take
+    about 7 s. `wait_s` is how long a search waits for another process that still saves.
     """
     outcomes = {arm.label: _adopt(arm, comparison.run_id) for arm in grid.arms}
     parts = [
@@ -118,7 +110,6 @@ def run_searches(
         for arm in grid.arms
         if outcomes[arm.label] is None
     ]
-    # A process of its own would cost each search about 7 s of imports.
     is_alone, logs = len(slots) == 1, Path(comparison.directory, "logs")
     ran = run_in_turn(parts, search) if is_alone else run_in_parallel(parts, slots, logs)
     outcomes |= {outcome.arm.label: outcome for outcome in ran}
@@ -127,11 +118,10 @@ def run_searches(
 
 def _adopt(arm: Arm, parent_run_id: str) -> Outcome | None:
     """Take a search that has ended before as it is; return None if it must still run."""
-    directory, experiment = str(directory_of(arm.config)), arm.config.tracking.experiment
+    search = reference_to(arm.config, str(directory_of(arm.config)))
     try:
-        has_ended = champion_of(read_events(directory)) is not None
-        reference = reference_to(arm.config, directory)
-        if not has_ended or not tracking.adopt_finished_run(reference, experiment, parent_run_id):
+        has_ended = champion_of(read_events(search.directory)) is not None
+        if not has_ended or not tracking.adopt_finished_run(search, arm.config.tracking.experiment, parent_run_id):
             return None
     except MsftError as error:
         return failed(arm, str(error))
@@ -142,35 +132,29 @@ def _adopt(arm: Arm, parent_run_id: str) -> Outcome | None:
 def find_all(outcomes: Sequence[Outcome], *, same_data: bool) -> tuple[Finding, ...]:
     """Read the findings of the finished searches from their journals.
 
-    Args:
-        outcomes: of all arms.
-        same_data: require the same rows and base model in all searches of one seed.
     Raises:
-        DifferentDataError: searches of one seed had different data.
+        DifferentDataError: with `same_data`, searches of one seed had different rows or base models.
     """
     findings = []
-    first: dict[int, tuple[Arm, Mapping[str, Any]]] = {}
-    for outcome in outcomes:
-        if outcome.error:
-            continue
-        events = read_events(str(directory_of(outcome.arm.config)))
+    first: dict[int, tuple[Arm, Mapping[str, str]]] = {}
+    for arm in (outcome.arm for outcome in outcomes if not outcome.error):
+        events = read_events(str(directory_of(arm.config)))
         content = start_of(events).content
-        before, held = first.setdefault(outcome.arm.seed, (outcome.arm, content))
+        before, held = first.setdefault(arm.seed, (arm, content))
         if same_data and held != content:
-            raise DifferentDataError(outcome.arm.seed, before.label, outcome.arm.label, differences(held, content))
-        findings.append(_finding(outcome.arm, events, content))
+            raise DifferentDataError(arm.seed, before.label, arm.label, differences(held, content))
+        findings.append(_finding(arm, events, content))
     return tuple(findings)
 
 
 def _finding(arm: Arm, events: Sequence[Event], content: Mapping[str, str]) -> Finding:
     crowned, rounds = champion_of(events), tuple(rounds_of(events))
     assert crowned is not None
-    test = crowned.champion.test
-    assert test is not None
+    assert crowned.champion.test is not None
     return Finding(
         arm=arm,
         directory=str(directory_of(arm.config)),
-        test=tuple(score for score in test.scores if score.accuracy is not None),
+        test=tuple(score for score in crowned.champion.test.scores if score.accuracy is not None),
         test_hashes={key.removesuffix("/test"): value for key, value in content.items() if key.endswith("/test")},
         cost=_cost(rounds),
         rounds=rounds,
@@ -181,22 +165,18 @@ def _finding(arm: Arm, events: Sequence[Event], content: Mapping[str, str]) -> F
 def _cost(rounds: Sequence[RoundDecided]) -> Cost:
     lines = [line for decided in rounds for line in decided.ledger if line.kind != "restart"]
     totals = total_by_kind(lines)
-    discarded = totals["discarded"].num_tokens
+    accepted, discarded, evaluation = (totals[kind].num_tokens for kind in ("accepted", "discarded", "evaluation"))
     return Cost(
-        train_tokens=totals["accepted"].num_tokens + discarded,
+        train_tokens=accepted + discarded,
         discarded_tokens=discarded,
-        evaluation_tokens=totals["evaluation"].num_tokens,
+        evaluation_tokens=evaluation,
         flops=sum(line.flops for line in lines),
         seconds=sum(line.seconds for line in lines),
     )
 
 
 def refuse_failures(outcomes: Sequence[Outcome]) -> None:
-    """Raise if a search failed, after everything else is done.
-
-    Raises:
-        IncompleteComparisonError: names the failed searches and their causes.
-    """
+    """Raise an IncompleteComparisonError that names the failed searches and their causes, if there are any."""
     failures = [f"{o.arm.label}: {o.error.splitlines()[0]}" for o in outcomes if o.error]
     if failures:
         raise IncompleteComparisonError(failures, len(outcomes))
