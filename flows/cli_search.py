@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
-from typing import Annotated, Literal
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -12,6 +15,9 @@ from tasks.config.identity import explain_config
 from tasks.config.loading import load_config
 from tasks.report.messages import tell
 from tasks.report.terminal import log_to_terminal
+
+if TYPE_CHECKING:
+    from tasks.data.inspection import InspectedRow
 
 
 def init(
@@ -35,6 +41,42 @@ def init(
     draft = write_draft(folder, out, model or DEFAULT_MODEL)
     show_draft(draft)
     give(draft_values(draft))
+
+
+def inspect(
+    config: Config,
+    name: Annotated[str | None, typer.Argument(help="One sub-dataset; default: all.")] = None,
+    split: Annotated[
+        Literal["train", "validation", "test"] | None, typer.Option(help="Default: train and validation.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=0, help="Rows of each split; default: 3, with --json all.")] = None,
+    html: Annotated[str | None, typer.Option("--html", help="Write the rows as one HTML page, too.")] = None,
+    overrides: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a row on stdout.")] = False,
+) -> None:
+    """Show rows as the model sees them: tokens, which of them are learned, choices, lengths, problems.
+
+    All rows are read and counted; the first of each split are shown, and the first with each kind of problem.
+    """
+    log_to_terminal(as_json=as_json)
+    from tasks.commands.rows import SHOWN, show_rows, summarize, write_rows
+    from tasks.data.inspection import inspect_rows
+
+    loaded = load_config(config, overrides or [])
+    rows = inspect_rows(loaded, name, split)
+    splits = summarize(_printed(rows, limit) if as_json else rows, SHOWN if limit is None else limit)
+    if not as_json:
+        show_rows(splits)
+    if html is not None:
+        write_rows(splits, loaded.name, html)
+        tell(f"wrote {html}")
+
+
+def _printed(rows: Iterable[InspectedRow], limit: int | None) -> Iterator[InspectedRow]:
+    for row in rows:
+        if limit is None or row.row < limit:
+            print(json.dumps(asdict(row), ensure_ascii=False))
+        yield row
 
 
 def plan(

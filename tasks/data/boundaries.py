@@ -81,7 +81,7 @@ def decode(tokenizer: Any, ids: Sequence[int], *, skip_special_tokens: bool = Fa
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return ids
 
 
@@ -91,7 +91,7 @@ def _flat(parts: Sequence[list[int]]) -> list[int]:
 
 def _begin(tokenizer: Any, text: str, plain: list[int]) -> list[int]:
     """Return the tokens that the tokenizer puts before a text; those that it puts after it are given by the row."""
-    framed: list[int] = tokenizer(text)["input_ids"]
+    framed: list[int] = tokenizer(text, verbose=False)["input_ids"]
     surplus = len(framed) - len(plain)
     at = next((i for i in range(surplus + 1) if framed[i : i + len(plain)] == plain), 0)
     return framed[:at]

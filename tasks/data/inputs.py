@@ -47,7 +47,7 @@ def prepare_sub_datasets(
     Test rows are only checked (format, length, texts shared with another split), so that a bad or leaked test file is
     reported before days of training; no decision depends on their content.
     """
-    encoder = _encoder(config, model)
+    encoder = make_encoder(config, model)
     problems = Problems()
     splits: dict[str, Splits] = {}
     for sub_dataset in config.mixture.sub_datasets:
@@ -72,7 +72,7 @@ def prepare_sub_datasets(
 
 def open_test_splits(config: SearchConfig, inputs: Inputs) -> tuple[ScoreSplit, ...]:
     """Return the tokenized test splits of all sub-datasets that have one; called once, after selection."""
-    encoder = _encoder(config, inputs.model)
+    encoder = make_encoder(config, inputs.model)
     by_name = {ref.name: ref for ref in inputs.sub_datasets}
     opened = []
     for sub_dataset in config.mixture.sub_datasets:
@@ -83,7 +83,12 @@ def open_test_splits(config: SearchConfig, inputs: Inputs) -> tuple[ScoreSplit, 
     return tuple(opened)
 
 
-def _encoder(config: SearchConfig, model: BaseModelRef) -> Encoder:
+def make_encoder(config: SearchConfig, model: BaseModelRef) -> Encoder:
+    """Return the encoder of a search's rows.
+
+    Raises:
+        ConfigError, ModelError: the model has too few positions, or its tokenizer cannot be loaded.
+    """
     limit = model.max_positions
     if limit is not None and config.training.max_length > limit:
         raise ConfigError(

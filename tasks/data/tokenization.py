@@ -24,6 +24,8 @@ from tasks.runtime.files import publish_folder
 
 logger = logging.getLogger(__name__)
 
+# What `Encoder.encode` and `check` raise for a row, the tokenizer's and the chat template's own errors included.
+UNUSABLE = (ValueError, TypeError, NotImplementedError, TemplateError)
 # Part of the cache's key; raised when `encode` returns other columns for the same text.
 _ENCODING_VERSION = 3
 
@@ -202,7 +204,7 @@ def encode_row(encoder: Encoder, name: str, where: str, example: Example) -> dic
     try:
         row = encoder.encode(example)
         encoder.check(row)
-    except (ValueError, TypeError, NotImplementedError, TemplateError) as error:
+    except UNUSABLE as error:
         raise DataError(
             name,
             _located(where, example),

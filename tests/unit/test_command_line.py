@@ -18,7 +18,8 @@ from tasks.errors import ConfigError
 
 QUICKSTART = str(Path(__file__).parents[2] / "data" / "quickstart.yaml")
 COMMANDS = [
-    "init", "plan", "search", "resume", "status", "report", "export", "compare", "sweep", "methods", "deploy", "doctor"
+    "init", "inspect", "plan", "search", "resume", "status", "report", "export",
+    "compare", "sweep", "methods", "deploy", "doctor",
 ]  # fmt: skip
 LIGHT = """
 import json, sys
