@@ -172,9 +172,9 @@ def peak_epochs(rounds: Sequence[RoundDecided], evals_per_epoch: int) -> list[Ro
         if event.decision.exclude:
             break
     means = [sum(at) / len(at) for at in zip(*scores.values(), strict=True)]
-    mixture = _peak(means) / evals_per_epoch
+    mixture = means.index(max(means)) / evals_per_epoch
     return [
-        {"sub_dataset": name, "peak_epoch": _peak(own) / evals_per_epoch, "mixture_peak_epoch": mixture}
+        {"sub_dataset": name, "peak_epoch": own.index(max(own)) / evals_per_epoch, "mixture_peak_epoch": mixture}
         for name, own in scores.items()
     ]
 
@@ -211,13 +211,9 @@ def peak_shifts(rounds: Sequence[RoundDecided], evals_per_epoch: int) -> list[Ro
 
 
 def _peaks(event: RoundDecided) -> dict[str, int]:
-    return {curve.sub_dataset: _peak(_scores_of(curve)) for curve in event.curves}
+    scores = {curve.sub_dataset: _scores_of(curve) for curve in event.curves}
+    return {name: own.index(max(own)) for name, own in scores.items()}
 
 
 def _scores_of(curve: Curve) -> list[float]:
     return [point.score for point in sorted(curve.points, key=lambda point: point.checkpoint)]
-
-
-def _peak(scores: Sequence[float]) -> int:
-    """Return the index of the best score; the earliest wins a tie."""
-    return scores.index(max(scores))

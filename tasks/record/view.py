@@ -10,7 +10,7 @@ from typing import Literal
 from tasks.algorithm.costs import LedgerLine, total_by_kind
 from tasks.algorithm.curves import Curve
 from tasks.algorithm.state import Champion, CheckpointKey, SearchState
-from tasks.contracts import ChampionResult
+from tasks.contracts import ChampionResult, SubDatasetScore
 from tasks.record.events import EnvironmentChanged, RoundDecided, SearchStarted, of_kind
 from tasks.record.journal import History, read_history
 from tasks.record.paths import round_directory
@@ -153,6 +153,11 @@ class SearchView:
     def crowned(self) -> ChampionResult | None:
         """Return the champion with its test scores; None while the search goes on."""
         return self.history.crowned.champion if self.history.crowned is not None else None
+
+    @property
+    def tested(self) -> tuple[SubDatasetScore, ...]:
+        """Return the champion's test scores; none while the search goes on, or without a test split."""
+        return self.crowned.test.scores if self.crowned is not None and self.crowned.test is not None else ()
 
     @property
     def metric(self) -> Metric:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from tasks.algorithm.curves import Curve
@@ -28,8 +27,7 @@ def standing(view: SearchView) -> str:
         return f"Ended after {rounds}: {view.state.stop_reason}"
     if view.state.is_finished:
         return f"Ended after {rounds} ({view.state.stop_reason}), but its champion is not scored yet"
-    under_way = view.round_under_way
-    now = f"; round {under_way} is under way or was interrupted" if under_way is not None else ""
+    now = "" if view.round_under_way is None else f"; round {view.round_under_way} is under way or was interrupted"
     return f"Unfinished: {rounds} decided{now}"
 
 
@@ -76,7 +74,12 @@ def _exclusions(view: SearchView) -> str:
     if not leaving:
         last = view.rounds[-1].decided.decision.reason
         return f"{so_far}{rounds} over {total} excluded none of them (the last decision: {last})."
-    each = [f"{name} in round {told.index} ({_fall(view, told.curves[name])})" for told, name in leaving]
+    falls = [
+        (name, told.index, *(words.score(view.score(point.score).shown) for point in (curve.peak, curve.end)))
+        for told, name in leaving
+        for curve in [told.curves[name]]
+    ]
+    each = [f"{name} in round {index} ({peak} → {end})" for name, index, peak, end in falls]
     have_peaked = all(told.curves[name].drop > 0 for told, name in leaving)
     why = "each past its peak" if have_peaked else "each by the decision of its round"
     returns = [
@@ -88,10 +91,6 @@ def _exclusions(view: SearchView) -> str:
         f"{so_far}{number} of {total} {'was' if number == 1 else 'were'} excluded in {rounds}, {why} "
         f"({view.selected_on} at the peak → at the end of that roll-out): {words.listed(each)}{back}."
     )
-
-
-def _fall(view: SearchView, curve: Curve) -> str:
-    return " → ".join(words.score(view.score(point.score).shown) for point in (curve.peak, curve.end))
 
 
 def _champion(view: SearchView) -> str:
@@ -109,8 +108,7 @@ def _champion(view: SearchView) -> str:
         f"a mean test {metric} of {words.score(mean, 4)}"
         for metric in (metrics if view.metric == "loss" else metrics[1:])
         # By the paper's protocol the score that selected is that of the test splits, which is told already.
-        if not (view.is_paper_protocol and metric == view.metric)
-        and (mean := mean_of(view.crowned.test.scores if view.crowned.test else (), metric)) is not None
+        if not (view.is_paper_protocol and metric == view.metric) and (mean := mean_of(view.tested, metric)) is not None
     ]
     untested = "" if view.is_paper_protocol else "; no sub-dataset has a test split to score it on"
     ending = f" and {' and '.join(tested)}" if tested else untested
@@ -136,53 +134,40 @@ def _cost(view: SearchView) -> str:
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """One sub-dataset from its exclusion to the champion, in the unit that people read; None where there is none.
-
-    Attributes:
-        rounds: rounds whose decision excluded it.
-        at_exclusion: score at the checkpoint gone back to when it was last excluded; None while it is active.
-        at_end: score where the accepted path ends.
-        since_exclusion, change: what it gained from its exclusion to there, and to the champion; higher is better
-            for accuracies and losses alike.
-        note: where the champion stands to the exclusion.
-        test: the champion on its test split.
-    """
+    """One sub-dataset from its exclusion to the champion, in the unit that people read; None where there is none."""
 
     name: str
-    rounds: tuple[int, ...]
-    at_exclusion: float | None
-    at_end: float
-    since_exclusion: float | None
+    rounds: tuple[int, ...]  # whose decision excluded it
+    at_exclusion: float | None  # at the checkpoint gone back to when it was last excluded
+    at_end: float  # where the accepted path ends
+    since_exclusion: float | None  # what it gained to there; higher is better for losses too
     champion: float
-    change: float | None
-    note: str
-    test: SubDatasetScore | None
+    change: float | None  # what it gained from its exclusion to the champion
+    note: str  # where the champion stands to the exclusion
+    test: SubDatasetScore | None  # of the champion
 
 
-def score_rows(view: SearchView) -> tuple[ScoreRow, ...]:
+def score_rows(view: SearchView) -> list[ScoreRow]:
     """Return one row a sub-dataset, in the mixture's order; none before the first decision."""
     if view.champion is None:
-        return ()
-    return tuple(_score_row(view, name, view.champion.checkpoint) for name in view.names)
-
-
-def _score_row(view: SearchView, name: str, champion: CheckpointKey) -> ScoreRow:
-    last = view.rounds[-1]
-    at_end = last.score(name, last.target)
-    at_champion = view.round_of(champion).score(name, champion)
-    left = next((left for left in view.state.excluded if left.sub_dataset == name), None)
-    tested = view.crowned.test.scores if view.crowned and view.crowned.test else ()
-    return ScoreRow(
-        name=name,
-        rounds=tuple(told.index for told in view.rounds if name in told.exclude),
-        at_exclusion=view.score(left.score).shown if left else None,
-        at_end=view.score(at_end).shown,
-        since_exclusion=at_end - left.score if left else None,
-        champion=view.score(at_champion).shown,
-        change=at_champion - left.score if left else None,
-        note=_relation(champion, left.checkpoint, left.round) if left else "",
-        test=next((score for score in tested if score.sub_dataset == name), None),
-    )
+        return []
+    rows, last, champion = [], view.rounds[-1], view.champion.checkpoint
+    for name in view.names:
+        at_end, at_champion = last.score(name, last.target), view.round_of(champion).score(name, champion)
+        left = next((left for left in view.state.excluded if left.sub_dataset == name), None)
+        row = ScoreRow(
+            name=name,
+            rounds=tuple(told.index for told in view.rounds if name in told.exclude),
+            at_exclusion=view.score(left.score).shown if left else None,
+            at_end=view.score(at_end).shown,
+            since_exclusion=at_end - left.score if left else None,
+            champion=view.score(at_champion).shown,
+            change=at_champion - left.score if left else None,
+            note=_relation(champion, left.checkpoint, left.round) if left else "",
+            test=next((score for score in view.tested if score.sub_dataset == name), None),
+        )
+        rows.append(row)
+    return rows
 
 
 def _relation(champion: CheckpointKey, exclusion: CheckpointKey, decided_in: int) -> str:
@@ -255,7 +240,7 @@ def _doubt(curve: Curve, metric: Metric) -> str:
         return f"fell by {curve.drop:.3f}, yet rose by {rise:.3f} again after its peak"
     num_rows = curve.peak.num_examples
     variance = sum(max(0.0, p * (1 - p)) for p in (curve.peak.score, curve.end.score)) / num_rows
-    spread = 2 * math.sqrt(variance)
+    spread = 2 * variance**0.5
     if metric == "accuracy" and 0 < curve.drop <= spread:
         return f"fell by {curve.drop:.3f}, within the ±{spread:.3f} that {num_rows} rows leave open"
     return ""

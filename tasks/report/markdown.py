@@ -17,8 +17,7 @@ from tasks.record.view import SearchView
 from tasks.report.tables import Table, champion_table, cost_table, decision_table, names, texts
 from tasks.runtime.files import write_file
 
-# MLflow cuts a run's description at 8,000 characters; the rest is in the journal.
-_LONGEST_REASONS = 5000
+_LONGEST_REASONS = 5000  # MLflow cuts a run's description at 8,000 characters; the rest is in the journal.
 _ROW_FRAME = 25
 
 Splits = tuple[CheckpointScores, CheckpointScores]
@@ -132,7 +131,7 @@ def card_of(view: SearchView, directory: Path, key: CheckpointKey, scores: Split
                 for told in view.rounds
                 for name in told.exclude
             ],
-            "scores": {split: _plain(part) for split, part in zip(("validation", "test"), scores, strict=True)},
+            "scores": {"validation": _plain(scores[0]), "test": _plain(scores[1])},
         },
     }
     lineage = {

@@ -19,8 +19,6 @@ from tasks.report.findings import is_champion_discarded, outcome_of, remarks, sc
 from tasks.report.tables import in_markdown, mean_of, plan_table
 from tasks.runtime.files import write_file
 
-_SECTIONS = ("search", "training", "evaluation", "model")
-
 
 def write_page(search_directory: str, view: SearchView | None = None) -> tuple[Path, Path]:
     """Write `report/report.html` and `report/report.md` of the search in a directory, by default as read; return both.
@@ -29,11 +27,10 @@ def write_page(search_directory: str, view: SearchView | None = None) -> tuple[P
         JournalError: the directory's journal is not that of a search.
     """
     view = view or read_view(search_directory)
-    directory = Path(search_directory, REPORT)
-    pages = (directory / "report.html", directory / "report.md")
-    write_file(pages[0], render_html(view))
-    write_file(pages[1], render_markdown(view))
-    return pages
+    html, markdown = (Path(search_directory, REPORT, name) for name in ("report.html", "report.md"))
+    write_file(html, render_html(view))
+    write_file(markdown, render_markdown(view))
+    return html, markdown
 
 
 def render_html(view: SearchView) -> str:
@@ -48,29 +45,24 @@ def render_markdown(view: SearchView) -> str:
 
 def _drawings(view: SearchView) -> dict[str, Any]:
     title = f"Mean {view.selected_on} over all {len(view.names)} sub-datasets"
-    charts = [
-        svg_of(sub_dataset_chart(view, name), f"{name}: {view.selected_on}", f"chart {index}")
-        for index, name in enumerate(view.names)
-    ]
+    charts = []
+    for index, name in enumerate(view.names):
+        chart = svg_of(sub_dataset_chart(view, name), f"{name}: {view.selected_on}", f"chart {index}")
+        charts.append((name, state_of(view, name), chart))
     return {
         "mean_title": title,
         "mean_chart": svg_of(mean_chart(view), title, "mean"),
-        "charts": [(name, state_of(view, name), chart) for name, chart in zip(view.names, charts, strict=True)],
+        "charts": charts,
         "tree": svg_of(checkpoint_tree(view), "tree of checkpoints over optimizer steps", "tree"),
     }
 
 
 def _contents(view: SearchView) -> dict[str, Any]:
-    test = view.crowned.test.scores if view.crowned and view.crowned.test else ()
     config, environment = view.started.config, dict(view.started.environment)
     versions = environment.pop("versions", {})
-    settings = {
-        f"{section}.{key}": value
-        for section in _SECTIONS
-        for key, value in config[section].items()
-        if value is not None
-    }
-    identity = {"name": config["name"], "search id": view.started.search_id, "seed": config["seed"]}
+    settings = {"name": config["name"], "search id": view.started.search_id, "seed": config["seed"]}
+    for section in ("search", "training", "evaluation", "model"):
+        settings |= {f"{section}.{key}": value for key, value in config[section].items() if value is not None}
     return {
         "view": view,
         "words": words,
@@ -80,14 +72,14 @@ def _contents(view: SearchView) -> dict[str, Any]:
         "outcomes": [(told, outcome_of(view, told)) for told in view.rounds],
         "has_discarded": any(told.accepted_to < told.end for told in view.rounds),
         "scores": score_rows(view),
-        "test_mean": mean_of(test, view.metric),
-        "test_accuracy_mean": mean_of(test, "accuracy"),
+        "test_mean": mean_of(view.tested, view.metric),
+        "test_accuracy_mean": mean_of(view.tested, "accuracy"),
         "is_champion_discarded": is_champion_discarded(view),
         "costs": flops_shares(view),
         "plan": plan_table(view.plan).rows,
         "mixture": {name: [told.shares.get(name) for told in view.rounds] for name in view.names},
         "data": _data_rows(view),
-        "settings": _written(identity | settings),
+        "settings": _written(settings),
         "environment": _written({**environment, **versions}),
         "configuration": yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, width=110),
     }
@@ -102,19 +94,14 @@ def flops_shares(view: SearchView) -> list[tuple[LedgerLine, float]]:
 def _data_rows(view: SearchView) -> list[dict[str, Any]]:
     """Return the data of each sub-dataset, in the mixture's order; None for what is not recorded yet."""
     configured = {part["name"]: part for part in view.started.config["mixture"]["sub_datasets"]}
-    tested = {row.name: row.test.num_examples for row in score_rows(view) if row.test}
+    tested = {score.sub_dataset: score.num_examples for score in view.tested}
     rows = []
     for name in view.names:
         train = view.train.get(name)
         validation = view.rounds[0].curves[name].end.num_examples if view.rounds else None
-        rows.append(
-            {
-                "name": name,
-                "source": _source(configured.get(name, {})),
-                "counts": (train and train.rows, train and train.tokens, validation, tested.get(name)),
-                "sha256": view.started.content.get(f"{name}/train", train.sha256 if train else ""),
-            }
-        )
+        counts = (train and train.rows, train and train.tokens, validation, tested.get(name))
+        sha256 = view.started.content.get(f"{name}/train", train.sha256 if train else "")
+        rows.append({"name": name, "source": _source(configured.get(name, {})), "counts": counts, "sha256": sha256})
     return rows
 
 

@@ -192,36 +192,35 @@ def plan_table(comparisons: Sequence[Comparison]) -> Table:
 
 
 def _shown(quantity: str, value: float) -> str:
-    if "flops" in quantity:
-        return words.flops(value)
-    if "bytes" in quantity:
-        return words.size(value)
+    if "flops" in quantity or "bytes" in quantity:
+        return words.flops(value) if "flops" in quantity else words.size(value)
     return f"{value:,.2f}" if quantity == "num_epochs" else f"{value:,.0f}"
 
 
 def comparison_table(summary: Sequence[Record], axes: Sequence[str], control: str) -> Table:
     """Return a row for each point and method: its test accuracy in points, and the difference to the control's."""
     rows = []
-    clear: dict[int, str] = {}
+    styles: dict[int, str] = {}
     for index, row in enumerate(summary):
         difference = "–"
         if row["difference"] is not None:
             mean, low, high = (100 * row[name] for name in ("difference", "low", "high"))
             difference = f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
-            clear |= {index: "clear"} if low > 0 or high < 0 else {}
+            styles[index] = "clear" if low > 0 or high < 0 else ""
         point = (str(row[axis]) for axis in axes)
         rows.append((*point, row["title"], str(row["num_seeds"]), _accuracy(row), difference))
     headings = numbers("seeds", "test accuracy", f"difference to {control} [95 %]")
-    return Table((*names(*axes, "method"), *headings), rows, clear)
+    return Table((*names(*axes, "method"), *headings), rows, styles)
 
 
 def comparison_cost_table(summary: Sequence[Record], axes: Sequence[str]) -> Table:
     """Return a row for each point and method: tokens, FLOPs and seconds of one search."""
-    rows = []
-    for row in summary:
-        tokens = (f"{row[name]:,.0f}" for name in ("train_tokens", "discarded_tokens", "evaluation_tokens"))
-        point = (str(row[axis]) for axis in axes)
-        rows.append((*point, row["title"], *tokens, f"{row['flops']:.3g}", f"{row['seconds']:,.0f}"))
+    tokens = ("train_tokens", "discarded_tokens", "evaluation_tokens")
+    formats = dict.fromkeys(tokens, ",.0f") | {"flops": ".3g", "seconds": ",.0f"}
+    rows = [
+        (*(str(row[axis]) for axis in axes), row["title"], *(format(row[name], form) for name, form in formats.items()))
+        for row in summary
+    ]
     headings = numbers("train tokens", "discarded", "evaluation", "FLOPs", "seconds")
     return Table((*names(*axes, "method"), *headings), rows)
 

@@ -24,9 +24,8 @@ class TerminalHandler(logging.Handler):
     A record may carry what a terminal shows in place of its message (`extra={"rich": …}`), or the progress that a bar
     shows (`extra={"bar": …}`). Other messages are dimmed; warnings and errors are printed with their level.
 
-    Args:
-        quiet: print warnings and errors alone, on stderr.
-        as_json: print on stderr; stdout has the result as JSON, and nothing else.
+    With `quiet`, warnings and errors alone are printed, on stderr; with `as_json`, all records are, and stdout has the
+    result as JSON and nothing else.
     """
 
     def __init__(self, *, quiet: bool = False, as_json: bool = False) -> None:
@@ -42,9 +41,11 @@ class TerminalHandler(logging.Handler):
         if hasattr(record, "bar") and console.is_terminal:
             self._draw(record.bar)
         elif record.levelno >= logging.INFO:
-            shown = _shown(record)
-            is_wide = isinstance(shown, Table) and not console.is_terminal
-            console.print(shown, width=max(console.width, _PIPE_WIDTH) if is_wide else None)
+            width, shown = console.width, _shown(record)
+            if isinstance(shown, Table) and not console.is_terminal:
+                console.width = max(width, _PIPE_WIDTH)
+            console.print(shown)
+            console.width = width
 
     def give(self, result: Any) -> None:
         """Print the command's result, where JSON is asked for."""
