@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from tasks.algorithm.answers import number_in
+from tasks.algorithm.answers import single_number_in
 from tasks.config.schema import SearchConfig
 from tasks.config.sub_datasets import SubDatasetConfig
 from tasks.contracts import BaseModelRef, Inputs, Metric, ScoreSplit, SplitRef, SubDatasetRef
@@ -15,7 +15,7 @@ from tasks.data.examples import Example, fingerprint
 from tasks.data.leaks import shared_texts
 from tasks.data.problems import Problems
 from tasks.data.sources import read_splits
-from tasks.data.tokenization import Encoder, tokenize_split
+from tasks.data.tokenization import Encoder, longest_completion, tokenize_split
 from tasks.errors import ConfigError, DataError, ModelError, SplitOverlapError
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,8 @@ def open_test_splits(config: SearchConfig, inputs: Inputs) -> tuple[ScoreSplit, 
         ref, rows = by_name[sub_dataset.name], read_splits(config, sub_dataset).get("test")
         if rows is not None:
             split = _tokenize(config, encoder, sub_dataset.name, "test", rows)
-            opened.append(ScoreSplit(name=ref.name, metric=ref.metric, max_new_tokens=ref.max_new_tokens, split=split))
+            limit = max(ref.max_new_tokens, _num_generated(sub_dataset, split))
+            opened.append(ScoreSplit(name=ref.name, metric=ref.metric, max_new_tokens=limit, split=split))
     return tuple(opened)
 
 
@@ -145,7 +146,7 @@ def _prepare(config: SearchConfig, sub_dataset: SubDatasetConfig, splits: Splits
     return SubDatasetRef(
         name=name,
         metric=metric,
-        max_new_tokens=sub_dataset.max_new_tokens or _longest_completion(encoder, splits["validation"]) + 8,
+        max_new_tokens=_num_generated(sub_dataset, validation),
         train=train,
         validation=validation,
         test_sha256=fingerprint(test) if test is not None else None,
@@ -167,12 +168,14 @@ def _check_scorable(name: str, metric: Metric, split: str, rows: Sequence[Exampl
     problems = Problems()
     for index, row in enumerate(rows):
         lacks_choices = metric == "multiple_choice" and not row.choices
-        if lacks_choices or (metric == "numeric" and number_in(row.answer) is None):
+        if lacks_choices or (metric == "numeric" and single_number_in(row.answer) is None):
             problem = DataError(
                 name,
                 f"{split} row {index}",
-                got="no choices" if lacks_choices else f"no number in the answer {row.answer!r:.80}",
-                expected=f"rows that metric {metric} can score",
+                got="no choices" if lacks_choices else f"the answer {row.answer!r:.80}, which is not one number",
+                expected=f"rows that metric {metric} can score"
+                if lacks_choices
+                else "one number in digits (-1,234.5, .5, 1e3, 3/4), also with a currency or unit, or after ####",
                 fix="fix the row, or set metric: exact_match",
             )
             problems.add(problem)
@@ -184,9 +187,9 @@ def _tokenize(config: SearchConfig, encoder: Encoder, name: str, split: str, row
     return tokenize_split(encoder, name, split, rows, cache, config.mixture.on_too_long)
 
 
-def _longest_completion(encoder: Encoder, rows: Sequence[Example]) -> int:
-    longest = sorted({row.completion for row in rows}, key=len)[-20:]
-    return max(len(encoder.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in longest)
+def _num_generated(sub_dataset: SubDatasetConfig, split: SplitRef) -> int:
+    """Return how many tokens to generate: as configured, or enough for the longest completion of the split."""
+    return sub_dataset.max_new_tokens or longest_completion(split) + 7
 
 
 def _metric_of(config: SearchConfig, sub_dataset: SubDatasetConfig, rows: Sequence[Example]) -> Metric:

@@ -249,6 +249,14 @@ def _publish(rows: list[dict[str, Any]], directory: Path, texts: str) -> None:
     publish_folder(directory, write, "a tokenized split")
 
 
+def longest_completion(split: SplitRef) -> int:
+    """Return the most tokens of a completion of the split, its end included."""
+    import datasets
+
+    columns = datasets.load_from_disk(split.directory).with_format("numpy", columns=["num_tokens", "prompt_length"])
+    return int(max(columns["num_tokens"][:] - columns["prompt_length"][:]))
+
+
 def _features() -> Any:
     from datasets import Features, List, Value
 

@@ -145,13 +145,13 @@ SPLITS = {
         {"prompt": "w", "completion": " a b"},
         DataError,
         "validation row 0",
-        "no number in the answer 'v'",
+        "the answer 'v', which is not one number",
         metric="numeric",
     ),
     "metric: #### without a number": Case(
         lambda place: place.read({}, {"validation.jsonl": [{"prompt": "v", "completion": " so #### many"}]}),
         DataError,
-        ("validation row 0", "no number in the answer 'so #### many'", "set metric: exact_match"),
+        ("validation row 0", "the answer 'so #### many', which is not one number", "set metric: exact_match"),
     ),
     "metric: a test row without choices": Case(
         lambda place: place.read({}, {"validation.jsonl": [{**GOOD_ROW, "prompt": "v", "choices": [" c", " d"]}]}),
