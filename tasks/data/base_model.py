@@ -28,6 +28,13 @@ class _ModelConfig(BaseModel):
     model_type: str
     vocab_size: int | None = None
     max_position_embeddings: int | None = None
+    transformers_weights: str | None = None
+
+
+class _WeightsIndex(BaseModel):
+    """The index of weights in several files: the file of each tensor."""
+
+    weight_map: dict[str, str]
 
 
 def prepare_base_model(config: SearchConfig) -> BaseModelRef:
@@ -171,8 +178,19 @@ def _read_config(directory: Path) -> _ModelConfig:
             expected="tokenizer.json or tokenizer_config.json",
             fix="save the tokenizer beside the model, or set model.tokenizer",
         )
+    if (directory / "adapter_config.json").is_file():
+        raise ModelError(
+            str(directory),
+            got="adapter_config.json: adapters, which transformers would load into the model",
+            expected="a model without adapters",
+            fix="merge them (peft: merge_and_unload, then save_pretrained), or remove the adapters' files",
+        )
     try:
         content = _ModelConfig.model_validate_json(file.read_bytes())
+        single = content.transformers_weights or "model.safetensors"
+        file = directory / (single if single.endswith(".index.json") else f"{single}.index.json")
+        if file.is_file() and (file.name == single or not (directory / single).exists()):
+            _check_shards(directory, file.name, _WeightsIndex.model_validate_json(file.read_bytes()))
         for weights in directory.glob(_WEIGHTS[0]):
             file = weights
             with safe_open(weights, framework="np") as opened:
@@ -185,6 +203,20 @@ def _read_config(directory: Path) -> _ModelConfig:
             fix="save or download the model again (a file of git-lfs may still be a pointer: git lfs pull)",
         ) from error
     return content
+
+
+def _check_shards(directory: Path, index: str, content: _WeightsIndex) -> None:
+    """Raise for a file of an index that is missing, or that transformers would unpickle."""
+    for name in sorted(set(content.weight_map.values())):
+        if not name.endswith(".safetensors") or not (directory / name).is_file():
+            missing = "" if (directory / name).exists() else ", which is missing"
+            raise ModelError(
+                str(directory),
+                got=f"{index} with {name}{missing}",
+                expected="an index of safetensors files that are there",
+                fix="download the model again, or save it with save_pretrained; "
+                "pickled weights (.bin, .pt) are never loaded",
+            )
 
 
 def _cause_of(error: Exception) -> str:

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, set_se
 
 from tasks.errors import ModelError
 from tasks.runtime.files import publish_folder
+from tasks.workers.model import load_pretrained
 from tasks.workers.supervisor import run_worker
 
 
@@ -37,10 +38,8 @@ def _model(spec: dict[str, Any], tokenizer: Any) -> Any:
         return AutoModelForCausalLM.from_config(AutoConfig.for_model(**{**ids, **options}), dtype=torch.float32)
     source = Path(spec["source"])
     if source.suffix != ".gguf":
-        return AutoModelForCausalLM.from_pretrained(
-            source, trust_remote_code=spec["trust_remote_code"], use_safetensors=True, dtype="auto"
-        )
-    model = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+        return load_pretrained(source, trust_remote_code=spec["trust_remote_code"], dtype="auto")
+    model = load_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
     # save_pretrained refuses a model with these attributes of its quantization, though the weights are plain floats.
     for leftover in ("hf_quantizer", "quantization_method"):
         if hasattr(model, leftover):

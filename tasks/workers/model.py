@@ -24,28 +24,9 @@ def load_base(base: BaseModelRef) -> Any:
     """Return the base model in float32, with new adapters if the search trains LoRA.
 
     Raises:
-        ModelError: transformers or peft reject it.
+        ModelError: transformers or peft reject it, or tensors are missing.
     """
-    transformers_logging.disable_progress_bar()
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            base.directory,
-            dtype=torch.float32,
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=base.trust_remote_code,
-            attn_implementation=base.attn_implementation,
-        )
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
-        needs_trust = "custom code" in str(error) and not base.trust_remote_code
-        raise ModelError(
-            base.directory,
-            got=" ".join(str(error).split())[:300],
-            expected="a causal language model that transformers loads",
-            fix="read its code, and set model.trust_remote_code=true if you trust it"
-            if needs_trust
-            else "check model.source and model.attn_implementation",
-        ) from error
+    model = load_whole(base, base.directory)
     if base.lora is not None:
         model = _with_adapters(model, base)
     if base.gradient_checkpointing:
@@ -60,6 +41,52 @@ def load_tokenizer(base: BaseModelRef) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(base.directory, trust_remote_code=base.trust_remote_code)
     tokenizer.chat_template = base.chat_template or tokenizer.chat_template
     return tokenizer
+
+
+def load_whole(base: BaseModelRef, directory: str | Path) -> Any:
+    """Return the model of a directory in float32, as `base` is to be loaded.
+
+    Raises:
+        ModelError: transformers reject it, or tensors are missing.
+    """
+    return load_pretrained(
+        directory,
+        dtype=torch.float32,
+        trust_remote_code=base.trust_remote_code,
+        attn_implementation=base.attn_implementation,
+    )
+
+
+def load_pretrained(source: str | Path, **options: Any) -> Any:
+    """Return the model of a directory; from safetensors or GGUF alone, and never with tensors that no file holds.
+
+    Raises:
+        ModelError: transformers reject it, or tensors are missing.
+    """
+    transformers_logging.disable_progress_bar()
+    try:
+        model, loaded = AutoModelForCausalLM.from_pretrained(
+            source, use_safetensors=True, local_files_only=True, output_loading_info=True, **options
+        )
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        needs_trust = "custom code" in str(error) and not options.get("trust_remote_code")
+        raise ModelError(
+            str(source),
+            got=" ".join(str(error).split())[:300],
+            expected="a causal language model that transformers loads",
+            fix="read its code, and set model.trust_remote_code=true if you trust it"
+            if needs_trust
+            else "check model.source and model.attn_implementation",
+        ) from error
+    if missing := sorted(loaded["missing_keys"]):
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise ModelError(
+            str(source),
+            got=f"weights without {', '.join(missing[:5])}{more}, which would be random numbers",
+            expected="every tensor of a causal language model",
+            fix="download or save the whole model again; a model without a language-model head cannot be trained",
+        )
+    return model
 
 
 def _with_adapters(model: Any, base: BaseModelRef) -> Any:

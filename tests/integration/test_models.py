@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tasks.algorithm.state import CheckpointKey
@@ -68,6 +70,40 @@ def test_a_models_own_code_is_not_run_by_default(tiny_base: BaseModelRef, tmp_pa
     with pytest.raises(ModelError, match="trust_remote_code"):
         load_base(base)
     assert not (tmp_path / "ran").exists()
+
+
+def drop_a_tensor(directory: Path) -> None:
+    held = load_file(directory / "model.safetensors")
+    del held["model.layers.1.mlp.up_proj.weight"]
+    save_file(held, directory / "model.safetensors")
+
+
+def name_a_pickle(directory: Path) -> None:
+    held = load_file(directory / "model.safetensors")
+    torch.save(held, directory / "model-1.bin")
+    (directory / "model.safetensors").unlink()
+    (directory / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": dict.fromkeys(held, "model-1.bin")})
+    )
+    save_file({"spare": torch.zeros(1)}, directory / "spare.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [(drop_a_tensor, "model.layers.1.mlp.up_proj.weight"), (name_a_pickle, "model-1.bin")],
+    ids=["a missing tensor", "a pickle by an index"],
+)
+def test_weights_that_are_not_whole_are_refused_by_name(
+    tiny_base: BaseModelRef, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], None], named: str
+) -> None:
+    directory = tmp_path / "model"
+    shutil.copytree(tiny_base.directory, directory)
+    damage(directory)
+    unpickled: list[object] = []
+    monkeypatch.setattr(torch, "load", lambda *args, **kwargs: unpickled.append(args))
+    with pytest.raises(ModelError, match=re.escape(named)):
+        load_base(prepare_base_model(config_with({"source": str(directory)}, tmp_path)))
+    assert not unpickled
 
 
 @pytest.mark.parametrize("lora", [None, LoraConfig(r=4, alpha=8)], ids=["full fine-tuning", "LoRA, merged"])
@@ -136,8 +172,6 @@ def test_smollm2_trains_from_its_gguf_file(
 
 
 def load_weights_of(rollout: Path, step: int) -> dict[str, torch.Tensor]:
-    from safetensors.torch import load_file
-
     return load_file(checkpoint_directory(rollout.parent, step) / "model.safetensors")
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
+
+import numpy as np
+import safetensors.numpy
 
 from tasks.errors import ConfigError, DataError, ModelError
 from tests.unit.bad_input import Case, Place
@@ -22,6 +26,10 @@ def _source(source: str, *parts: str) -> Case:
 def _copy(*parts: str, **edits: Any) -> Case:
     """A copy of a good model with files replaced, removed (None) or their JSON keys set (a dict)."""
     return Case(lambda place: place.prepare_with(place.model(**edits)), ModelError, parts)
+
+
+def _index(file: str) -> str:
+    return json.dumps({"weight_map": {"weight": file}})
 
 
 def _file_in_place(place: Place) -> object:
@@ -54,6 +62,31 @@ CASES = {
     "model: pickled weights": _copy(
         "pickled weights (.bin, .pt) are never loaded", model__safetensors=None, pytorch_model__bin=b"x"
     ),
+    "model: pickled weights by an index": _copy(
+        "model.safetensors.index.json with model-1.bin\n",
+        "pickled weights (.bin, .pt) are never loaded",
+        model__safetensors=None,
+        spare__safetensors=safetensors.numpy.save({"weight": np.zeros(1)}),
+        **{"model-1__bin": b"x", "model__safetensors__index__json": _index("model-1.bin")},
+    ),
+    "model: pickled weights by an index of another name": _copy(
+        "other.safetensors.index.json with model-1.bin\n",
+        config__json={"transformers_weights": "other.safetensors.index.json"},
+        **{"model-1__bin": b"x", "other__safetensors__index__json": _index("model-1.bin")},
+    ),
+    "model: a shard that is missing": _copy(
+        "model.safetensors.index.json with model-1.safetensors, which is missing",
+        model__safetensors=None,
+        spare__safetensors=safetensors.numpy.save({"weight": np.zeros(1)}),
+        model__safetensors__index__json=_index("model-1.safetensors"),
+    ),
+    "model: an index that is none": _copy(
+        "model.safetensors.index.json cannot be read: weight_map Field required",
+        model__safetensors=None,
+        spare__safetensors=safetensors.numpy.save({"weight": np.zeros(1)}),
+        model__safetensors__index__json="{}",
+    ),
+    "model: adapters in its folder": _copy("adapter_config.json: adapters", "merge them", adapter_config__json="{}"),
     "model: weights that are a pointer": _copy(
         "model.safetensors cannot be read",
         "git lfs pull",
