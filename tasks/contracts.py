@@ -259,12 +259,14 @@ class ScoreSpec(Value):
     """The input of a scoring worker, `score_spec.json`.
 
     With `export_directory`, the (one) checkpoint is exported to a transformers directory and scored from there.
+    A generation ends with a token that ends rows of any of `splits` and `end_splits`.
     """
 
     search_id: str
     model: BaseModelRef
     requests: tuple[ScoreRequest, ...]
     splits: tuple[ScoreSplit, ...]
+    end_splits: tuple[SplitRef, ...] = ()
     batch_tokens: int
     threads: int | None
     device: Literal["auto", "cpu"]

@@ -165,7 +165,12 @@ def score_champion(search: SearchRun, checkpoint: CheckpointRef, test: Sequence[
     names = tuple(split.name for split in test)
     request = ScoreRequest(key=checkpoint.key, directory=str(Path(root, checkpoint.directory)), sub_datasets=names)
     spec = _spec(search, [request], Path(root, "test_scores"))
-    spec = spec.model_copy(update={"splits": tuple(test), "export_directory": str(Path(root, CHAMPION))})
+    update = {
+        "splits": tuple(test),
+        "end_splits": tuple(part.validation for part in search.inputs.sub_datasets),
+        "export_directory": str(Path(root, CHAMPION)),
+    }
+    spec = spec.model_copy(update=update)
     results: list[CheckpointScores] = []
     _run_scoring(spec, results.append, "export and test scores of the champion")
     return results[0]

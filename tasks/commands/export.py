@@ -99,6 +99,7 @@ def _write_adapters(directory: str, key: CheckpointKey, folder: Path, spec_path:
     }
     write_file(spec_path, json.dumps(spec))
     run_module("tasks.workers.export_adapter", spec_path, name=f"export of {name}", threads=config.training.threads)
+    shutil.copy(Path(directory, CHAMPION, "generation_config.json"), folder)  # the tokens that end a generation
 
 
 def _base_name(config: SearchConfig, directory: str) -> str:

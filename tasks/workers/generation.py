@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from transformers import GenerationConfig
 
 from tasks.algorithm.answers import number_in
 from tasks.data.boundaries import decode
@@ -31,6 +33,23 @@ class Goal:
         number = number_in(generated)
         return number is not None and number == number_in(self.text)
 
+    def may_be_met_from(self, beginning: str) -> bool:
+        """Return whether a text that begins so, and goes on, may still meet the goal."""
+        is_open = self.is_numeric or self.follows_thought or "\ufffd" in beginning
+        return is_open or self.text.strip().startswith(beginning.strip())
+
+    def with_thought_of(self, completion: str) -> Goal:
+        """Return the goal for a row with this whole completion: any thought before the text is as good."""
+        return replace(self, follows_thought=THOUGHT_END in completion and THOUGHT_END not in self.text)
+
+
+@dataclass(frozen=True)
+class Generated:
+    """The greedy generation for a row, and whether it meets the goal; `text` is its beginning if that decides."""
+
+    text: str
+    is_correct: bool
+
 
 class Generator:
     """Generates greedily with one model, in batches that fill the memory which scoring takes for logits.
@@ -38,6 +57,7 @@ class Generator:
     Args:
         ends: tokens that end a completion.
         on_cost: called with (tokens, pairs of tokens, positions with logits) of the work.
+        whole: generate every text to its end, also where its beginning decides.
     """
 
     def __init__(
@@ -47,61 +67,65 @@ class Generator:
         ends: frozenset[int],
         batch_tokens: int,
         on_cost: Callable[[int, int, int], None],
+        *,
+        whole: bool = False,
     ) -> None:
-        self.model, self.tokenizer, self.ends, self._on_cost = model, tokenizer, ends, on_cost
-        self._batch_tokens = generated_tokens(batch_tokens, model.config.get_text_config())
+        self.model, self.tokenizer, self.ends, self._on_cost, self._whole = model, tokenizer, ends, on_cost, whole
+        config = model.config.get_text_config()
+        self._batch_tokens = generated_tokens(batch_tokens, config)
+        self._max_positions: int = getattr(config, "max_position_embeddings", None) or sys.maxsize
         self._device = next(model.parameters()).device
+        model.generation_config = greedy_settings(tokenizer, ends)
 
-    def matches(
-        self, rows: Sequence[Mapping[str, Any]], greedy_ids: Sequence[list[int]], goals: list[Goal], limit: int
-    ) -> list[bool]:
-        """Return for each row whether its greedy generation of at most `limit` tokens meets the goal.
+    def answers(
+        self, rows: Sequence[Mapping[str, Any]], greedy_ids: Sequence[list[int]], goals: Sequence[Goal], limit: int
+    ) -> list[Generated]:
+        """Return the greedy generation of at most `limit` tokens for each row, compared with its goal.
 
         The forward pass over the labelled text gives `greedy_ids`, the most likely token at each position of the
-        completion. Where it agrees with the whole completion and its end, generation gives that text. Elsewhere
-        generation begins with the tokens before the first disagreement and the one there; it continues only where the
-        text may still meet the goal.
+        completion. Generation begins with the tokens before the first disagreement and the one there, and continues
+        only where the text has not ended and may still meet the goal.
         """
-        correct: list[bool] = []
-        undecided: list[int] = []
-        starts: list[list[int]] = []
-        for index, (row, greedy) in enumerate(zip(rows, greedy_ids, strict=True)):
-            target = row["input_ids"][row["prompt_length"] :]
-            differs = (i for i, (a, b) in enumerate(zip(greedy, target, strict=True)) if a != b)
-            agreed = next(differs, None)
-            if agreed is None and target[-1] in self.ends:
-                correct.append(True)
-                continue
-            start = target if agreed is None else [*target[:agreed], greedy[agreed]]
-            if THOUGHT_END in self._text(target) and THOUGHT_END not in goals[index].text:
-                goals[index] = replace(goals[index], follows_thought=True)
-            verdict = self._decide(start, goals[index], limit)
-            correct.append(bool(verdict))
-            if verdict is None:
-                undecided.append(index)
-                starts.append(start)
-        prompts = [rows[i]["input_ids"][: rows[i]["prompt_length"]] for i in undecided]
-        for index, text in zip(undecided, self.generate(prompts, starts, limit), strict=True):
-            correct[index] = goals[index].is_met_by(text)
-        return correct
+        limits = [min(limit, self._max_positions - row["prompt_length"]) for row in rows]
+        targets = [row["input_ids"][row["prompt_length"] :] for row in rows]
+        goals = [goal.with_thought_of(self._text(target)) for goal, target in zip(goals, targets, strict=True)]
+        found: dict[int, Generated] = {}
+        starts: dict[int, list[int]] = {}
+        for index, (target, greedy, goal) in enumerate(zip(targets, greedy_ids, goals, strict=True)):
+            start = self._begin(target, greedy, limits[index])
+            text = self._text(start)
+            if start[-1] in self.ends or len(start) >= limits[index]:
+                # The completion's own tokens are right, also where the tokenizer does not decode them to its text.
+                is_copy = not goal.is_numeric and start == target
+                found[index] = Generated(text, is_copy or goal.is_met_by(text))
+            elif self._whole or goal.may_be_met_from(text):
+                starts[index] = start
+            else:
+                found[index] = Generated(text, is_correct=False)
+        prompts = [rows[i]["input_ids"][: rows[i]["prompt_length"]] for i in starts]
+        texts = self.generate(prompts, list(starts.values()), [limits[i] for i in starts])
+        found |= {i: Generated(text, goals[i].is_met_by(text)) for i, text in zip(starts, texts, strict=True)}
+        return [found[index] for index in range(len(rows))]
 
-    def _decide(self, start: list[int], goal: Goal, limit: int) -> bool | None:
-        """Return whether a text that begins with `start` meets the goal; None where only generation tells."""
-        text = self._text(start)
-        if start[-1] in self.ends or len(start) >= limit:
-            return goal.is_met_by(text)
-        if goal.is_numeric or goal.follows_thought or "\ufffd" in text or goal.text.strip().startswith(text.strip()):
-            return None
-        return False
+    def _begin(self, target: list[int], greedy: list[int], limit: int) -> list[int]:
+        """Return the first tokens of the greedy generation: those that agree with the target, and one more."""
+        agreed = next((i for i, pair in enumerate(zip(greedy, target, strict=True)) if pair[0] != pair[1]), len(target))
+        start = [*target[:agreed], *greedy[agreed : agreed + 1]][:limit]
+        return start[: next((i + 1 for i, token in enumerate(start) if token in self.ends), None)]
 
-    def generate(self, prompts: Sequence[list[int]], starts: Sequence[list[int]], limit: int) -> list[str]:
-        """Return the greedy completion of each prompt, of at most `limit` tokens with those of its start."""
+    def generate(self, prompts: Sequence[list[int]], starts: Sequence[list[int]], limits: Sequence[int]) -> list[str]:
+        """Return the greedy completion of each prompt, of at most its limit of tokens with those of its start."""
         begun = [prompt + start for prompt, start in zip(prompts, starts, strict=True)]
+        sizes = [len(ids) + max(limits) for ids in begun]
+        # Rows that may reach the model's last position are generated alone: others of a batch would go beyond it.
+        inner = [i for i, size in enumerate(sizes) if size <= self._max_positions]
+        batches = batches_by_length([sizes[i] for i in inner], self._batch_tokens)
+        alone = [[i] for i, size in enumerate(sizes) if size > self._max_positions]
         texts = [""] * len(prompts)
-        for indices in batches_by_length([len(ids) + limit for ids in begun], self._batch_tokens):
-            left = limit - min(len(starts[i]) for i in indices)
+        for indices in [*([inner[i] for i in batch] for batch in batches), *alone]:
+            left = max(limits[i] - len(starts[i]) for i in indices)
             for index, new in zip(indices, self._continue([begun[i] for i in indices], left), strict=True):
-                new = new[: limit - len(starts[index])]
+                new = new[: limits[index] - len(starts[index])]
                 new = new[: next((i for i, token in enumerate(new) if token in self.ends), None)]
                 texts[index] = self._text(starts[index] + new)
                 length = len(begun[index]) + len(new)
@@ -111,20 +135,14 @@ class Generator:
     def _continue(self, begun: Sequence[list[int]], max_new_tokens: int) -> list[list[int]]:
         """Return the tokens that follow each row; rows are padded on the left."""
         width = max(map(len, begun))
-        pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
+        pad = self.tokenizer.pad_token_id or 0
         ids = [[pad] * (width - len(row)) + row for row in begun]
         mask = [[0] * (width - len(row)) + [1] * len(row) for row in begun]
         output = self.model.generate(
             input_ids=torch.tensor(ids, device=self._device),
             attention_mask=torch.tensor(mask, device=self._device),
             max_new_tokens=max_new_tokens,
-            do_sample=False,
-            num_beams=1,
             pad_token_id=pad,
-            eos_token_id=sorted(self.ends) or None,
-            temperature=None,
-            top_p=None,
-            top_k=None,
         )
         new: list[list[int]] = output[:, width:].tolist()
         return new
@@ -132,6 +150,19 @@ class Generator:
     def _text(self, ids: list[int]) -> str:
         kept = [token for token in ids if token not in self.ends]
         return decode(self.tokenizer, kept, skip_special_tokens=True)
+
+
+def greedy_settings(tokenizer: Any, ends: frozenset[int]) -> GenerationConfig:
+    """Return the settings of generation, in scoring and in the exported champion.
+
+    They replace the base model's own, so that these change no score (`no_repeat_ngram_size`, `min_new_tokens`, …).
+    """
+    return GenerationConfig(
+        do_sample=False,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=sorted(ends) or None,
+        pad_token_id=tokenizer.pad_token_id,
+    )
 
 
 def generated_tokens(batch_tokens: int, config: Any) -> int:

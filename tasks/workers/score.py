@@ -7,15 +7,21 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import AutoModelForCausalLM
-
-from tasks.contracts import BaseModelRef, CheckpointScores, EvaluationCost, ScoreRequest, ScoreSpec
+from tasks.contracts import CheckpointScores, EvaluationCost, ScoreRequest, ScoreSpec
 from tasks.record.paths import score_file_of
 from tasks.record.rollout import MANIFEST, verify
 from tasks.runtime.files import hash_file, make_folder, publish_folder, write_file
-from tasks.workers.model import choose_device, load_base, load_tokenizer, load_weights, scored_file, shape_of
-from tasks.workers.scoring import Cost, Scorer
+from tasks.workers.generation import end_tokens, greedy_settings
+from tasks.workers.model import (
+    choose_device,
+    load_base,
+    load_tokenizer,
+    load_weights,
+    load_whole,
+    scored_file,
+    shape_of,
+)
+from tasks.workers.scoring import Cost, Scorer, read_rows
 from tasks.workers.supervisor import run_worker
 
 _POLL_S = 0.05
@@ -30,9 +36,12 @@ def score(spec_path: Path) -> None:
     tokenizer = load_tokenizer(spec.model)
     model = load_base(spec.model)
     shape = shape_of(model)
+    shown = (*spec.end_splits, *(split.split for split in spec.splits))
+    ends = end_tokens(tokenizer, [row for split in shown for row in read_rows(split.directory)])
     if spec.export_directory is not None:
-        model = _export(model, spec, tokenizer)
-    scorer = Scorer(model.to(device), tokenizer, spec.batch_tokens, shape, autocast=spec.precision == "bf16")
+        model = _export(model, spec, tokenizer, ends)
+    is_bf16 = spec.precision == "bf16"
+    scorer = Scorer(model.to(device), tokenizer, spec.batch_tokens, shape, autocast=is_bf16, ends=ends)
     for request in spec.requests:
         if (output / score_file_of(request.key)).exists():
             continue  # scored before this worker was preempted
@@ -72,32 +81,25 @@ def _load_scored(model: Any, directory: Path) -> None:
     load_weights(model, directory, file)
 
 
-def _export(model: Any, spec: ScoreSpec, tokenizer: Any) -> Any:
-    """Write the requested checkpoint as a transformers directory and return the model loaded from it."""
+def _export(model: Any, spec: ScoreSpec, tokenizer: Any, ends: frozenset[int]) -> Any:
+    """Write the requested checkpoint as a transformers directory and return the model loaded from it.
+
+    Its generation ends as in scoring, with one of `ends`.
+    """
     assert spec.export_directory is not None
     directory = Path(spec.export_directory)
     source = Path(spec.requests[0].directory)
     _load_scored(model, source)
     if spec.model.lora is not None:
         model = model.merge_and_unload()
+    model.generation_config = greedy_settings(tokenizer, ends)
 
     def write(staging: Path) -> None:
         model.save_pretrained(staging)
         tokenizer.save_pretrained(staging)
 
     publish_folder(directory, write, "the champion")
-    return _load_exported(directory, spec.model)
-
-
-def _load_exported(directory: Path, base: BaseModelRef) -> Any:
-    return AutoModelForCausalLM.from_pretrained(
-        directory,
-        dtype=torch.float32,
-        use_safetensors=True,
-        local_files_only=True,
-        trust_remote_code=base.trust_remote_code,
-        attn_implementation=base.attn_implementation,
-    )
+    return load_whole(spec.model, directory)
 
 
 if __name__ == "__main__":

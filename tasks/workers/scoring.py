@@ -44,10 +44,23 @@ class GoldPass:
 
 
 class Scorer:
-    """Scores one model on many splits; the model's weights may change between calls."""
+    """Scores one model on many splits; the model's weights may change between calls.
 
-    def __init__(self, model: Any, tokenizer: Any, batch_tokens: int, shape: ModelShape, *, autocast: bool) -> None:
-        self.model, self.tokenizer = model.eval(), tokenizer
+    Args:
+        ends: tokens that end a completion, beside those that end the rows of the split scored.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        batch_tokens: int,
+        shape: ModelShape,
+        *,
+        autocast: bool,
+        ends: frozenset[int] = frozenset(),
+    ) -> None:
+        self.model, self.tokenizer, self.ends = model.eval(), tokenizer, ends
         self.batch_tokens, self.shape, self.autocast = batch_tokens, shape, autocast
         self.device = next(model.parameters()).device
         self.keeps_logits = supports_logit_positions(model)
@@ -59,7 +72,7 @@ class Scorer:
         Raises:
             NonFiniteScoreError: the model gives no finite loss.
         """
-        rows = _read_rows(split.split.directory)
+        rows = read_rows(split.split.directory)
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             passes = self.gold_passes(rows)
             correct = self._correct(split, rows, passes)
@@ -82,10 +95,10 @@ class Scorer:
             return self._choose(rows, passes)
         is_numeric = split.metric == "numeric"
         goals = [Goal(row["answer" if is_numeric else "completion"], is_numeric) for row in rows]
-        generator = Generator(
-            self.model, self.tokenizer, end_tokens(self.tokenizer, rows), self.batch_tokens, self._charge
-        )
-        return generator.matches(rows, [p.greedy_ids for p in passes], goals, split.max_new_tokens)
+        ends = self.ends | end_tokens(self.tokenizer, rows)
+        generator = Generator(self.model, self.tokenizer, ends, self.batch_tokens, self._charge)
+        answers = generator.answers(rows, [p.greedy_ids for p in passes], goals, split.max_new_tokens)
+        return [answer.is_correct for answer in answers]
 
     def gold_passes(self, rows: Rows) -> list[GoldPass]:
         """Return the results of a forward pass over each row, in the order of the rows."""
@@ -139,7 +152,7 @@ class Scorer:
 
 
 @cache  # one entry a sub-dataset; every checkpoint of a round is scored on the same rows
-def _read_rows(directory: str) -> list[dict[str, Any]]:
+def read_rows(directory: str) -> list[dict[str, Any]]:
     import datasets
 
     rows: list[dict[str, Any]] = datasets.load_from_disk(directory).to_list()

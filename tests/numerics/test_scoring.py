@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from decimal import Decimal
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, MambaConfig, PreTrainedConfig
+from transformers import LlamaConfig, MambaConfig, PreTrainedConfig
 
 from tasks.algorithm.answers import number_in
-from tasks.contracts import BaseModelRef, ScoreSplit
+from tasks.contracts import ScoreSplit
 from tasks.data.examples import Example
 from tasks.data.tokenization import Encoder
 from tasks.workers.generation import Goal, generated_tokens
@@ -20,25 +19,6 @@ from tasks.workers.scoring import Scorer
 from tests.conftest import examples_of
 
 MakeSplit = Callable[..., ScoreSplit]
-
-
-@pytest.fixture(scope="module")
-def half_taught(tiny_base: BaseModelRef, encoder: Encoder) -> Any:
-    """The tiny model after a short training on `max`: right on some rows, wrong on others."""
-    torch.set_num_threads(1)
-    model = AutoModelForCausalLM.from_pretrained(tiny_base.directory, dtype=torch.float32)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    rows = [encoder.encode(example) for example in examples_of("max")]
-    for _ in range(40):
-        loss = torch.zeros(())
-        for row in rows:
-            ids = torch.tensor([row["input_ids"]])
-            labels = torch.where(torch.tensor([row["loss_mask"]]) == 1, ids, -100)
-            loss = loss + model(input_ids=ids, labels=labels).loss / len(rows)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return model.eval()
 
 
 @pytest.fixture
@@ -174,26 +154,6 @@ def test_more_rows_are_generated_at_once_and_change_no_score(
     assert len(small) > 1
     assert sum(small) == large
     assert scores[0] == scores[1]
-
-
-@pytest.mark.parametrize(
-    ("text", "number"),
-    [
-        ("so 3 + 4 = 7\n#### 7", Decimal(7)),
-        ("#### $1,234.50", Decimal("1234.5")),
-        ("he has 3, then 12.", Decimal(12)),
-        ("#### -5 apples", Decimal(-5)),
-        ("7.0", Decimal(7)),
-        ("none", None),
-        ("####", None),
-        ("3 + 4 = 7\n#### 7\n\nQuestion: and 5 + 6?\nAnswer: 11\n#### 11", Decimal(7)),  # runs on
-        ("#### Step 1: add\n3 + 4 = 7\n#### 7", Decimal(7)),  # a heading
-        ("3 + 4 = 7\n#### The answer is 7, not 8", Decimal(7)),
-        ("one\n####\n$7", Decimal(7)),
-    ],
-)
-def test_number_in(text: str, number: Decimal | None) -> None:
-    assert number_in(text) == number
 
 
 @pytest.mark.parametrize(
