@@ -17,7 +17,6 @@ _RUN = re.compile(rf"(?P<lead>{_LEAD})(?P<body>{_BODY})(?P<scale>{_SCALE})?")
 _MARK = re.compile(rf"####\s*(?={_LEAD}\.?\d)")
 _DECIMAL = re.compile(r"(?:\d{1,3}(?:,\d{2,3})*,\d{3}|\d*)(?:\.\d+)?(?:[eE][-+]?\d+)?")
 _FRACTION = re.compile(r"(?:(\d+)\+)?(\d+)/(\d+)")
-_PRECISE = Context(prec=100)
 
 
 def number_in(text: str) -> Decimal | None:
@@ -63,7 +62,8 @@ def _value(run: re.Match[str]) -> Decimal | None:
     try:
         if fraction := _FRACTION.fullmatch(body):
             whole, above, below = (Decimal(part or 0) for part in fraction.groups())
-            value = _PRECISE.add(whole, _PRECISE.divide(above, below))
+            precise = Context(prec=100)
+            value = precise.add(whole, precise.divide(above, below))
         elif _DECIMAL.fullmatch(body):
             value = Decimal(body.replace(",", ""))
         else:

@@ -17,7 +17,6 @@ from tasks.errors import ModelError
 from tasks.runtime.files import hash_file, write_file
 from tasks.runtime.launch import run_module
 
-_WEIGHTS = ("*.safetensors",)
 _GGUF_MAGIC = b"GGUF"
 _FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.py")
 
@@ -161,37 +160,32 @@ def _build(config: SearchConfig, content: str, source: Path | None) -> Path:
     return directory
 
 
+def _check_files(directory: Path) -> None:
+    names = sorted(path.name for path in directory.iterdir())
+    if "config.json" not in names or not any(name.endswith(".safetensors") for name in names):
+        got, expected = f"files: {', '.join(names[:12]) or 'none'}", "config.json and weights in safetensors"
+        fix = "save the model with save_pretrained; pickled weights (.bin, .pt) are never loaded"
+    elif not {"tokenizer.json", "tokenizer_config.json"} & {*names}:
+        got, expected = "no tokenizer files", "tokenizer.json or tokenizer_config.json"
+        fix = "save the tokenizer beside the model, or set model.tokenizer"
+    elif "adapter_config.json" in names:
+        got, expected = "adapter_config.json: adapters, which transformers would load too", "a model without adapters"
+        fix = "merge them (peft: merge_and_unload, then save_pretrained), or remove the adapters' files"
+    else:
+        return
+    raise ModelError(str(directory), got=got, expected=expected, fix=fix)
+
+
 def _read_config(directory: Path) -> _ModelConfig:
+    _check_files(directory)
     file = directory / "config.json"
-    if not file.is_file() or not list(directory.glob(_WEIGHTS[0])):
-        there = ", ".join(sorted(p.name for p in directory.iterdir())[:12])
-        raise ModelError(
-            str(directory),
-            got=f"files: {there or 'none'}",
-            expected="config.json and weights in safetensors",
-            fix="save the model with save_pretrained; pickled weights (.bin, .pt) are never loaded",
-        )
-    if not any((directory / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
-        raise ModelError(
-            str(directory),
-            got="no tokenizer files",
-            expected="tokenizer.json or tokenizer_config.json",
-            fix="save the tokenizer beside the model, or set model.tokenizer",
-        )
-    if (directory / "adapter_config.json").is_file():
-        raise ModelError(
-            str(directory),
-            got="adapter_config.json: adapters, which transformers would load into the model",
-            expected="a model without adapters",
-            fix="merge them (peft: merge_and_unload, then save_pretrained), or remove the adapters' files",
-        )
     try:
         content = _ModelConfig.model_validate_json(file.read_bytes())
         single = content.transformers_weights or "model.safetensors"
         file = directory / (single if single.endswith(".index.json") else f"{single}.index.json")
         if file.is_file() and (file.name == single or not (directory / single).exists()):
             _check_shards(directory, file.name, _WeightsIndex.model_validate_json(file.read_bytes()))
-        for weights in directory.glob(_WEIGHTS[0]):
+        for weights in directory.glob("*.safetensors"):
             file = weights
             with safe_open(weights, framework="np") as opened:
                 opened.keys()
