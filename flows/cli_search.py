@@ -263,8 +263,7 @@ def doctor(
     Exits with 1 if a check fails; warnings do not count.
     """
     give = log_to_terminal(as_json=as_json).give
-    from tasks.commands.doctor import diagnose
-    from tasks.commands.views import show_checks
+    from tasks.commands.doctor import diagnose, show_checks
 
     loaded = load_config(config, overrides or []) if config is not None else None
     checks = diagnose(loaded, output_root, tracking_uri)

@@ -6,7 +6,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from flows.search import msft_search
-from tasks.commands.flow_runs import emits_end_event, fill_in_run_number
+from tasks.commands.deploy import emits_end_event, fill_in_run_number
 from tasks.comparison.grid import Axis, Grid, plan_grid
 from tasks.comparison.parallel import Part, gpu_slots, inside_flow_run, run_as_child
 from tasks.comparison.report import report_comparison

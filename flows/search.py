@@ -6,7 +6,7 @@ from prefect import flow
 
 from flows.round import search_round
 from tasks.champion import crown_champion
-from tasks.commands.flow_runs import emits_end_event, fill_in_run_number
+from tasks.commands.deploy import emits_end_event, fill_in_run_number
 from tasks.config.loading import load_shown_config
 from tasks.config.schema import SearchConfig
 from tasks.contracts import ChampionResult, SearchRun

@@ -1,24 +1,30 @@
-"""Register deployments with a Prefect server: work pool, deployment, schedules, and the automation for lost runs."""
+"""Register deployments with a Prefect server: work pool, deployment, schedules, and the automation for lost runs.
+
+What a deployed run does for them is here too: its event at its end, and its number.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec, TypeVar
+from uuid import UUID
 
 import httpx
 import yaml
 from prefect.automations import Automation
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.client.schemas.objects import DeploymentSchedule
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.events import emit_event
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
-from prefect.flows import load_flow_from_entrypoint
+from prefect.flows import Flow, load_flow_from_entrypoint
+from prefect.runtime import flow_run as this_flow_run
 from prefect.settings import PREFECT_API_URL
 from prefect.utilities.asyncutils import run_coro_as_sync
 from prefect.utilities.templating import apply_values
-from prefect.workers.utilities import get_default_base_job_template_for_infrastructure_type
 
 from tasks.errors import DeploymentError
 from tasks.redaction import without_passwords
@@ -31,6 +37,41 @@ LOST_AFTER_S = 90
 DEFAULT = "search-process"
 _FOLDER = Path(__file__).resolve().parents[2] / "deployments"
 AUTOMATION = _FOLDER / "automation.yaml"  # unless there is one beside the prefect.yaml
+P = ParamSpec("P")
+R = TypeVar("R")
+# One of the events that deployments/automation.yaml expects after a heartbeat.
+END_EVENT = "msft.flow-run.ended"
+
+
+def emits_end_event(flow: Flow[P, R]) -> Flow[P, R]:
+    """Make a flow emit `END_EVENT` when a deployed run of it ends in any state.
+
+    Prefect holds the event of a state back until it has seen the event of the previous state, for up to 15 minutes,
+    and emits no event for a run's first state if the scheduler created it. Without an event of its own, a run that
+    ended within minutes of its creation was started again by the automation, cancelled or not (Prefect 3.8.8).
+    """
+    for add_hook in (flow.on_completion, flow.on_failure, flow.on_cancellation, flow.on_crashed):
+        add_hook(_emit_end_event)
+    return flow
+
+
+def _emit_end_event(flow: Flow[..., Any], flow_run: FlowRun, state: State) -> None:
+    if flow_run.deployment_id is not None:
+        resource = {"prefect.resource.id": f"prefect.flow-run.{flow_run.id}"}
+        deployment = {"prefect.resource.id": f"prefect.deployment.{flow_run.deployment_id}"}
+        related = [{"prefect.resource.role": "deployment", **deployment}]
+        emit_event(END_EVENT, resource=resource, related=related, payload={"state": state.name})
+
+
+def fill_in_run_number(overrides: Sequence[str]) -> tuple[str, ...]:
+    """Replace `{run}` with a number in [0, 2**31) that is derived from the flow run's id.
+
+    `seed={run}` makes each scheduled run a search of its own; a rescheduled run keeps its id, and continues its search.
+    """
+    if not any("{run}" in override for override in overrides):
+        return tuple(overrides)
+    number = UUID(this_flow_run.id).int % 2**31
+    return tuple(override.replace("{run}", str(number)) for override in overrides)
 
 
 def deploy(
@@ -42,7 +83,8 @@ def deploy(
 ) -> Iterator[str]:
     """Register each named deployment of `file` with its work pool and automation; yield a line for each step.
 
-    Idempotent: a second call updates what is registered, and adds nothing.
+    A second call updates what is registered, and adds nothing. DeploymentError: no server answers, the file holds no
+    such deployment, or Prefect refuses it.
 
     Args:
         names: deployments of the file; empty: `DEFAULT`.
@@ -50,15 +92,15 @@ def deploy(
         placeholders: values of the `{{ $NAME }}` in the file.
         lost_after_s: seconds without a heartbeat after which a run is given to another worker.
         schedule: turn schedules off, or on with overlapping runs queued or skipped; None: keep all as it is.
-    Raises:
-        DeploymentError: no server answers, the file holds no such deployment, or Prefect refuses it.
     """
     path = Path(file) if file else _FOLDER / "prefect.yaml"
     definition = _read(path)
     pools = (definition.get("definitions") or {}).get("work_pools") or {}
     chosen = [_find(definition, path, name, placeholders) for name in names or [DEFAULT]]
-    if schedule is not None:
-        _require_schedule(chosen, path)
+    if schedule is not None and not any(entry.get("schedules") for entry in chosen):
+        got = f"{', '.join(entry['name'] for entry in chosen)} of {path}: no schedule"
+        fix = "name one that has schedules, such as search-nightly, or omit --schedule"
+        raise DeploymentError("--schedule", got=got, expected="a deployment with schedules", fix=fix)
     with _client() as client:
         for entry in chosen:
             pool = entry["work_pool"]["name"]
@@ -66,30 +108,28 @@ def deploy(
             full_name = f"{load_flow_from_entrypoint(entry['entrypoint']).name}/{entry['name']}"
             before = _active_schedules(client, full_name)
             _register(entry, path, {key: value for key, value in placeholders.items() if value}, schedule)
-            yield f"deployment {full_name}: registered with pool {pool}; {_overlap_of(client, full_name)}"
-            wanted = None if schedule is None else schedule != "off"
-            yield from _settle_schedules(client, full_name, before, wanted)
-            yield _ensure_automation(client, path, full_name, lost_after_s)
+            deployed = client.read_deployment_by_name(full_name)
+            yield f"deployment {full_name}: registered with pool {pool}; {_overlap_of(deployed)}"
+            yield from _settle_schedules(client, deployed, full_name, before, schedule)
+            values = {"deployment": full_name, "deployment_id": str(deployed.id), "lost_after_s": lost_after_s}
+            yield _ensure_automation(client, path, values)
         yield from _advice(client, [entry["work_pool"]["name"] for entry in chosen], full_name)
 
 
 def _read(path: Path) -> dict[str, Any]:
+    fix = "fix the file"
     try:
         definition = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DeploymentError(
-            str(path),
-            got="no such file",
-            expected="the prefect.yaml with the deployments",
-            fix="name it with --file; the repository's is in deployments/",
-        ) from None
+        got, expected = "no such file", "the prefect.yaml with the deployments"
+        fix = "name it with --file; the repository's is in deployments/"
     except yaml.YAMLError as error:
-        got = " ".join(str(error).split())
-        raise DeploymentError(str(path), got=got, expected="YAML", fix="fix the file") from None
-    if not isinstance(definition, dict):
-        got = type(definition).__name__
-        raise DeploymentError(str(path), got=got, expected="a mapping of keys to values", fix="fix the file")
-    return definition
+        got, expected = " ".join(str(error).split()), "YAML"
+    else:
+        if isinstance(definition, dict):
+            return definition
+        got, expected = type(definition).__name__, "a mapping of keys to values"
+    raise DeploymentError(str(path), got=got, expected=expected, fix=fix)
 
 
 def _find(
@@ -103,35 +143,18 @@ def _find(
     }
     where = f"deployment {name!r}"
     if name not in entries:
-        raise DeploymentError(
-            where,
-            got=f"not in {path}",
-            expected=f"one of {', '.join(entries)}; each has a name, an entrypoint and a work_pool",
-            fix="name one of them",
-        )
+        expected = f"one of {', '.join(entries)}; each has a name, an entrypoint and a work_pool"
+        raise DeploymentError(where, got=f"not in {path}", expected=expected, fix="name one of them")
     shown = str(entries[name].get("parameters", ""))
-    if without_passwords(shown) != shown:
-        raise DeploymentError(
-            where,
-            got=f"a password among its parameters: {without_passwords(shown)}",
-            expected="none, since Prefect stores and shows them",
-            fix="set it in the worker's environment (MLFLOW_TRACKING_PASSWORD, PGPASSWORD) or in the YAML file",
-        )
+    if (masked := without_passwords(shown)) != shown:
+        got, expected = f"a password among its parameters: {masked}", "none, since Prefect stores and shows them"
+        fix = "set it in the worker's environment (MLFLOW_TRACKING_PASSWORD, PGPASSWORD) or in the YAML file"
+        raise DeploymentError(where, got=got, expected=expected, fix=fix)
     for key, value in placeholders.items():
         if not value and f"${key}" in str(entries[name]):
             fix = f"set {key}, or see `msft deploy --help`"
             raise DeploymentError(where, got=f"no value for {key}", expected="a value", fix=fix)
     return entries[name]
-
-
-def _require_schedule(chosen: Sequence[Mapping[str, Any]], path: Path) -> None:
-    if not any(entry.get("schedules") for entry in chosen):
-        raise DeploymentError(
-            "--schedule",
-            got=f"{', '.join(entry['name'] for entry in chosen)} of {path}: no schedule",
-            expected="a deployment with schedules",
-            fix="name one that has schedules, such as search-nightly, or omit --schedule",
-        )
 
 
 @contextmanager
@@ -161,12 +184,12 @@ def _ensure_pool(client: SyncPrefectClient, path: Path, name: str, wanted: Mappi
         pool = client.read_work_pool(name)
     except ObjectNotFound:
         if wanted is None:
-            raise DeploymentError(
-                where,
-                got="no such pool on the server, and no type for it",
-                expected=f"its type under definitions.work_pools in {path}",
-                fix="add the type, or create the pool with `prefect work-pool create`",
-            ) from None
+            got, expected = (
+                "no such pool on the server, and no type for it",
+                f"its type under definitions.work_pools in {path}",
+            )
+            fix = "add the type, or create the pool with `prefect work-pool create`"
+            raise DeploymentError(where, got=got, expected=expected, fix=fix) from None
         template = _job_template(path, wanted)
         client.create_work_pool(WorkPoolCreate(name=name, type=wanted["type"], base_job_template=template))
         return f"{where}: created, of type {wanted['type']}"
@@ -179,14 +202,13 @@ def _ensure_pool(client: SyncPrefectClient, path: Path, name: str, wanted: Mappi
 def _job_template(path: Path, wanted: Mapping[str, str]) -> dict[str, Any]:
     if "base_job_template" in wanted:
         return _read(path.with_name(wanted["base_job_template"]))
+    from prefect.workers.utilities import get_default_base_job_template_for_infrastructure_type  # not in each search
+
     template = run_coro_as_sync(get_default_base_job_template_for_infrastructure_type(wanted["type"]))
     if template is None:
-        raise DeploymentError(
-            f"work pool type {wanted['type']}",
-            got="no job template of Prefect for it",
-            expected="a type whose worker is installed",
-            fix=f"pip install prefect-{wanted['type']}",
-        )
+        where, got = f"work pool type {wanted['type']}", "no job template of Prefect for it"
+        fix = f"pip install prefect-{wanted['type']}"
+        raise DeploymentError(where, got=got, expected="a type whose worker is installed", fix=fix)
     return template
 
 
@@ -201,12 +223,12 @@ def _register(entry: Mapping[str, Any], path: Path, placeholders: Mapping[str, s
         raise DeploymentError(where, got=output[-2000:], expected=expected, fix=f"fix {path}")
 
 
-def _overlap_of(client: SyncPrefectClient, full_name: str) -> str:
+def _overlap_of(deployed: DeploymentResponse) -> str:
     """Return what happens to a run that is due while another run of the deployment is running."""
-    options = client.read_deployment_by_name(full_name).concurrency_options
-    if options is None:
+    if deployed.concurrency_options is None:
         return "overlapping runs run in parallel"
-    return f"overlapping runs {'queue' if options.collision_strategy == _STRATEGIES['queue'] else 'are skipped'}"
+    is_queued = deployed.concurrency_options.collision_strategy == _STRATEGIES["queue"]
+    return f"overlapping runs {'queue' if is_queued else 'are skipped'}"
 
 
 def _active_schedules(client: SyncPrefectClient, full_name: str) -> Mapping[str, bool]:
@@ -219,33 +241,27 @@ def _active_schedules(client: SyncPrefectClient, full_name: str) -> Mapping[str,
 
 
 def _settle_schedules(
-    client: SyncPrefectClient, full_name: str, before: Mapping[str, bool], wanted: bool | None
+    client: SyncPrefectClient,
+    deployed: DeploymentResponse,
+    full_name: str,
+    before: Mapping[str, bool],
+    wanted: Schedule | None,
 ) -> Iterator[str]:
-    """Turn the schedules on or off as `wanted`, or restore the state `before`; yield a line for each.
-
-    `prefect deploy` creates the schedules anew, which would undo a choice made in Prefect's UI.
-    """
-    deployment = client.read_deployment_by_name(full_name)
-    for schedule in deployment.schedules:
-        active = before.get(schedule.slug or "", schedule.active) if wanted is None else wanted
-        if active != schedule.active:
-            client.update_deployment_schedule(deployment.id, schedule.id, active=active)
+    """Turn the schedules on or off as `wanted`, or as `before`, which `prefect deploy` loses; yield a line each."""
+    for one in deployed.schedules:
+        active = before.get(one.slug or "", one.active) if wanted is None else wanted != "off"
+        if active != one.active:
+            client.update_deployment_schedule(deployed.id, one.id, active=active)
+        rule = one.schedule.model_dump(exclude_none=True)
+        kind = next(key for key in ("cron", "interval", "rrule") if key in rule)
         state = "on" if active else "off; turn it on with --schedule or in Prefect's UI"
-        yield f"schedule {schedule.slug} of {full_name}: {_rule_of(schedule)}, {state}"
+        yield f"schedule {one.slug} of {full_name}: {kind} {rule[kind]} ({rule.get('timezone', 'UTC')}), {state}"
 
 
-def _rule_of(schedule: DeploymentSchedule) -> str:
-    rule = schedule.schedule.model_dump(exclude_none=True)
-    kind = next(key for key in ("cron", "interval", "rrule") if key in rule)
-    return f"{kind} {rule[kind]} ({rule.get('timezone', 'UTC')})"
-
-
-def _ensure_automation(client: SyncPrefectClient, path: Path, full_name: str, lost_after_s: int) -> str:
-    """Create or update the deployment's automation, as automation.yaml defines it."""
+def _ensure_automation(client: SyncPrefectClient, path: Path, values: Mapping[str, Any]) -> str:
+    """Create or update the deployment's automation, as automation.yaml defines it with these values."""
     own = path.with_name(AUTOMATION.name)
-    deployment_id = client.read_deployment_by_name(full_name).id
-    values = {"deployment": full_name, "deployment_id": str(deployment_id), "lost_after_s": lost_after_s}
-    automation = Automation.model_validate(apply_values(_read(own if own.is_file() else AUTOMATION), values))
+    automation = Automation.model_validate(apply_values(_read(own if own.is_file() else AUTOMATION), dict(values)))
     present = client.read_automations_by_name(automation.name)
     if present:
         automation.id = present[0].id
@@ -253,7 +269,7 @@ def _ensure_automation(client: SyncPrefectClient, path: Path, full_name: str, lo
     else:
         automation.create()
     done = "updated" if present else "created"
-    return f"automation {automation.name!r}: {done}, after {lost_after_s} s without a heartbeat"
+    return f"automation {automation.name!r}: {done}, after {values['lost_after_s']} s without a heartbeat"
 
 
 def _advice(client: SyncPrefectClient, pools: Sequence[str], full_name: str) -> Iterator[str]:

@@ -8,7 +8,8 @@ import platform
 import shutil
 import sqlite3
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 from typing import Literal
@@ -17,23 +18,27 @@ import httpx
 import psutil
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
+from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL
 
-from tasks.commands.flow_runs import RunningFlow, running_flows
 from tasks.config.schema import SearchConfig
 from tasks.contracts import Value
 from tasks.errors import MsftError
 from tasks.record.status import SearchStatus, command_for, list_searches
 from tasks.redaction import without_password
 from tasks.registry import runs as tracking
+from tasks.report.messages import tell
 from tasks.runtime.processes import capture
 
 DISTRIBUTION = "msft-search"
 INSTALL = "pip install -c constraints.txt -e ."
 _LITTLE_BYTES, _TOO_FEW_BYTES = 20 * 10**9, 2 * 10**9
-_TIMEOUT_S = 5.0
-_TORCH_S = 180.0
-_WORKERS = "tasks.workers."
+_TIMEOUT_S, _TORCH_S = 5.0, 180.0
+# Names of all flows without a parent.
+FLOWS = ("msft-search", "msft-search-file", "msft-compare", "msft-compare-file")
+_COLORS = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 _CRASHED = '{"state": {"type": "CRASHED"}, "force": true}'
 
 
@@ -44,6 +49,26 @@ class Check(Value):
     verdict: Literal["ok", "warn", "fail"]
     finding: str
     fix: str = ""
+
+
+def _ok(name: str, finding: str) -> Check:
+    return Check(name=name, verdict="ok", finding=finding)
+
+
+def _warn(name: str, finding: str, fix: str) -> Check:
+    return Check(name=name, verdict="warn", finding=finding, fix=fix)
+
+
+def _fail(name: str, finding: str, fix: str) -> Check:
+    return Check(name=name, verdict="fail", finding=finding, fix=fix)
+
+
+class RunningFlow(Value):
+    """A flow run that Prefect shows as RUNNING, and the time since when."""
+
+    id: str
+    name: str
+    since: datetime | None
 
 
 def diagnose(config: SearchConfig | None, output_root: str, tracking_uri: str | None) -> list[Check]:
@@ -60,13 +85,14 @@ def diagnose(config: SearchConfig | None, output_root: str, tracking_uri: str | 
     searches = list_searches(root)
     store = check_tracking(uri)
     prefect = check_prefect(PREFECT_API_URL.value())
-    flows = running_flows() if prefect.verdict == "ok" and PREFECT_API_URL.value() else ()
+    flows = _running_flows() if prefect.verdict == "ok" and PREFECT_API_URL.value() else ()
     held = _run_statuses(uri) if store.verdict == "ok" and searches else {}
+    existing = next(path for path in (Path(root).resolve(), *Path(root).resolve().parents) if path.exists())
     return [
         check_python(platform.python_version(), metadata(DISTRIBUTION)["Requires-Python"]),
         *check_packages(requires(DISTRIBUTION) or []),
         check_devices(config),
-        check_disk(root, shutil.disk_usage(_existing(Path(root))).free),
+        check_disk(root, shutil.disk_usage(existing).free),
         prefect,
         store,
         *check_searches(searches, held),
@@ -75,16 +101,19 @@ def diagnose(config: SearchConfig | None, output_root: str, tracking_uri: str | 
     ]
 
 
+def show_checks(checks: Sequence[Check]) -> None:
+    """Tell each check, and the fix beneath a failed one."""
+    for check in checks:
+        tell((f"{check.verdict:4}", _COLORS[check.verdict]), f"  {check.name:9} {check.finding}")
+        if check.fix:
+            tell(f"                fix: {check.fix}")
+
+
 def check_python(found: str, wanted: str) -> Check:
     """Check Python's version against the range of the package."""
     if SpecifierSet(wanted).contains(found, prereleases=True):
-        return Check(name="python", verdict="ok", finding=found)
-    return Check(
-        name="python",
-        verdict="fail",
-        finding=f"{found}, expected {wanted}",
-        fix="python3.11 -m venv .venv, and install there",
-    )
+        return _ok("python", found)
+    return _fail("python", f"{found}, expected {wanted}", "python3.11 -m venv .venv, and install there")
 
 
 def check_packages(requirements: Iterable[str]) -> list[Check]:
@@ -93,60 +122,51 @@ def check_packages(requirements: Iterable[str]) -> list[Check]:
     for requirement in map(Requirement, requirements):
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
-        found = _version_of(requirement.name)
-        if found is not None and requirement.specifier.contains(found, prereleases=True):
+        try:
+            found = version(requirement.name)
+        except PackageNotFoundError:
+            found = ""
+        if found and requirement.specifier.contains(found, prereleases=True):
             fitting += 1
             continue
         finding = f"{requirement.name} {found or 'is not installed'}, expected {requirement.specifier}"
-        wrong.append(Check(name="packages", verdict="fail", finding=finding, fix=INSTALL))
-    return [*wrong, Check(name="packages", verdict="ok", finding=f"{fitting} in their ranges")]
-
-
-def _version_of(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
+        wrong.append(_fail("packages", finding, INSTALL))
+    return [*wrong, _ok("packages", f"{fitting} in their ranges")]
 
 
 def check_devices(config: SearchConfig | None) -> Check:
     """List torch's devices, in a separate process; fail if the configuration trains on more than there are."""
     told = capture([sys.executable, "-m", "tasks.workers.describe_devices"], _TORCH_S)
     if not told:
-        fix = f"python -c 'import torch' shows the cause; {INSTALL}"
-        return Check(name="torch", verdict="fail", finding="torch cannot be imported", fix=fix)
+        return _fail("torch", "torch cannot be imported", f"python -c 'import torch' shows the cause; {INSTALL}")
     seen = json.loads(told)
     names = ", ".join(seen["devices"]) or f"no accelerator; {os.cpu_count()} CPU cores"
     finding = f"torch {seen['torch']}: {names}"
     wanted = config.training.num_processes if config is not None and config.training.device == "auto" else 1
     if seen["devices"] and wanted > len(seen["devices"]):
         fix = f"--set training.num_processes={len(seen['devices'])}"
-        finding += f"; training.num_processes = {wanted}"
-        return Check(name="torch", verdict="fail", finding=finding, fix=fix)
-    return Check(name="torch", verdict="ok", finding=finding)
+        return _fail("torch", f"{finding}; training.num_processes = {wanted}", fix)
+    return _ok("torch", finding)
 
 
 def check_disk(output_root: str, free: int) -> Check:
     """Check the free disk space for checkpoints."""
     finding = f"{free / 1e9:,.1f} GB free for {output_root}"
+    if free >= _LITTLE_BYTES:
+        return _ok("disk", finding)
     fix = "free some space, or set output_root to another disk; msft plan CONFIG prints how much a search needs"
-    if free < _TOO_FEW_BYTES:
-        return Check(name="disk", verdict="fail", finding=finding, fix=fix)
-    if free < _LITTLE_BYTES:
-        return Check(name="disk", verdict="warn", finding=finding, fix=fix)
-    return Check(name="disk", verdict="ok", finding=finding)
+    return _fail("disk", finding, fix) if free < _TOO_FEW_BYTES else _warn("disk", finding, fix)
 
 
 def check_prefect(url: str | None) -> Check:
     """Check the health of Prefect's server if one is configured."""
     if not url:
-        finding = "PREFECT_API_URL is not set; each search starts its own server"
-        return Check(name="prefect", verdict="ok", finding=finding)
+        return _ok("prefect", "PREFECT_API_URL is not set; each search starts its own server")
     cause = _unhealthy(f"{url}/health")
     if cause is None:
-        return Check(name="prefect", verdict="ok", finding=f"{without_password(url)} answers")
+        return _ok("prefect", f"{without_password(url)} answers")
     fix = "prefect server start, or unset PREFECT_API_URL so that each search starts its own"
-    return Check(name="prefect", verdict="fail", finding=f"{without_password(url)}: {cause}", fix=fix)
+    return _fail("prefect", f"{without_password(url)}: {cause}", fix)
 
 
 def check_tracking(uri: str) -> Check:
@@ -158,50 +178,36 @@ def check_tracking(uri: str) -> Check:
     elif uri.startswith("sqlite:///"):
         path = Path(uri.removeprefix("sqlite:///"))
         if not path.exists():
-            return Check(name="mlflow", verdict="ok", finding=f"{shown}: created by the first search")
+            return _ok("mlflow", f"{shown}: created by the first search")
         cause = _unreadable(path)
         fix = f"restore {path} from a backup"
     else:
-        return Check(name="mlflow", verdict="ok", finding=f"{shown}: checked when a search starts")
-    if cause is None:
-        return Check(name="mlflow", verdict="ok", finding=f"{shown} answers")
-    return Check(name="mlflow", verdict="fail", finding=f"{shown}: {cause}", fix=fix)
+        return _ok("mlflow", f"{shown}: checked when a search starts")
+    return _ok("mlflow", f"{shown} answers") if cause is None else _fail("mlflow", f"{shown}: {cause}", fix)
 
 
 def check_searches(searches: Sequence[SearchStatus], run_statuses: dict[str, str]) -> list[Check]:
     """Report unfinished searches that no process runs, and searches that MLflow shows as RUNNING by mistake.
 
-    Args:
-        searches: all searches of the folder.
-        run_statuses: status of each search's run in MLflow, by search id.
+    `run_statuses` has the status of each search's run in MLflow, by search id.
     """
-    found = []
-    for one in searches:
-        shown = run_statuses.get(one.search.rpartition("-")[2])
-        if one.condition == "unreadable":
-            found.append(
-                Check(
-                    name="searches",
-                    verdict="fail",
-                    finding=one.problem,
-                    fix="restore journal.jsonl from the artifacts of its MLflow run",
-                )
-            )
-        elif one.condition == "resumable":
-            zombie = ", while MLflow shows it as RUNNING" if shown == "RUNNING" else ""
-            finding = f"{one.search}: interrupted in round {one.round}{zombie}"
-            found.append(Check(name="searches", verdict="warn", finding=finding, fix=command_for(one)))
-        elif one.condition == "finished" and shown == "RUNNING":
-            finding = f"{one.search}: finished, while MLflow shows it as RUNNING"
-            found.append(Check(name="searches", verdict="warn", finding=finding, fix=command_for(one)))
-        elif one.condition == "not begun":
-            finding = f"{one.search}: ended during data preparation"
-            fix = f"run its command again, or rm -r {one.directory}"
-            found.append(Check(name="searches", verdict="warn", finding=finding, fix=fix))
     running = sum(one.condition == "running" for one in searches)
-    return found or [
-        Check(name="searches", verdict="ok", finding=f"{len(searches)} found, {running} running, none interrupted")
-    ]
+    found = [check for one in searches for check in _check_search(one, run_statuses)]
+    return found or [_ok("searches", f"{len(searches)} found, {running} running, none interrupted")]
+
+
+def _check_search(one: SearchStatus, run_statuses: dict[str, str]) -> Iterator[Check]:
+    is_running = run_statuses.get(one.search.rpartition("-")[2]) == "RUNNING"
+    zombie = ", while MLflow shows it as RUNNING" if is_running else ""
+    if one.condition == "unreadable":
+        yield _fail("searches", one.problem, "restore journal.jsonl from the artifacts of its MLflow run")
+    elif one.condition == "resumable":
+        yield _warn("searches", f"{one.search}: interrupted in round {one.round}{zombie}", command_for(one))
+    elif one.condition == "finished" and is_running:
+        yield _warn("searches", f"{one.search}: finished{zombie}", command_for(one))
+    elif one.condition == "not begun":
+        fix = f"run its command again, or rm -r {one.directory}"
+        yield _warn("searches", f"{one.search}: ended during data preparation", fix)
 
 
 def check_flow_runs(
@@ -214,39 +220,42 @@ def check_flow_runs(
     """
     if flows is None:
         fix = "set PREFECT_API_AUTH_STRING or PREFECT_API_KEY, as for its workers"
-        finding = "the Prefect server denies access to its runs"
-        return [Check(name="flow runs", verdict="warn", finding=finding, fix=fix)]
-    owners = [one.owner for one in searches if one.owner]
-    left = [flow for flow in flows if not any(owner.endswith(flow.id) for owner in owners)]
+        return [_warn("flow runs", "the Prefect server denies access to its runs", fix)]
     here = f"it owns no search in {output_root} (lost, unless its search is on another machine or in another folder)"
-    return [
-        Check(
-            name="flow runs",
-            verdict="warn",
-            finding=f"{flow.name}: Prefect shows it as RUNNING{_since(flow)}, but {here}",
+    found = []
+    for flow in flows:
+        if not any(one.owner and one.owner.endswith(flow.id) for one in searches):
+            since = f" since {flow.since:%Y-%m-%dT%H:%M:%SZ}" if flow.since is not None else ""
             # `prefect flow-run cancel` would leave it CANCELLING, as no process is there to end.
-            fix=f"prefect api POST /flow_runs/{flow.id}/set_state --data '{_CRASHED}'",
-        )
-        for flow in left
-    ]
+            fix = f"prefect api POST /flow_runs/{flow.id}/set_state --data '{_CRASHED}'"
+            found.append(_warn("flow runs", f"{flow.name}: Prefect shows it as RUNNING{since}, but {here}", fix))
+    return found
 
 
-def _since(flow: RunningFlow) -> str:
-    return f" since {flow.since:%Y-%m-%dT%H:%M:%SZ}" if flow.since is not None else ""
+def _running_flows() -> list[RunningFlow] | None:
+    """Return the running flow runs without a parent on the server of PREFECT_API_URL; None if it denies access."""
+    ours = FlowFilter.model_validate({"name": {"any_": list(FLOWS)}})
+    running = {"state": {"type": {"any_": ["RUNNING"]}}, "parent_task_run_id": {"is_null_": True}}
+    with get_client(sync_client=True) as client:
+        try:
+            runs = client.read_flow_runs(flow_filter=ours, flow_run_filter=FlowRunFilter.model_validate(running))
+        except PrefectHTTPStatusError:  # healthy, but a password is required and not set
+            return None
+    return [RunningFlow(id=str(run.id), name=run.name, since=run.start_time) for run in runs]
 
 
 def check_workers(processes: Iterable[psutil.Process]) -> list[Check]:
     """Report worker processes whose search has ended; unless they hang, they end by themselves within seconds."""
-    left = [f"process {process.pid}" for process in processes if _is_orphan(process)]
+    left = [process.pid for process in processes if _is_orphan(process)]
     if not left:
-        return [Check(name="workers", verdict="ok", finding="none without a search")]
-    fix = f"kill {' '.join(name.removeprefix('process ') for name in left)}"
-    return [Check(name="workers", verdict="warn", finding=f"without a search: {', '.join(left)}", fix=fix)]
+        return [_ok("workers", "none without a search")]
+    finding = f"without a search: {', '.join(f'process {pid}' for pid in left)}"
+    return [_warn("workers", finding, f"kill {' '.join(map(str, left))}")]
 
 
 def _is_orphan(process: psutil.Process) -> bool:
     try:
-        is_worker = any(part.startswith(_WORKERS) for part in process.cmdline())
+        is_worker = any(part.startswith("tasks.workers.") for part in process.cmdline())
         owner = process.environ().get("MSFT_OWNER_PID") if is_worker else None
     except psutil.Error:  # ended, or of another user
         return False
@@ -275,7 +284,3 @@ def _unreadable(path: Path) -> str | None:
     except sqlite3.Error as error:
         return str(error)
     return None
-
-
-def _existing(path: Path) -> Path:
-    return next(parent for parent in (path.resolve(), *path.resolve().parents) if parent.exists())

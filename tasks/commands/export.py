@@ -34,7 +34,7 @@ class Export(Value):
 
 
 def export_champion(directory: str, to: str, *, merge_lora: bool) -> Export:
-    """Export the champion of a search's directory.
+    """Export the champion of a search.
 
     Args:
         directory: the search's directory.
@@ -44,7 +44,11 @@ def export_champion(directory: str, to: str, *, merge_lora: bool) -> Export:
         ExportError: there is no champion yet, the model has no adapters, or `to` cannot be used.
     """
     name = Path(directory).resolve().name
-    key = _champion_of(name, directory)
+    crowned = champion_of(read_events(directory))
+    if crowned is None:
+        got, fix = "a search without a champion", f"msft resume {directory}, and export afterwards"
+        raise ExportError(name, got=got, expected="a finished search", fix=fix)
+    key = crowned.champion.key
     if not to.startswith(HUB) and Path(to).exists():
         raise ExportError(name, got=f"{to}, which exists", expected="a new directory", fix="choose another with --to")
     with tempfile.TemporaryDirectory(dir=directory, prefix=".export-") as scratch:
@@ -62,28 +66,12 @@ def export_champion(directory: str, to: str, *, merge_lora: bool) -> Export:
     return Export(search=name, checkpoint=str(key), to=place, has_adapters_only=not merge_lora, num_bytes=num_bytes)
 
 
-def _champion_of(name: str, directory: str) -> CheckpointKey:
-    crowned = champion_of(read_events(directory))
-    if crowned is None:
-        raise ExportError(
-            name,
-            got="a search without a champion",
-            expected="a finished search",
-            fix=f"msft resume {directory}, and export afterwards",
-        )
-    return crowned.champion.key
-
-
 def _write_adapters(directory: str, key: CheckpointKey, folder: Path, spec_path: Path) -> None:
     name = Path(directory).resolve().name
     config = resumed_config(directory, ())
     if config.model.lora is None:
-        raise ExportError(
-            name,
-            got="a search without model.lora, so there are no adapters",
-            expected="a search that trained LoRA adapters",
-            fix="omit --no-merge-lora",
-        )
+        got, expected = "a search without model.lora, so there are no adapters", "a search that trained LoRA adapters"
+        raise ExportError(name, got=got, expected=expected, fix="omit --no-merge-lora")
     checkpoint = checkpoint_directory(round_directory(directory, key.round), key.step)
     verify(checkpoint)
     model = prepare_base_model(config)
@@ -118,10 +106,10 @@ def _upload(name: str, folder: Path, repository: str) -> str:
         created = api.create_repo(repository, private=True, exist_ok=True)
         api.upload_folder(repo_id=created.repo_id, folder_path=str(folder), commit_message=f"Champion of {name}")
     except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise ExportError(
-            name,
-            got=f"{repository}: {' '.join(str(error).split())[:300]}",
-            expected="OWNER/NAME on the hub, with write access",
-            fix="hf auth login, or export to a directory and upload it later",
-        ) from error
+        got, expected = (
+            f"{repository}: {' '.join(str(error).split())[:300]}",
+            "OWNER/NAME on the hub, with write access",
+        )
+        fix = "hf auth login, or export to a directory and upload it later"
+        raise ExportError(name, got=got, expected=expected, fix=fix) from error
     return str(created)

@@ -1,4 +1,4 @@
-"""Terminal output of `msft init`, `status` and `doctor`."""
+"""Terminal output of `msft init` and `msft status`."""
 
 from __future__ import annotations
 
@@ -6,30 +6,21 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from tasks.commands.doctor import Check
 from tasks.commands.init import Draft, DraftPart
 from tasks.record.status import SearchStatus, command_for
 from tasks.report.messages import tell, tell_table
 from tasks.report.tables import Table, names, numbers, texts
 
 logger = logging.getLogger(__name__)
-_COLORS = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
 
 def show_draft(draft: Draft) -> None:
     """Tell the sub-datasets of a new configuration, the guesses to check, and the next command."""
     tell(f"wrote {draft.path}: {len(draft.parts)} sub-datasets")
-    rows = [
-        (
-            part.data.name,
-            f"{part.schema.num_rows:,}",
-            _split_text(part, "validation"),
-            _split_text(part, "test"),
-            part.schema.metric,
-            part.schema.columns,
-        )
-        for part in draft.parts
-    ]
+    rows = []
+    for part in draft.parts:
+        splits = [_split_text(part, split) for split in ("validation", "test")]
+        rows.append((part.data.name, f"{part.schema.num_rows:,}", *splits, part.schema.metric, part.schema.columns))
     columns = (*names("sub-dataset"), *numbers("rows"), *names("validation", "test", "scored by"), *texts("read as"))
     tell_table(Table(columns, rows))
     for remark in draft.remarks:
@@ -67,19 +58,11 @@ def show_statuses(statuses: Sequence[SearchStatus], output_root: str) -> None:
     if not statuses:
         tell(f"no search in {output_root}; start one with: msft search CONFIG")
         return
-    rows = [
-        (
-            one.search,
-            one.condition,
-            _round_text(one),
-            str(len(one.active)),
-            ", ".join(one.excluded) or "none",
-            _champion_text(one),
-            _budget_text(one),
-            one.last_event_at or "none",
-        )
-        for one in statuses
-    ]
+    rows = []
+    for one in statuses:
+        excluded, last = ", ".join(one.excluded) or "none", one.last_event_at or "none"
+        begun = (one.search, one.condition, _round_text(one), str(len(one.active)), excluded)
+        rows.append((*begun, _champion_text(one), _budget_text(one), last))
     headings = ("status", "round", "active", "excluded", "champion so far", "epochs", "last event")
     tell_table(Table((*names("search"), *texts(*headings)), rows))
     for one in statuses:
@@ -123,11 +106,3 @@ def _champion_text(one: SearchStatus) -> str:
 
 def _budget_text(one: SearchStatus) -> str:
     return f"{one.spent_epochs:.2f} of {one.max_epochs:g}" if one.max_epochs is not None else "none"
-
-
-def show_checks(checks: Sequence[Check]) -> None:
-    """Tell each check, and the fix beneath a failed one."""
-    for check in checks:
-        tell((f"{check.verdict:4}", _COLORS[check.verdict]), f"  {check.name:9} {check.finding}")
-        if check.fix:
-            tell(f"                fix: {check.fix}")

@@ -19,7 +19,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
 
 from flows.compare import compare_file, compare_methods
 from tasks import training
-from tasks.commands.flow_runs import fill_in_run_number
+from tasks.commands.deploy import fill_in_run_number
 from tasks.comparison.grid import plan_grid
 from tasks.config.identity import dump_config
 from tasks.config.loading import load_config

@@ -24,8 +24,8 @@ from prefect.utilities.templating import apply_values
 from flows import compare, search
 from flows.compare import compare_file
 from flows.search import search_file
-from tasks.commands.deploy import AUTOMATION, DEFAULT, deploy
-from tasks.commands.flow_runs import FLOWS, fill_in_run_number
+from tasks.commands.deploy import AUTOMATION, DEFAULT, deploy, fill_in_run_number
+from tasks.commands.doctor import FLOWS
 from tasks.config.loading import load_config, load_shown_config
 from tasks.errors import ConfigError, DeploymentError
 from tasks.record.ownership import own_directory
@@ -82,7 +82,7 @@ def test_every_end_emits_an_event_that_the_automation_expects(
     monkeypatch.chdir(ROOT)
     flow = load_flow_from_entrypoint(entry["entrypoint"])
     emitted: list[str] = []
-    monkeypatch.setattr("tasks.commands.flow_runs.emit_event", lambda event, **_: emitted.append(event))
+    monkeypatch.setattr("tasks.commands.deploy.emit_event", lambda event, **_: emitted.append(event))
     run = FlowRun(flow_id=uuid4(), deployment_id=uuid4())
     for hooks in (flow.on_completion_hooks, flow.on_failure_hooks, flow.on_cancellation_hooks, flow.on_crashed_hooks):
         (hook,) = hooks

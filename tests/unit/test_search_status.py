@@ -13,6 +13,7 @@ import pytest
 
 from tasks.algorithm.state import Champion, CheckpointKey
 from tasks.commands.doctor import (
+    RunningFlow,
     check_disk,
     check_flow_runs,
     check_packages,
@@ -22,7 +23,6 @@ from tasks.commands.doctor import (
     check_tracking,
     check_workers,
 )
-from tasks.commands.flow_runs import RunningFlow
 from tasks.config.identity import dump_config, search_id_of
 from tasks.config.loading import parse_config
 from tasks.config.schema import SearchConfig
