@@ -37,10 +37,7 @@ def compare_methods(
     Run again, it reuses searches that have ended and resumes the others.
 
     Args:
-        config: the settings that all searches share; each spends its `search.max_epochs`.
-        methods: names of presets; none: SFT and mSFT.
-        seeds: none: the configuration's.
-        control: the method that the others are measured against; none: SFT if it is compared, otherwise the first.
+        config, methods, seeds, control: as in `compare_file`; each search spends its `search.max_epochs`.
         axes: the settings that a sweep varies; none: a comparison.
         parallel: searches at a time; none: one per GPU, or one on the CPU.
     """
@@ -58,8 +55,7 @@ def compare_file(
 ) -> None:
     """Compare with the configuration of a YAML file, as a deployment does.
 
-    Prefect may start a rescheduled run while a search of the previous attempt still saves, so each search waits for
-    that.
+    Each search waits for one of a previous attempt that still saves, since Prefect may reschedule a run that early.
 
     Args:
         config: path of the YAML file, from the working directory of the run.

@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
 from tasks.config.method import SECTIONS, Options, StrategyConfig
 from tasks.config.presets import PRESETS
@@ -51,11 +50,10 @@ def _section(model: type[BaseModel], path: str) -> Iterator[str]:
     yield from ("| key | type | default | |", "|---|---|---|---|")
     inner: dict[type[BaseModel], str] = {}
     for name, field in model.model_fields.items():
-        part, where = model_in(field.annotation), f"{path}.{name}" if path else name
-        if where == "search":
-            part = StrategyConfig
+        where = f"{path}.{name}" if path else name
         if where == "config_dir":
             continue
+        part = StrategyConfig if where == "search" else model_in(field.annotation)
         if part is not None and part is not Options:
             inner.setdefault(part, where)
         yield _row(name, f"`{'section' if where == 'search' else _type(field.annotation)}`", field)
@@ -104,13 +102,9 @@ def _row(name: str, kind: str, field: FieldInfo) -> str:
         for limit, sign in (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))
         if getattr(item, limit, None) is not None
     ]
-    default = field.default
-    if default is PydanticUndefined:
-        shown = "**required**"
-    elif isinstance(default, BaseModel):
-        shown = ""
-    else:
-        shown = f"`{_yaml(default)}`"
+    shown = "**required**" if field.is_required() else ""
+    if not field.is_required() and not isinstance(field.default, BaseModel):
+        shown = f"`{_yaml(field.default)}`"
     cells = [f"`{name}`", ", ".join([kind, *limits]), shown, field.description or ""]
     return f"| {' | '.join(' '.join(cell.split()).replace('|', chr(92) + '|') for cell in cells)} |"
 
@@ -130,9 +124,7 @@ def _type(annotation: Any) -> str:
     if origin is Literal:
         return " or ".join(str(part) for part in parts)
     if origin is tuple:
-        inner = [part for part in parts if part is not Ellipsis]
-        is_open = len(inner) < len(parts)
-        return f"list of {_type(inner[0])}" if is_open else f"{len(inner)} × {_type(inner[0])}"
+        return f"list of {_type(parts[0])}" if Ellipsis in parts else f"{len(parts)} × {_type(parts[0])}"
     if origin is dict:
         return f"{_type(parts[0])}: {_type(parts[1])}"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
