@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from prefect import flow
 
 from flows.round import search_round
@@ -13,9 +15,11 @@ from tasks.contracts import ChampionResult, SearchRun
 from tasks.opening import check_for_drift, mark_failed_on_error, open_search, reference_to
 from tasks.preparation import prepare_inputs
 from tasks.record.ownership import HANDOVER_S, own_cache, own_directory, own_gpus
+from tasks.record.paths import WORKERS
 from tasks.report.prefect_artifacts import log_to_run_page, search_run_name
 from tasks.reporting import report_round, write_report
 from tasks.rollback import roll_back
+from tasks.runtime.pool import worker_pool
 
 
 @flow(name="msft-search", flow_run_name=search_run_name, persist_result=False)
@@ -60,7 +64,11 @@ def search_file(config: str, overrides: tuple[str, ...] = (), accept_changes: bo
 def _search(
     config: SearchConfig, accept_changes: bool, wait_s: float = 0.0, parent_run_id: str = "", shares_gpus: bool = False
 ) -> ChampionResult:
-    with own_directory(config, wait_s) as directory, own_gpus(config, wait_s, is_shared=shares_gpus):
+    with (
+        own_directory(config, wait_s) as directory,
+        own_gpus(config, wait_s, is_shared=shares_gpus),
+        worker_pool(Path(directory, WORKERS)),
+    ):
         with own_cache(config):
             inputs = prepare_inputs(config)
         search = SearchRun(ref=reference_to(config, directory), config=config, inputs=inputs)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.config.schema import TrainingConfig
@@ -13,7 +14,8 @@ from tasks.contracts import WorkerFailure
 from tasks.errors import WorkerError
 from tasks.runtime.files import no_room
 from tasks.runtime.machine import has_accelerator, num_threads
-from tasks.runtime.processes import SUPERVISED, SUPERVISOR, Process, child_environment, end_groups, spawn, wait_until
+from tasks.runtime.pool import Request, current_pool
+from tasks.runtime.processes import PYTHON, SUPERVISED, child_environment, wait_until
 
 logger = logging.getLogger(__name__)
 
@@ -23,8 +25,29 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
 _LOG_TAIL = 15
 # In place of the file that `accelerate config` may have left in the home.
 _NO_CONFIG = str(Path(__file__).with_name("accelerate.yaml"))
+_SERVE = "tasks.workers.serve"
 OnPoll = Callable[[], None]
 Progress = Callable[[], int]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A module to run on a spec, and the worker that can: the command that starts it, and its environment."""
+
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    module: str
+    spec: Path
+
+    @contextmanager
+    def start(self) -> Iterator[Request]:
+        failure_path_of(self.spec).unlink(missing_ok=True)
+        log = log_path_of(self.spec)
+        with (
+            current_pool() as pool,
+            pool.request(self.command, self.environment, self.module, self.spec, log) as request,
+        ):
+            yield request
 
 
 def run_module(
@@ -36,7 +59,7 @@ def run_module(
     on_poll: OnPoll | None = None,
     progress: Progress = lambda: 0,
 ) -> None:
-    """Run `python -m module spec` to its end in a process group of its own.
+    """Run `python -m module spec` to its end in a worker of the open pool, a process group of its own.
 
     Args:
         name: of the worker in messages.
@@ -45,7 +68,8 @@ def run_module(
     Raises:
         WorkerError: it failed, and gives the worker's own account; or it was preempted again and again.
     """
-    _run([*SUPERVISED, module, str(spec)], spec, name, worker_environment(threads), on_poll, progress)
+    job = _Job((*PYTHON, "-m", _SERVE), worker_environment(threads), module, spec)
+    _run(job, name, on_poll, progress)
 
 
 def run_accelerate(
@@ -71,8 +95,8 @@ def run_accelerate(
             flags += ["--multi_gpu", "--main_process_port", "0"]
         elif is_on_cpu:
             flags += ["--cpu"]
-    command = [*SUPERVISED, "accelerate.commands.launch", *flags, "-m", SUPERVISOR, module, str(spec)]
-    _run(command, spec, name, environment, on_poll, progress)
+    command = (*SUPERVISED, "accelerate.commands.launch", *flags, "-m", _SERVE)
+    _run(_Job(command, environment, module, spec), name, on_poll, progress)
 
 
 @contextmanager
@@ -81,21 +105,10 @@ def beside(module: str, spec: Path, *, threads: int | None, on_poll: OnPoll) -> 
 
     Its failure raises nothing, since whoever needs its work finds it missing. If the block fails, the worker is ended.
     """
-    with _started([*SUPERVISED, module, str(spec)], spec, worker_environment(threads)) as process:
+    job = _Job((*PYTHON, "-m", _SERVE), worker_environment(threads), module, spec)
+    with job.start() as request:
         yield
-        wait_until(lambda: process.poll() is not None, on_poll)
-
-
-@contextmanager
-def _started(command: Sequence[str], spec: Path, environment: Mapping[str, str]) -> Iterator[Process]:
-    """Start a worker, and end it if the block fails; Prefect's TerminationSignal is a BaseException."""
-    failure_path_of(spec).unlink(missing_ok=True)
-    process = spawn(command, log_path_of(spec), environment)
-    try:
-        yield process
-    except BaseException:
-        end_groups([process])
-        raise
+        wait_until(lambda: request.is_over, on_poll)
 
 
 def log_path_of(spec: Path) -> Path:
@@ -125,26 +138,19 @@ def worker_environment(threads: int | None) -> dict[str, str]:
     }
 
 
-def _run(
-    command: Sequence[str],
-    spec: Path,
-    name: str,
-    environment: Mapping[str, str],
-    on_poll: OnPoll | None,
-    progress: Progress,
-) -> None:
+def _run(job: _Job, name: str, on_poll: OnPoll | None, progress: Progress) -> None:
     """Run a worker to its end; start it again after each preemption, which costs no retry of the stage.
 
     The pause before a restart doubles; after progress it is the shortest again.
     """
     restarts, reached = 0, progress()
-    while _is_preempted(command, spec, name, environment, on_poll):
+    while _is_preempted(job, name, on_poll):
         now = progress()
         restarts = 1 if now > reached else restarts + 1
         reached = max(reached, now)
         if restarts > MAX_RESTARTS:
             cause = f"preempted {restarts} times in a row, and made no progress in between"
-            raise WorkerError(name, cause, str(log_path_of(spec)), retryable=False)
+            raise WorkerError(name, cause, str(log_path_of(job.spec)), retryable=False)
         pause_s = min(_FIRST_PAUSE_S * 2 ** (restarts - 1), _LONGEST_PAUSE_S)
         logger.info(
             f"{name}: worker preempted; checkpoint saved, restarting in {pause_s:g} s "
@@ -158,18 +164,15 @@ def _pause(seconds: float, on_poll: OnPoll | None) -> None:
     wait_until(lambda: time.monotonic() >= ends_at, on_poll)
 
 
-def _is_preempted(
-    command: Sequence[str], spec: Path, name: str, environment: Mapping[str, str], on_poll: OnPoll | None
-) -> bool:
-    """Run a worker once; return whether it was preempted, or raise its failure."""
-    with _started(command, spec, environment) as process:
-        wait_until(lambda: process.poll() is not None, on_poll)
-    if process.returncode == 0:
+def _is_preempted(job: _Job, name: str, on_poll: OnPoll | None) -> bool:
+    """Run a worker's request once; return whether it was preempted, or raise its failure."""
+    with job.start() as request:
+        wait_until(lambda: request.is_over, on_poll)
+    if request.is_done:
         return False
-    end_groups([process])  # a launcher that was killed leaves its workers behind
-    failure = _failure_of(spec)
+    failure = _failure_of(job.spec)
     if failure is None or not failure.preempted:
-        raise _error_of(spec, name, process.returncode, failure)
+        raise _error_of(job.spec, name, request.process.returncode, failure)
     return True
 
 

@@ -17,10 +17,10 @@ from typing import IO
 
 # A worker finishes its optimizer step and saves a checkpoint after SIGTERM; then the group is killed.
 GRACE_S = 60.0
-# Runs a module, and ends it when this process is gone.
-SUPERVISOR = "tasks.workers.supervisor"
 # With -P, a `tasks.py` in the folder that the user is in is not taken for ours.
-SUPERVISED = (sys.executable, "-P", "-m", SUPERVISOR)
+PYTHON = (sys.executable, "-P")
+# Runs a module, and ends it when this process is gone.
+SUPERVISED = (*PYTHON, "-m", "tasks.workers.supervisor")
 _SERVICE_GRACE_S = 5.0
 _CHILD_GRACE_S = 15.0  # for what a search does after its worker's grace
 _POLL_S = 0.1

@@ -61,11 +61,17 @@ def _preempt_on_sigterm() -> None:
     _on_sigterm(preempt)
 
 
-def _exit_on_sigterm(spec: Path) -> None:
-    """Exit on SIGTERM without an exception, which an import may swallow; there is no state to save yet."""
+def exit_on_sigterm(spec: Callable[[], Path | None]) -> None:
+    """Exit on SIGTERM without an exception, which an import may swallow; there is no state to save yet.
+
+    Args:
+        spec: returns the spec whose worker counts as preempted; None for an idle one.
+    """
 
     def leave() -> None:
-        _write_failure(spec, "preempted", "received SIGTERM", retryable=True)
+        path = spec()
+        if path is not None:
+            _write_failure(path, "preempted", "received SIGTERM", retryable=True)
         os._exit(PREEMPTED)
 
     _on_sigterm(leave)
@@ -204,6 +210,4 @@ def _write_failure(spec: Path, cause: str, text: str, *, retryable: bool, is_out
 if __name__ == "__main__":
     watch_owner()
     del sys.argv[0]
-    if sys.argv[0].startswith("tasks.workers."):  # a launcher has its own handlers
-        _exit_on_sigterm(Path(sys.argv[1]))
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

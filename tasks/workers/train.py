@@ -193,10 +193,7 @@ class Trainer:
 
 def train(spec_path: Path) -> None:
     """Run the roll-out of a spec."""
-    trainer = Trainer(RolloutSpec.model_validate_json(spec_path.read_text()))
-    trainer.run()
-    if trainer.accelerator.num_processes > 1:
-        torch.distributed.destroy_process_group()
+    Trainer(RolloutSpec.model_validate_json(spec_path.read_text())).run()
 
 
 if __name__ == "__main__":

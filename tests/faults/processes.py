@@ -18,13 +18,14 @@ from tasks.record.events import Event
 from tasks.record.journal import read_events
 
 MARK = "MSFT_CHAOS_RUN"
-# What a process is, by a word of its command line; the first that fits.
+# What a process is, by a word of its command line or of the request that it works on; the first that fits.
 _KINDS = (
     ("prefect.server.api.server:create_app", "server"),
     ("accelerate.commands.launch", "launcher"),
     ("tasks.workers.train", "trainer"),
     ("tasks.workers.score", "scorer"),
     ("tasks.workers.build_base", "builder"),
+    ("tasks.workers.serve", "idle worker"),
     ("flows.cli", "flow"),
 )
 KINDS = frozenset(kind for _, kind in _KINDS)
@@ -104,7 +105,7 @@ class Command:
         """Return what the search is doing, from its processes and its journal."""
         members = self.members()
         kinds = {member.kind for member in members}
-        if kinds & {"trainer", "launcher"}:
+        if "trainer" in kinds:
             return "training"
         if any("test_scores" in member.command for member in members):
             return "champion"
@@ -138,12 +139,23 @@ def members_of(mark: str) -> list[Member]:
         try:
             if process.environ().get(MARK) != mark or process.status() == psutil.STATUS_ZOMBIE:
                 continue
-            command = " ".join(process.cmdline())
+            command = " ".join([*process.cmdline(), _request_of(process.cmdline())])
         except (psutil.NoSuchProcess, psutil.AccessDenied, OSError):
             continue
         kind = next((kind for word, kind in _KINDS if word in command), "other")
         found.append(Member(kind, process, command))
     return found
+
+
+def _request_of(command: Sequence[str]) -> str:
+    """Return the request that a worker works on (tasks/workers/serve.py); empty for an idle one and other processes."""
+    if "tasks.workers.serve" not in command:
+        return ""
+    try:
+        requests = sorted(Path(command[-1]).glob("*.json"))
+        return "" if not requests or requests[-1].with_suffix(".done").exists() else requests[-1].read_text()
+    except OSError:
+        return ""
 
 
 def send(process: psutil.Process, name: str) -> None:

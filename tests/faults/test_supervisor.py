@@ -147,7 +147,9 @@ def test_a_worker_that_loses_its_owner_while_importing_ends(spec: Path, way: str
 def test_a_preemption_in_the_midst_of_the_imports_is_told_as_one(spec: Path) -> None:
     spec.with_name("torch.py").write_text(IMPORTING.replace("sys.argv[1]", "sys.argv[-1]"))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(spec.parent), str(ROOT)])}
-    command = [*processes.SUPERVISED, "tasks.workers.score", str(spec)]
+    content = {"module": "tasks.workers.score", "spec": str(spec), "log": str(spec.with_suffix(".log"))}
+    spec.with_name("000000.json").write_text(json.dumps(content))
+    command = [*processes.PYTHON, "-m", "tasks.workers.serve", str(spec.parent)]
     worker = subprocess.Popen(command, env=environment)
     assert appears(spec.with_name(f"importing-{worker.pid}"))
     worker.terminate()

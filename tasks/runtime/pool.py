@@ -1,0 +1,136 @@
+"""Worker processes that stay between requests, so that a search starts each of them once.
+
+A worker (`tasks.workers.serve`) reads requests from files in a folder of its own and answers with files there; a
+process that shares the folder may run on another machine. A worker that fails, is preempted or loses its launcher
+ends; the next request starts another.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.runtime.files import make_folder, write_file
+from tasks.runtime.processes import Process, end_groups, spawn
+
+_GRACE_S = 5.0  # of an idle worker, which has nothing to save
+
+
+@dataclass
+class _Worker:
+    process: Process
+    folder: Path
+    num_requests: int = 0
+
+
+@dataclass
+class Request:
+    """One spec that a worker process works on."""
+
+    process: Process
+    answer: Path
+    _is_done: bool = False
+
+    @property
+    def is_done(self) -> bool:
+        """Return whether all ranks have finished the request; it stays done when the pool's files are removed."""
+        self._is_done = self._is_done or self.answer.exists()
+        return self._is_done
+
+    @property
+    def is_over(self) -> bool:
+        """Return whether the request is done, or its worker has ended without."""
+        return self.is_done or self.process.poll() is not None
+
+
+class WorkerPool:
+    """The workers of a search, one for each command and environment.
+
+    Args:
+        folder: for the files of requests and answers.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._idle: dict[tuple[object, ...], _Worker] = {}
+        self._num_started = 0
+
+    @contextmanager
+    def request(
+        self, command: Sequence[str], environment: Mapping[str, str], module: str, spec: Path, log: Path
+    ) -> Iterator[Request]:
+        """Let a worker run `module spec` while the block runs.
+
+        A worker that has not finished the request at the end of the block is ended.
+
+        Args:
+            command: starts the worker, with its folder as the last argument.
+            environment: of the worker.
+            module: runs as `python -m module spec` would.
+            spec: path of the input.
+            log: file that the output is appended to.
+        """
+        key = (*command, *sorted(environment.items()))
+        worker = self._idle.pop(key, None)
+        if worker is None or worker.process.poll() is not None:
+            worker = self._start(command, environment, log)
+        stem = worker.folder / f"{worker.num_requests:06}"
+        worker.num_requests += 1
+        content = {"module": module, "spec": str(spec), "log": str(log)}
+        write_file(stem.with_suffix(".json"), json.dumps(content))
+        request = Request(worker.process, stem.with_suffix(".done"))
+        try:
+            yield request
+        finally:
+            if request.is_done:
+                self._idle[key] = worker
+            else:
+                end_groups([worker.process])
+
+    def _start(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> _Worker:
+        folder = self._folder / f"worker-{self._num_started}"
+        self._num_started += 1
+        make_folder(folder)
+        return _Worker(spawn([*command, str(folder)], log, environment), folder)
+
+    def close(self) -> None:
+        """End the idle workers."""
+        end_groups([worker.process for worker in self._idle.values()], _GRACE_S)
+        self._idle.clear()
+
+
+_open: ContextVar[WorkerPool | None] = ContextVar("_open", default=None)
+
+
+@contextmanager
+def worker_pool(folder: Path) -> Iterator[None]:
+    """Keep the workers of all requests in the block until it ends; their files are in `folder`, removed afterwards."""
+    shutil.rmtree(folder, ignore_errors=True)  # of a search that was killed
+    make_folder(folder)
+    pool = WorkerPool(folder)
+    token = _open.set(pool)
+    try:
+        yield
+    finally:
+        _open.reset(token)
+        pool.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def current_pool() -> Iterator[WorkerPool]:
+    """Yield the pool of the surrounding `worker_pool`, or else one for the block."""
+    pool = _open.get()
+    if pool is not None:
+        yield pool
+        return
+    with tempfile.TemporaryDirectory() as folder, worker_pool(Path(folder)):
+        pool = _open.get()
+        assert pool is not None
+        yield pool

@@ -1,0 +1,83 @@
+"""Run one request after another: `python -m tasks.workers.serve FOLDER`, directly or by `accelerate launch`.
+
+Request n is the file `n.json` with `module`, `spec` and `log`. Every rank runs it as `python -m module spec` would;
+when all have finished, rank 0 writes `n.done`. A request that fails ends the process with its exit code, so that the
+next one starts from a fresh process.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import json
+import os
+import runpy
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+from tasks.workers.supervisor import exit_on_sigterm, watch_owner
+
+_POLL_S = 0.02
+_RANK, _NUM_RANKS = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def serve(folder: Path) -> None:
+    """Serve the requests of a folder until a signal, a failure or the loss of the owner ends the process."""
+    watch_owner()
+    for number in itertools.count():
+        path = folder / f"{number:06}.json"
+        exit_on_sigterm(partial(_spec_of, path))
+        _wait_for([path])
+        request = json.loads(path.read_text())
+        _redirect_output(Path(request["log"]))
+        code = _run(request["module"], request["spec"])
+        if code != 0:
+            sys.exit(code)
+        _free_memory()
+        ended = [path.with_suffix(f".rank-{rank}") for rank in range(_NUM_RANKS)]
+        ended[_RANK].touch()
+        if _RANK == 0:
+            _wait_for(ended)
+            path.with_suffix(".done").touch()
+
+
+def _spec_of(request: Path) -> Path | None:
+    return Path(json.loads(request.read_text())["spec"]) if request.exists() else None
+
+
+def _wait_for(paths: list[Path]) -> None:
+    while not all(path.exists() for path in paths):
+        time.sleep(_POLL_S)
+
+
+def _redirect_output(log: Path) -> None:
+    """Append all further output of this process to `log`, that of C libraries too."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+
+
+def _run(module: str, spec: str) -> int:
+    """Run a module as its own program and return its exit code."""
+    sys.argv = [module, spec]
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    return 0
+
+
+def _free_memory() -> None:
+    """Give back what the request held, which another process on the same GPU may need."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.accelerator.is_available():
+        torch.accelerator.empty_cache()
+
+
+if __name__ == "__main__":
+    serve(Path(sys.argv[1]))
