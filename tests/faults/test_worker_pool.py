@@ -1,0 +1,107 @@
+"""A worker process stays between the requests of a search, and another takes its place when it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tasks.config.schema import TrainingConfig
+from tasks.errors import WorkerError
+from tasks.runtime.launch import log_path_of, run_accelerate, run_module
+from tasks.runtime.pool import worker_pool
+
+# Adds its process id to a list, and ends as the spec says.
+WORKER = """
+import json, os, sys, time
+from pathlib import Path
+from tasks.workers.supervisor import run_worker
+
+def main(path):
+    spec = json.loads(path.read_text())
+    with path.with_name(f"pids-{os.environ.get('RANK', '0')}").open("a") as pids:
+        print(os.getpid(), file=pids)
+    print("told by", path.name)
+    if spec["ends"] == "fails":
+        raise ValueError("no good")
+    time.sleep(spec["seconds"] if os.environ.get("RANK") == "1" else 0)
+
+sys.exit(run_worker(main, Path(sys.argv[1])))
+"""
+TWO_RANKS = {"batch_size": 2, "learning_rate": 1.0, "max_length": 8, "device": "cpu", "threads": 1, "num_processes": 2}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    modules = tmp_path / "modules"
+    modules.mkdir()
+    (modules / "pooled_worker.py").write_text(WORKER)
+    monkeypatch.setenv("PYTHONPATH", str(modules), prepend=os.pathsep)
+    with worker_pool(tmp_path / "workers"):
+        yield tmp_path
+
+
+def spec_in(folder: Path, name: str, ends: str = "well", seconds: float = 0.0) -> Path:
+    path = folder / f"{name}_spec.json"
+    path.write_text(json.dumps({"ends": ends, "seconds": seconds}))
+    return path
+
+
+def run(folder: Path, name: str, ends: str = "well") -> None:
+    run_module("pooled_worker", spec_in(folder, name, ends), name=name, threads=1)
+
+
+def pids(folder: Path, rank: int = 0) -> list[int]:
+    return [int(line) for line in (folder / f"pids-{rank}").read_text().split()]
+
+
+def test_one_process_serves_all_requests_each_with_its_log(folder: Path) -> None:
+    for name in ("one", "two", "three"):
+        run(folder, name)
+        assert log_path_of(folder / f"{name}_spec.json").read_text() == f"told by {name}_spec.json\n"
+    assert len(pids(folder)) == 3
+    assert len(set(pids(folder))) == 1
+
+
+def test_a_request_that_fails_ends_its_process_and_no_other_request(folder: Path) -> None:
+    run(folder, "one")
+    with pytest.raises(WorkerError, match="ValueError: no good"):
+        run(folder, "two", ends="fails")
+    run(folder, "three")
+    first, second, third = pids(folder)
+    assert first == second != third
+    assert not psutil.pid_exists(first)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_an_idle_process_that_ends_is_replaced(folder: Path, number: int) -> None:
+    run(folder, "one")
+    worker = psutil.Process(pids(folder)[0])
+    worker.send_signal(number)
+    while worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE:
+        pass
+    run(folder, "two")
+    assert pids(folder)[0] != pids(folder)[1]
+
+
+def test_a_request_is_done_when_the_last_rank_has_finished(folder: Path) -> None:
+    training = TrainingConfig.model_validate(TWO_RANKS)
+    for name in ("one", "two"):
+        run_accelerate("pooled_worker", spec_in(folder, name, seconds=1.0), name=name, training=training)
+        assert all((folder / "workers/worker-0" / f"00000{name == 'two':d}.rank-{rank}").exists() for rank in (0, 1))
+    for rank in (0, 1):
+        first, second = pids(folder, rank)
+        assert first == second
+
+
+def test_the_processes_and_their_files_end_with_the_pool(tmp_path: Path, folder: Path) -> None:
+    with worker_pool(tmp_path / "inner"):
+        run(folder, "one")
+        assert psutil.pid_exists(pids(folder)[0])
+    assert not psutil.pid_exists(pids(folder)[0])
+    assert not (tmp_path / "inner").exists()
