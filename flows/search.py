@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from prefect import flow
 
 from flows.round import search_round
@@ -15,7 +13,6 @@ from tasks.contracts import ChampionResult, SearchRun
 from tasks.opening import check_for_drift, mark_failed_on_error, open_search, reference_to
 from tasks.preparation import prepare_inputs
 from tasks.record.ownership import HANDOVER_S, own_cache, own_directory, own_gpus
-from tasks.record.paths import WORKERS
 from tasks.report.prefect_artifacts import log_to_run_page, search_run_name
 from tasks.reporting import report_round, write_report
 from tasks.rollback import roll_back
@@ -67,7 +64,7 @@ def _search(
     with (
         own_directory(config, wait_s) as directory,
         own_gpus(config, wait_s, is_shared=shares_gpus),
-        worker_pool(Path(directory, WORKERS)),
+        worker_pool(directory),
     ):
         with own_cache(config):
             inputs = prepare_inputs(config)

@@ -19,6 +19,7 @@ from pathlib import Path
 from tasks.runtime.files import make_folder, write_file
 from tasks.runtime.processes import Process, end_groups, spawn
 
+_FOLDER = "workers"
 _GRACE_S = 5.0  # of an idle worker, which has nothing to save
 
 
@@ -109,8 +110,9 @@ _open: ContextVar[WorkerPool | None] = ContextVar("_open", default=None)
 
 
 @contextmanager
-def worker_pool(folder: Path) -> Iterator[None]:
-    """Keep the workers of all requests in the block until it ends; their files are in `folder`, removed afterwards."""
+def worker_pool(directory: str) -> Iterator[None]:
+    """Keep the workers of all requests in the block until it ends; their files are in `directory/workers` meanwhile."""
+    folder = Path(directory, _FOLDER)
     shutil.rmtree(folder, ignore_errors=True)  # of a search that was killed
     make_folder(folder)
     pool = WorkerPool(folder)
@@ -130,7 +132,7 @@ def current_pool() -> Iterator[WorkerPool]:
     if pool is not None:
         yield pool
         return
-    with tempfile.TemporaryDirectory() as folder, worker_pool(Path(folder)):
+    with tempfile.TemporaryDirectory() as folder, worker_pool(folder):
         pool = _open.get()
         assert pool is not None
         yield pool

@@ -17,10 +17,9 @@ import time
 from functools import partial
 from pathlib import Path
 
-from tasks.workers.supervisor import exit_on_sigterm, watch_owner
+from tasks.workers.supervisor import exit_on_sigterm, num_ranks, rank, watch_owner
 
 _POLL_S = 0.02
-_RANK, _NUM_RANKS = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def serve(folder: Path) -> None:
@@ -36,9 +35,9 @@ def serve(folder: Path) -> None:
         if code != 0:
             sys.exit(code)
         _free_memory()
-        ended = [path.with_suffix(f".rank-{rank}") for rank in range(_NUM_RANKS)]
-        ended[_RANK].touch()
-        if _RANK == 0:
+        ended = [path.with_suffix(f".rank-{index}") for index in range(num_ranks())]
+        ended[rank()].touch()
+        if rank() == 0:
             _wait_for(ended)
             path.with_suffix(".done").touch()
 

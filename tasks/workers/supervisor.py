@@ -37,6 +37,16 @@ _OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
 _LOST_RANK = ("gloo", "nccl", "connection closed by peer", "connection reset by peer")
 
 
+def rank() -> int:
+    """Return the rank of this process among those of its launcher."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def num_ranks() -> int:
+    """Return the number of processes that the launcher started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 class Preempted(BaseException):
     """The worker received SIGTERM and has saved its state."""
 
@@ -138,7 +148,7 @@ def is_alive(owner: psutil.Process | None) -> bool:
 def _alone(spec: Path) -> Iterator[None]:
     """Wait until no other worker uses this spec: one that lost its launcher may still be saving."""
     with spec.with_suffix(".lock").open("w") as lock:
-        if os.environ.get("RANK", "0") == "0":
+        if rank() == 0:
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -175,7 +185,7 @@ def _may_pass(error: Exception) -> bool:
     if isinstance(error, OSError | ConnectionError | TimeoutError):
         return True
     told = str(error).lower()
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and any(words in told for words in _LOST_RANK)
+    return num_ranks() > 1 and any(words in told for words in _LOST_RANK)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -192,7 +202,7 @@ def _write_failure(spec: Path, cause: str, text: str, *, retryable: bool, is_out
     failure = WorkerFailure(
         cause=cause,
         error=text,
-        rank=int(os.environ.get("RANK", "0")),
+        rank=rank(),
         retryable=retryable,
         preempted=cause == "preempted",
         traceback=traceback.format_exc(),

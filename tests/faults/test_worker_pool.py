@@ -42,7 +42,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     modules.mkdir()
     (modules / "pooled_worker.py").write_text(WORKER)
     monkeypatch.setenv("PYTHONPATH", str(modules), prepend=os.pathsep)
-    with worker_pool(tmp_path / "workers"):
+    with worker_pool(str(tmp_path)):
         yield tmp_path
 
 
@@ -100,8 +100,8 @@ def test_a_request_is_done_when_the_last_rank_has_finished(folder: Path) -> None
 
 
 def test_the_processes_and_their_files_end_with_the_pool(tmp_path: Path, folder: Path) -> None:
-    with worker_pool(tmp_path / "inner"):
+    with worker_pool(str(tmp_path / "inner")):
         run(folder, "one")
         assert psutil.pid_exists(pids(folder)[0])
     assert not psutil.pid_exists(pids(folder)[0])
-    assert not (tmp_path / "inner").exists()
+    assert not (tmp_path / "inner" / "workers").exists()

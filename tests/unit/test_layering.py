@@ -23,6 +23,8 @@ MUTATING = {"add", "append", "clear", "discard", "extend", "insert", "pop", "pop
 
 # They hand the environment to other processes, learn from it who started them and which GPUs they may use, or show
 # the configured server.
+# The open pool of workers, which every stage of a search reaches through Prefect's tasks.
+MAY_KEEP_STATE = {"tasks/runtime/pool.py": ["ContextVar"]}
 MAY_READ_ENVIRONMENT = {
     "tasks/runtime/machine.py",
     "tasks/runtime/processes.py",
@@ -190,7 +192,7 @@ def _mutated(node: ast.AST) -> Iterator[str]:
 
 def test_no_module_keeps_state() -> None:
     states = {module: _state_of(tree) for module, tree in MODULES.items()}
-    assert {m: state for m, state in states.items() if state} == {}
+    assert {m: state for m, state in states.items() if state} == MAY_KEEP_STATE
 
 
 @pytest.mark.parametrize(
