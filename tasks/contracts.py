@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from tasks.algorithm.answer_shares import SplitFacts
 from tasks.algorithm.curves import Curve
 from tasks.algorithm.state import CheckpointKey
 from tasks.config.schema import LoraConfig, SearchConfig, TrainingConfig
@@ -45,7 +46,7 @@ class SplitRef(Value):
 
 
 class SubDatasetRef(Value):
-    """One sub-dataset, ready for training and selection; its test split is hashed, not opened."""
+    """One sub-dataset, ready for training and selection; its test split is hashed, not opened; `facts` are by split."""
 
     name: str
     metric: Metric
@@ -54,6 +55,8 @@ class SubDatasetRef(Value):
     validation: SplitRef
     test_sha256: str | None
     num_test_rows: int
+    facts: dict[str, SplitFacts] = {}
+    warnings: tuple[str, ...] = ()
 
 
 class SearchRef(Value):

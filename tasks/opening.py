@@ -86,6 +86,8 @@ def _begin(search: SearchRun) -> SearchStarted:
         opening=config.search.strategy().open(inputs.names),
         config=config.model_dump(mode="json"),
         content=_content(inputs),
+        facts={f"{part.name}/{split}": facts for part in inputs.sub_datasets for split, facts in part.facts.items()},
+        data_warnings=tuple(warning for part in inputs.sub_datasets for warning in part.warnings),
         environment=environment,
         numerical_environment=numerical_environment(config),
     )

@@ -54,6 +54,13 @@ class Form:
     remark: str = ""
     is_text: bool = False
 
+    @property
+    def warning(self) -> str:
+        """Return what a person should know who wrote no template; empty where the rows need none."""
+        if self.template is not None:
+            return f"rows are read as {self.words}, with template: {dict(self.template)}"
+        return f"rows are read as {self.words}: {self.remark}" if self.remark else ""
+
     @cached_property
     def template_config(self) -> TemplateConfig | None:
         """Return the template as in a configuration."""
@@ -165,7 +172,9 @@ def _of_chosen_messages(row: Row) -> Row:
 
 def _pair(row: Row, prompt: Any, completion: Any) -> Row:
     """Return a row of prompt and completion, with a space between them where neither has white space there."""
-    if is_text(prompt) and is_text(completion) and not (prompt[-1:].isspace() or completion[:1].isspace()):
+    if not (is_text(prompt) and is_text(completion)):
+        return row
+    if not (prompt[-1:].isspace() or completion[:1].isspace()):
         completion = f" {completion}"
     return {**row, "prompt": prompt, "completion": completion}
 
@@ -189,12 +198,10 @@ def _alpaca(sample: Rows) -> Form | None:
 
 
 def _instructed(row: Row, asked: str, given: str, said: str) -> Row:
+    if not (is_text(row.get(asked)) and is_text(row.get(said))):
+        return row
     lines = [row[name] for name in (asked, given) if is_text(row.get(name))]
-    completion = row.get(said)
-    return {
-        "prompt": "\n".join([*lines, "Answer:"]),
-        "completion": f" {completion}" if is_text(completion) else completion,
-    }
+    return {"prompt": "\n".join([*lines, "Answer:"]), "completion": f" {row[said]}"}
 
 
 def _text(sample: Rows) -> Form | None:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from tasks.algorithm.answer_shares import facts_of, warnings_of
 from tasks.algorithm.answers import single_number_in
 from tasks.config.schema import SearchConfig
 from tasks.config.sub_datasets import SubDatasetConfig
@@ -14,8 +15,8 @@ from tasks.data.base_model import prepare_base_model
 from tasks.data.examples import Example, fingerprint
 from tasks.data.leaks import shared_texts
 from tasks.data.problems import Problems
-from tasks.data.sources import read_splits
-from tasks.data.tokenization import Encoder, longest_completion, tokenize_split
+from tasks.data.sources import SPLITS, known_form, read_splits, train_source
+from tasks.data.tokenization import Encoder, longest_completion, read_tokenized, tokenize_split
 from tasks.errors import ConfigError, DataError, ModelError, SplitOverlapError
 
 logger = logging.getLogger(__name__)
@@ -55,13 +56,16 @@ def prepare_sub_datasets(
             splits[sub_dataset.name] = _splits_by_role(config, sub_dataset)
     problems.check()
     _check_overlap(config, splits)
-    refs = []
+    refs: list[SubDatasetRef] = []
     for sub_dataset in config.mixture.sub_datasets:
         with problems.collected():
             refs.append(_prepare(config, sub_dataset, splits[sub_dataset.name], encoder))
         on_prepared()
     problems.check()
+    refs = [*_with_shared_sources(config, refs)]
     for ref in refs:
+        for warning in ref.warnings:
+            logger.warning(warning)
         if ref.validation.num_rows < MIN_VALIDATION_ROWS:
             logger.warning(
                 f"{ref.name}: {ref.validation.num_rows} validation rows; below {MIN_VALIDATION_ROWS} "
@@ -139,19 +143,61 @@ def _prepare(config: SearchConfig, sub_dataset: SubDatasetConfig, splits: Splits
         raise _without_end(encoder, name, metric)
     for split in ("validation", "test"):
         _check_scorable(name, metric, split, splits.get(split, ()))
-    train = _tokenize(config, encoder, name, "train", splits["train"])
-    validation = _tokenize(config, encoder, name, "validation", splits["validation"])
-    if test is not None:  # so that a row of no use is found now; the tokens are not handed on
-        _tokenize(config, encoder, name, "test", test)
+    refs = {split: _tokenize(config, encoder, name, split, rows) for split, rows in splits.items()}
+    answers = {split: _answers(metric, refs[split], splits[split]) for split in SPLITS if split in splits}
+    facts = {
+        split: facts_of(own, refs[split].num_rows, len(splits[split]) - refs[split].num_rows)
+        for split, own in answers.items()
+    }
+    dropped = [
+        f"{own.num_dropped:,} of {own.num_dropped + own.num_rows:,} {split} rows are longer than training.max_length = "
+        f"{encoder.max_length} tokens and left out"
+        for split, own in facts.items()
+        if own.num_dropped
+    ]
+    form = known_form(config, sub_dataset)
+    read_as = [form.warning] if form is not None and form.warning else []
+    compared = {split: own for split, own in answers.items() if own is not None}
     return SubDatasetRef(
         name=name,
         metric=metric,
-        max_new_tokens=_num_generated(sub_dataset, validation),
-        train=train,
-        validation=validation,
+        max_new_tokens=_num_generated(sub_dataset, refs["validation"]),
+        train=refs["train"],
+        validation=refs["validation"],
         test_sha256=fingerprint(test) if test is not None else None,
         num_test_rows=len(test) if test is not None else 0,
+        facts=facts,
+        warnings=tuple(f"{name}: {warning}" for warning in (*dropped, *warnings_of(compared), *read_as)),
     )
+
+
+def _answers(metric: Metric, split: SplitRef, rows: Sequence[Example]) -> list[str] | None:
+    """Return the answers of a split's rows as the metric compares them; None where it compares none."""
+    if metric == "loss":
+        return None
+    if split.num_rows < len(rows):  # which ones were dropped, the tokenized split alone tells
+        columns = read_tokenized(split)
+        answers, completions = columns["answer"], columns["completion"]
+    else:
+        answers, completions = [row.answer for row in rows], [row.completion for row in rows]
+    if metric == "numeric":
+        return [str(single_number_in(answer)) for answer in answers]
+    return [completion.strip() for completion in completions]
+
+
+def _with_shared_sources(config: SearchConfig, refs: Sequence[SubDatasetRef]) -> Iterator[SubDatasetRef]:
+    """Yield the sub-datasets, with a warning to each whose train rows another one before it reads as well."""
+    first: dict[object, str] = {}
+    for sub_dataset, ref in zip(config.mixture.sub_datasets, refs, strict=True):
+        keys = [key for key in (ref.train.sha256, train_source(config, sub_dataset)) if key is not None]
+        before = next((first[key] for key in keys if key in first), None)
+        for key in keys:
+            first.setdefault(key, ref.name)
+        if before is None:
+            yield ref
+        else:
+            warning = f"{ref.name}: its train rows are those of {before}, and so count twice in the mixture"
+            yield ref.model_copy(update={"warnings": (warning, *ref.warnings)})
 
 
 def _without_end(encoder: Encoder, name: str, metric: Metric) -> ModelError:

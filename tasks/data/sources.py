@@ -31,6 +31,17 @@ def known_form(config: SearchConfig, sub_dataset: SubDatasetConfig) -> Form | No
     return form_of(sample) if sample else None
 
 
+def train_source(config: SearchConfig, sub_dataset: SubDatasetConfig) -> object:
+    """Return what the train rows are read from, equal for equal sources; None for rows that are generated."""
+    train = sub_dataset.splits.train
+    if sub_dataset.hub is not None:
+        return sub_dataset.hub, sub_dataset.hub_config, sub_dataset.revision, train
+    if sub_dataset.path is not None:
+        files = split_files(sub_dataset.name, config.resolve(sub_dataset.path), "train", train)
+        return tuple(file.resolve() for file in files)
+    return None
+
+
 def read_splits(config: SearchConfig, sub_dataset: SubDatasetConfig) -> dict[str, list[Example]]:
     """Return the examples of each split of the sub-dataset; there is no `test` where it has none.
 

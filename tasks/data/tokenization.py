@@ -171,6 +171,13 @@ def tokenize_split(
     return SplitRef(directory=str(directory.resolve()), **meta)
 
 
+def read_tokenized(split: SplitRef) -> Any:
+    """Return the rows of a tokenized split."""
+    import datasets
+
+    return datasets.load_from_disk(split.directory)
+
+
 def _encode_all(
     encoder: Encoder, name: str, split: str, examples: Sequence[Example], on_too_long: str
 ) -> list[dict[str, Any]]:

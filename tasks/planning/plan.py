@@ -53,6 +53,8 @@ def make_plan(config: SearchConfig, inputs: Inputs) -> Plan:
         least=_extreme(min, [model.cost_of(mixtures, "least") for mixtures in searches]),
         expected=model.cost_of(expected, "expected"),
         most=_extreme(max, [model.cost_of(mixtures, "most") for mixtures in searches]),
+        facts={part.name: part.facts for part in inputs.sub_datasets},
+        data_warnings=tuple(warning for part in inputs.sub_datasets for warning in part.warnings),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from tasks.algorithm.answer_shares import SplitFacts
 from tasks.algorithm.costs import LedgerLine
 from tasks.algorithm.curves import Curve
 from tasks.algorithm.state import Champion, CheckpointKey
@@ -43,6 +44,8 @@ class SearchStarted(_Event):
     Attributes:
         config: the resolved configuration, without passwords; see also the properties below.
         content: SHA-256 of the base model and of every split.
+        facts: rows, dropped rows and most frequent answer of every split, as in `content`; empty in older journals.
+        data_warnings: why scores may tell little, or what of the rows is not used.
         environment: versions, git commit and hardware.
         numerical_environment: the settings and package versions that can change results in the last digits.
     """
@@ -53,6 +56,8 @@ class SearchStarted(_Event):
     opening: Opening = Opening()
     config: dict[str, Any]
     content: dict[str, str] = Field(default_factory=dict)
+    facts: dict[str, SplitFacts] = Field(default_factory=dict)
+    data_warnings: tuple[str, ...] = ()
     environment: dict[str, Any] = Field(default_factory=dict)
     numerical_environment: dict[str, Any] = Field(default_factory=dict)
 

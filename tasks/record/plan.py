@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
+from pydantic import Field
+
+from tasks.algorithm.answer_shares import SplitFacts
 from tasks.algorithm.costs import total_by_kind
 from tasks.contracts import Value
 from tasks.record.events import RoundDecided
@@ -43,7 +46,8 @@ class SearchCost(Value):
 class Plan(Value):
     """Cost of a search before it runs.
 
-    `least` and `most` are the bounds of each quantity on its own. `num_parameters` includes adapters.
+    `least` and `most` are the bounds of each quantity on its own. `num_parameters` includes adapters. `facts` are by
+    sub-dataset and split, and `data_warnings` in words; a plan of an earlier version has none.
     """
 
     num_sub_datasets: int
@@ -52,6 +56,8 @@ class Plan(Value):
     least: SearchCost
     expected: SearchCost
     most: SearchCost
+    facts: dict[str, dict[str, SplitFacts]] = Field(default_factory=dict)
+    data_warnings: tuple[str, ...] = ()
 
 
 class Comparison(Value):

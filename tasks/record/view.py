@@ -202,6 +202,11 @@ class SearchView:
         """Return the round whose roll-out published a checkpoint; the base model belongs to the first."""
         return next((told for told in self.rounds if key in told.own), self.rounds[0])
 
+    def constant_score(self, name: str, split: str) -> float | None:
+        """Return the accuracy of a split's most frequent answer; None where it is not on record."""
+        facts = self.started.facts.get(f"{name}/{split}")
+        return facts.top_share if facts is not None else None
+
 
 def read_view(directory: str) -> SearchView:
     """Return the view of the search in a directory.

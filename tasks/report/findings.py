@@ -189,6 +189,8 @@ def remarks(view: SearchView) -> dict[str, str]:
     if view.accepted_changes:
         changes = words.listed(view.accepted_changes)
         found["changed on the way"] = f"The search went on with {changes}; it may differ from an undisturbed one."
+    if view.started.data_warnings:
+        found["the data"] = f"Told before training: {'; '.join(view.started.data_warnings)}."
     if few := _few_rows(view):
         found["few validation rows"] = (
             f"{words.listed(few)} {'has' if len(few) == 1 else 'have'} fewer than {FEW_ROWS} validation rows; with "

@@ -179,6 +179,7 @@ def show_plan(plan: Plan, speed: Speed | None, prices: Mapping[str, Price]) -> N
     """Tell a plan; `prices` are by course, and empty where no speed is known."""
     trained = f", of which {plan.num_trained:,} are trained" if plan.num_trained < plan.num_parameters else ""
     tell(f"model: {plan.num_parameters:,} parameters{trained}; {plan.num_sub_datasets} sub-datasets")
+    tell_table(tables.facts_table(plan.facts))
     tell_table(tables.estimate_table(plan, prices))
     if speed is None:
         tell("hours: not known; state --flops-per-s (of one device), or run a search of this model here")

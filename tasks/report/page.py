@@ -101,8 +101,15 @@ def _data_rows(view: SearchView) -> list[dict[str, Any]]:
         validation = view.rounds[0].curves[name].end.num_examples if view.rounds else None
         counts = (train and train.rows, train and train.tokens, validation, tested.get(name))
         sha256 = view.started.content.get(f"{name}/train", train.sha256 if train else "")
-        rows.append({"name": name, "source": _source(configured.get(name, {})), "counts": counts, "sha256": sha256})
+        row = {"name": name, "source": _source(configured.get(name, {})), "counts": counts, "sha256": sha256}
+        rows.append({**row, "dropped": _dropped(view, name)})
     return rows
+
+
+def _dropped(view: SearchView, name: str) -> str:
+    """Return the rows of each split that were left out as too long; empty where the journal does not tell."""
+    facts = {split: view.started.facts.get(f"{name}/{split}") for split in ("train", "validation", "test")}
+    return ", ".join(f"{own.num_dropped:,} {split}" for split, own in facts.items() if own and own.num_dropped)
 
 
 def _source(part: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import rich.table
 from rich.text import Text
 
+from tasks.algorithm.answer_shares import SplitFacts
 from tasks.algorithm.costs import LedgerLine
 from tasks.algorithm.curves import Verdict
 from tasks.contracts import CheckpointScores, SubDatasetScore
@@ -125,7 +126,10 @@ def decision_table(verdicts: Iterable[Verdict], metric: Metric) -> Table:
 
 
 def champion_table(view: SearchView, validation: CheckpointScores, test: CheckpointScores | None) -> Table:
-    """Return a row for each sub-dataset: validation score, the score at its exclusion, test scores and test rows."""
+    """Return a row for each sub-dataset: validation score, the score at its exclusion, test scores and test rows.
+
+    Beside each score stands what the most frequent answer would score, where the journal has it.
+    """
     tested, untested = test.scores if test is not None else (), (words.score(None), words.score(None), "none")
     at_exclusion = {e.sub_dataset: words.score(view.score(e.score).shown) for e in view.state.excluded}
     on_test = {
@@ -133,15 +137,19 @@ def champion_table(view: SearchView, validation: CheckpointScores, test: Checkpo
         for score in tested
     }
     rows = [
-        (name, words.score(getattr(score, view.metric)), at_exclusion.get(name, "never"), *on_test.get(name, untested))
+        [name, words.score(getattr(score, view.metric)), at_exclusion.get(name, "never"), *on_test.get(name, untested)]
         for score in validation.scores
         for name in [score.sub_dataset]
     ]
     means = (mean_of(validation.scores, view.metric), None, mean_of(tested, "loss"), mean_of(tested, "accuracy"))
     first, _, *others = (words.score(mean, 4) for mean in means)
-    headings = (f"validation {view.metric}", f"{view.metric} at exclusion", "test loss", "test accuracy", "test rows")
-    columns = (*names("sub-dataset"), *numbers(*headings))
-    return Table(columns, [*rows, ("mean", first, "", *others, "")], {len(rows): "mean"})
+    headings = [f"validation {view.metric}", f"{view.metric} at exclusion", "test loss", "test accuracy", "test rows"]
+    lines = [*rows, ["mean", first, "", *others, ""]]
+    for place, split in ((5, "test"), (2, "validation")) if view.started.facts else ():
+        headings.insert(place - 1, "constant answer")
+        for cells in lines:
+            cells.insert(place, words.score(view.constant_score(cells[0], split)) if cells is not lines[-1] else "")
+    return Table((*names("sub-dataset"), *numbers(*headings)), [tuple(cells) for cells in lines], {len(rows): "mean"})
 
 
 def mean_of(scores: Sequence[SubDatasetScore], metric: Metric) -> float | None:
@@ -164,6 +172,24 @@ def cost_table(lines: Iterable[LedgerLine]) -> Table:
         for line in lines
     ]
     return Table((*names("work"), *numbers("tokens", "rows", "FLOPs", "seconds", "written")), rows)
+
+
+def facts_table(facts: Mapping[str, Mapping[str, SplitFacts]]) -> Table:
+    """Return a row for each split: its rows, those left out as too long, and what its most frequent answer scores."""
+    rows = [
+        (
+            name,
+            split,
+            f"{own.num_rows:,}",
+            f"{own.num_dropped:,}" if own.num_dropped else "–",
+            words.score(own.top_share),
+            "–" if own.top_answer is None else words.short(" ".join(own.top_answer.split()), 24),
+        )
+        for name, by_split in facts.items()
+        for split, own in by_split.items()
+    ]
+    columns = (*names("sub-dataset", "split"), *numbers("rows", "dropped", "a constant answer scores"))
+    return Table((*columns, *texts("the answer")), rows)
 
 
 def estimate_table(plan: Plan, prices: Mapping[str, Price]) -> Table:
