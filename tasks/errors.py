@@ -274,12 +274,13 @@ class TrackingError(MsftError):
 
     def __init__(self, uri: str, cause: str, status: int | None = None) -> None:
         self.is_refused = status is not None
-        credentials = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to a user who may write there"
+        advice = "change what it refuses" if status is not None else "start it (or set tracking.uri)"
+        if status in (401, 403):
+            advice = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to a user who may write there"
         super().__init__(
             f"MLflow at {without_password(uri)}: {without_password_of(uri, cause)}",
             expected="a tracking store that answers and holds this search",
-            fix=f"{credentials if status in (401, 403) else 'start it (or set tracking.uri)'} and {_CONTINUES}; "
-            "nothing that was finished is lost",
+            fix=f"{advice} and {_CONTINUES}; nothing that was finished is lost",
         )
 
 

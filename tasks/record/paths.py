@@ -60,6 +60,7 @@ def score_file_of(key: CheckpointKey) -> str:
 
 _LOCAL_PAGES = "http://127.0.0.1:5000"  # the default of `mlflow ui`
 _NUM_NAMED = 4
+_LONGEST_TITLE = 250  # of a run, where MLflow keeps it in a database that checks
 
 
 def search_title(name: str, search_id: str) -> str:
@@ -71,7 +72,8 @@ def round_title(search: SearchRef, round_index: int, active: Sequence[str]) -> s
     """Return the title of a round, `search-0a1b2c3d / round-3 [gsm8k, boolq]`; a long mixture is cut."""
     named = list(active) if len(active) <= _NUM_NAMED else [*active[: _NUM_NAMED - 1], "…"]
     count = "" if len(active) <= _NUM_NAMED else f" {len(active)} of"
-    return f"{search_title(search.name, search.search_id)} / round-{round_index}{count} [{', '.join(named)}]"
+    title = f"{search_title(search.name, search.search_id)} / round-{round_index}{count} [{', '.join(named)}]"
+    return title if len(title) <= _LONGEST_TITLE else f"{title[: _LONGEST_TITLE - 2]}…]"
 
 
 def mlflow_command(search: SearchRef) -> str:

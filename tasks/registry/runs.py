@@ -145,7 +145,7 @@ def open_round_run(search: SearchRef, round_index: int, active: Sequence[str]) -
         "msft.search_id": search.search_id,
         "msft.kind": "round",
         "msft.round": str(round_index),
-        "msft.active": ", ".join(active),
+        "msft.active": ", ".join(active)[:_LONGEST_TAG],
         "mlflow.parentRunId": search.run_id,
         "mlflow.runName": round_title(search, round_index, active),
     }
