@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypedDict, Unpack
 
 from tasks.redaction import without_password, without_password_of
 
 _CONTINUES = "run the same command again"
 
 
+class _Parts(TypedDict, total=False):
+    """The lines under the first, in their order."""
+
+    column: str
+    got: str
+    expected: str
+    log: str
+    fix: str
+
+
 class MsftError(Exception):
-    """Base class: a failure with a message for the user.
+    """Base class: a failure with a message for the user; subclasses set the parts that are always the same.
 
     `retryable` is True where the same call may succeed when it is made again.
     """
 
     retryable = False
-    subject = "{}"
+    subject, expected, fix = "{}", "", ""
 
-    def __init__(
-        self, what: str, *, column: str = "", got: str = "", expected: str = "", log: str = "", fix: str = ""
-    ) -> None:
-        rows = {"column": column, "got": got, "expected": expected, "log": log, "fix": fix}
-        lines = [f"  {label + ':':<10}{text}" for label, text in rows.items() if text]
-        super().__init__("\n".join([self.subject.format(what), *lines]))
+    def __init__(self, what: str, listed: Sequence[str] = (), **parts: Unpack[_Parts]) -> None:
+        told = {"expected": self.expected, "fix": self.fix} | {label: text for label, text in parts.items() if text}
+        lines = [f"  {label + ':':<10}{told[label]}" for label in _Parts.__annotations__ if told.get(label)]
+        super().__init__("\n".join([self.subject.format(what), *(f"  - {line}" for line in listed), *lines]))
 
 
 class ConfigError(MsftError):
@@ -31,8 +40,7 @@ class ConfigError(MsftError):
 
     def __init__(self, where: str, problems: Sequence[str]) -> None:
         self.where, self.problems = where, tuple(problems)
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        super().__init__(f"{where}: {count}\n{_listed(problems)}")
+        super().__init__(f"{where}: {len(problems)} problem{'s' if len(problems) != 1 else ''}", problems)
 
 
 class DataError(MsftError):
@@ -58,11 +66,12 @@ class DataErrors(DataError):
 class SplitOverlapError(MsftError):
     """The same text is in two splits, so that a validation or test score would measure memory."""
 
+    expected = "no prompt in more than one split"
+    fix = "remove the rows, or accept them with --set mixture.on_overlap=warn"
+
     def __init__(self, pairs: Sequence[str], count: int) -> None:
         more = f"\n  … and {count - len(pairs)} more" if count > len(pairs) else ""
-        what = f"{count} texts stand in two splits:\n{_listed(pairs)}{more}"
-        fix = "remove the rows, or accept them with --set mixture.on_overlap=warn"
-        super().__init__(what, expected="no prompt in more than one split", fix=fix)
+        super().__init__("\n  - ".join([f"{count} texts stand in two splits:", *pairs]) + more)
 
 
 class ModelError(MsftError):
@@ -74,28 +83,30 @@ class ModelError(MsftError):
 class EmptyCurveError(MsftError):
     """A curve has no points, so that it has no peak."""
 
-    def __init__(self, sub_dataset: str) -> None:
-        super().__init__(f"sub-dataset {sub_dataset!r} has no validation score in this roll-out")
+    subject = "sub-dataset {!r} has no validation score in this roll-out"
 
 
 class NonFiniteScoreError(MsftError):
     """A validation score or loss is NaN or infinite: the model has diverged, and no peak can be trusted."""
 
+    expected = "a finite number"
+    fix = (
+        "lower training.learning_rate or training.max_grad_norm and search again; finished rounds are kept in the "
+        "search directory"
+    )
+
     def __init__(self, sub_dataset: str, where: str, value: float) -> None:
-        fix = (
-            "lower training.learning_rate or training.max_grad_norm and search again; finished rounds are kept in the "
-        )
-        what, fix = f"sub-dataset {sub_dataset!r}, {where}", f"{fix}search directory"
-        super().__init__(what, got=str(value), expected="a finite number", fix=fix)
+        super().__init__(f"sub-dataset {sub_dataset!r}, {where}", got=str(value))
 
 
 class NonFiniteLossError(MsftError):
     """The training loss became NaN or infinite."""
 
+    subject, expected = "training loss at step {}", "a finite number"
+    fix = "lower training.learning_rate, or set training.precision=fp32, and search again"
+
     def __init__(self, step: int, loss: float, sub_datasets: Sequence[str]) -> None:
-        got = f"{loss} (batch of {', '.join(sub_datasets)})"
-        fix = "lower training.learning_rate, or set training.precision=fp32, and search again"
-        super().__init__(f"training loss at step {step}", got=got, expected="a finite number", fix=fix)
+        super().__init__(str(step), got=f"{loss} (batch of {', '.join(sub_datasets)})")
 
 
 class WorkerError(MsftError):
@@ -121,80 +132,69 @@ _LESS_MEMORY = f"""\
 class CheckpointNotFoundError(MsftError):
     """MLflow holds no READY checkpoint with this key."""
 
+    fix = f"{_CONTINUES}; it trains what is missing"
+
     def __init__(self, search_id: str, round_index: int, step: int, ready_steps: Sequence[int]) -> None:
         steps = ", ".join(str(s) for s in ready_steps) or "none"
         what = f"search {search_id}, round {round_index}: no READY checkpoint at step {step}"
-        super().__init__(what, got=f"READY steps: {steps}", fix=f"{_CONTINUES}; it trains what is missing")
+        super().__init__(what, got=f"READY steps: {steps}")
 
 
 class CheckpointDamagedError(MsftError):
     """The files of a checkpoint differ from its manifest; with `is_decided`, a decision depends on it."""
 
+    subject, expected = "checkpoint {} is damaged:", "every file of manifest.json with its size and sha256"
+
     def __init__(self, path: str, problems: Sequence[str], *, is_decided: bool = False) -> None:
         self.problems = tuple(problems)
         restore = "restore it from a backup, or search again with a new name (--set name=…)"
         retrain = f"{_CONTINUES}; it sets this directory aside and trains again from the checkpoint before it"
-        super().__init__(
-            f"checkpoint {path} is damaged:\n{_listed(problems)}",
-            expected="every file of manifest.json with its size and sha256",
-            fix=restore if is_decided else retrain,
-        )
+        super().__init__(path, problems, fix=restore if is_decided else retrain)
 
 
 class NoDiskSpaceError(MsftError):
-    """Something does not fit on the disk, and nothing of it is left behind; `needed` is None where it is not known."""
+    """Something of `needed` bytes (None: unknown) does not fit; nothing of it is left, and earlier state is whole."""
+
+    fix = f"free the space and {_CONTINUES}; nothing that was finished is lost"
 
     def __init__(self, path: str, needed: int | None, free: int, what: str = "a checkpoint") -> None:
-        super().__init__(
-            f"{path}: no room for {what}",
-            got=f"{free:,} bytes free",
-            expected=f"{needed:,} bytes" if needed is not None else "more",
-            fix=f"free the space and {_CONTINUES}; nothing that was finished is lost",
-        )
+        expected = f"{needed:,} bytes" if needed is not None else "more"
+        super().__init__(f"{path}: no room for {what}", got=f"{free:,} bytes free", expected=expected)
 
 
 class BusyError(MsftError):
     """Another process owns this search directory, or this GPU."""
 
-    def __init__(self, what: str, owner: str) -> None:
-        fix = "wait for it (or choose another GPU with CUDA_VISIBLE_DEVICES), or end that process, and "
-        fix += _CONTINUES
-        super().__init__(f"{what} is in use", got=f"owner {owner}", expected="one owner at a time", fix=fix)
+    subject, expected = "{} is in use", "one owner at a time"
+    fix = f"wait for it (or choose another GPU with CUDA_VISIBLE_DEVICES), or end that process, and {_CONTINUES}"
 
 
 class LockError(MsftError):
     """A lock file cannot be opened."""
 
+    subject, expected = "lock {}", "a file that every user of this machine may read and write"
+
     def __init__(self, path: str, cause: str) -> None:
         fix = f"let its owner end what holds it and run `chmod 666 {path}`, or remove it; then {_CONTINUES}"
-        expected = "a file that every user of this machine may read and write"
-        super().__init__(f"lock {path}", got=cause, expected=expected, fix=fix)
+        super().__init__(path, got=cause, fix=fix)
 
 
 class OtherSearchError(MsftError):
     """An unfinished search of the same name and seed was started with another configuration."""
 
-    def __init__(self, directory: str, differences: Sequence[str]) -> None:
-        super().__init__(
-            f"{directory} holds an unfinished search of this name and seed with another configuration:\n"
-            f"{_listed(differences)}",
-            expected="one configuration until a search has ended",
-            fix="restore these values to go on with it, choose another name for a new search (--set name=…), "
-            "or remove that directory",
-        )
+    subject = "{} holds an unfinished search of this name and seed with another configuration:"
+    expected = "one configuration until a search has ended"
+    fix = (
+        "restore these values to go on with it, choose another name for a new search (--set name=…), or remove that "
+        "directory"
+    )
 
 
 class SearchNotFoundError(MsftError):
     """A name matches no search, or more than one."""
 
-    def __init__(self, name: str, output_root: str, there: Sequence[str], *, is_ambiguous: bool) -> None:
-        found = "several searches begin so; there are" if is_ambiguous else "no such search; there is"
-        super().__init__(
-            f"search {name!r} in {output_root}",
-            got=f"{found} {', '.join(there) or 'none'}",
-            expected="a search's directory, or its name, its id, or an unambiguous beginning of both",
-            fix="list the searches with msft status (and --output-root where they are elsewhere)",
-        )
+    expected = "a search's directory, or its name, its id, or an unambiguous beginning of both"
+    fix = "list the searches with msft status (and --output-root where they are elsewhere)"
 
 
 class ExportError(MsftError):
@@ -210,59 +210,50 @@ class InitError(MsftError):
 class DriftError(MsftError):
     """The inputs or the numerical environment are not those that the search started with."""
 
+    subject = "search {} cannot go on to the same result, since it began with others:"
+    expected = "the data, base model, packages and processes that it began with"
+
     def __init__(self, search_id: str, differences: Sequence[str], *, can_be_accepted: bool) -> None:
         accept = "accept the changes with --accept-changes, which the journal records"
         anew = "start another search with a new name (--set name=…)"
-        super().__init__(
-            f"search {search_id} cannot go on to the same result, since it began with others:\n{_listed(differences)}",
-            expected="the data, base model, packages and processes that it began with",
-            fix=f"restore them, or {accept if can_be_accepted else anew}",
-        )
+        super().__init__(search_id, differences, fix=f"restore them, or {accept if can_be_accepted else anew}")
 
 
 class DifferentDataError(MsftError):
     """Searches to be compared used different data, or different base models."""
 
-    def __init__(self, seed: int, first: str, second: str, differences: Sequence[str]) -> None:
-        super().__init__(
-            f"seed {seed}: {first} (was) and {second} (is) cannot be compared:\n{_listed(differences)}",
-            expected="the same rows and base model for all methods of a seed",
-            fix="restore what changed, or compare under another name (--set name=…)",
-        )
+    expected = "the same rows and base model for all methods of a seed"
+    fix = "restore what changed, or compare under another name (--set name=…)"
 
 
 class IncompleteComparisonError(MsftError):
     """Some searches of a comparison or sweep failed; the report has the others."""
 
-    def __init__(self, failures: Sequence[str], num_searches: int) -> None:
-        super().__init__(
-            f"{len(failures)} of {num_searches} searches failed:\n{_listed(failures)}",
-            expected="all of them; those that ended are in the report above",
-            fix=f"fix the causes and {_CONTINUES}; searches that have ended are not repeated",
-        )
+    expected = "all of them; those that ended are in the report above"
+    fix = f"fix the causes and {_CONTINUES}; searches that have ended are not repeated"
 
 
 class JournalError(MsftError):
     """The journal is not the history of one search; `fix` is given where restoring it would not help."""
 
+    expected = "one JSON event a line, as this search wrote it"
+    fix = "restore the file from MLflow's artifact `journal.jsonl` of the search's run"
+
     def __init__(self, path: str, line: int, cause: str, fix: str = "") -> None:
-        super().__init__(
-            f"{path}, line {line}: {cause}",
-            expected="one JSON event a line, as this search wrote it",
-            fix=fix or "restore the file from MLflow's artifact `journal.jsonl` of the search's run",
-        )
+        super().__init__(f"{path}, line {line}: {cause}", fix=fix)
 
 
 class PrefectServerError(MsftError):
     """The Prefect server of a command, configured or its own, does not answer."""
 
-    def __init__(self, url: str, cause: str, log_path: str) -> None:
-        fix = (
-            "fix the cause; or set PREFECT_API_URL to the address of a server (prefect server start); or unset it, and "
-            "the command starts its own"
-        )
-        what = f"Prefect server at {url}: {cause}"
-        super().__init__(what, expected="a server that answers", log=log_path, fix=fix)
+    expected = "a server that answers"
+    fix = (
+        "fix the cause; or set PREFECT_API_URL to the address of a server (prefect server start); or unset it, and "
+        "the command starts its own"
+    )
+
+    def __init__(self, url: str, cause: str, log: str) -> None:
+        super().__init__(f"Prefect server at {url}: {cause}", log=log)
 
 
 class DeploymentError(MsftError):
@@ -272,29 +263,23 @@ class DeploymentError(MsftError):
 class TrackingError(MsftError):
     """MLflow cannot be reached, or refuses a request; `status` is the HTTP status of a refusal."""
 
+    expected = "a tracking store that answers and holds this search"
+
     def __init__(self, uri: str, cause: str, status: int | None = None) -> None:
         self.is_refused = status is not None
-        advice = "change what it refuses" if status is not None else "start it (or set tracking.uri)"
+        advice = "change what it refuses" if self.is_refused else "start it (or set tracking.uri)"
         if status in (401, 403):
             advice = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to a user who may write there"
-        super().__init__(
-            f"MLflow at {without_password(uri)}: {without_password_of(uri, cause)}",
-            expected="a tracking store that answers and holds this search",
-            fix=f"{advice} and {_CONTINUES}; nothing that was finished is lost",
-        )
+        what = f"MLflow at {without_password(uri)}: {without_password_of(uri, cause)}"
+        super().__init__(what, fix=f"{advice} and {_CONTINUES}; nothing that was finished is lost")
 
 
 class DeletedRunError(MsftError):
     """A run of this search was deleted in MLflow, and with it the checkpoints that the rollback needs."""
 
+    expected = "the search's run and those of its rounds"
+
     def __init__(self, uri: str, run_id: str) -> None:
         place = without_password(uri)
-        super().__init__(
-            f"MLflow at {place}: run {run_id} of this search was deleted",
-            expected="the search's run and those of its rounds",
-            fix=f"MLFLOW_TRACKING_URI={place} mlflow runs restore --run-id {run_id}, then {_CONTINUES}",
-        )
-
-
-def _listed(lines: Sequence[str]) -> str:
-    return "\n".join(f"  - {line}" for line in lines)
+        fix = f"MLFLOW_TRACKING_URI={place} mlflow runs restore --run-id {run_id}, then {_CONTINUES}"
+        super().__init__(f"MLflow at {place}: run {run_id} of this search was deleted", fix=fix)

@@ -142,7 +142,8 @@ def find_all(outcomes: Sequence[Outcome], *, same_data: bool) -> tuple[Finding, 
         content = start_of(events).content
         before, held = first.setdefault(arm.seed, (arm, content))
         if same_data and held != content:
-            raise DifferentDataError(arm.seed, before.label, arm.label, differences(held, content))
+            what = f"seed {arm.seed}: {before.label} (was) and {arm.label} (is) cannot be compared:"
+            raise DifferentDataError(what, differences(held, content))
         findings.append(_finding(arm, events, content))
     return tuple(findings)
 
@@ -179,4 +180,4 @@ def refuse_failures(outcomes: Sequence[Outcome]) -> None:
     """Raise an IncompleteComparisonError that names the failed searches and their causes, if there are any."""
     failures = [f"{o.arm.label}: {o.error.splitlines()[0]}" for o in outcomes if o.error]
     if failures:
-        raise IncompleteComparisonError(failures, len(outcomes))
+        raise IncompleteComparisonError(f"{len(failures)} of {len(outcomes)} searches failed:", failures)

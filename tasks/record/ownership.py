@@ -119,7 +119,7 @@ def _locked(path: Path, what: str, wait_s: float, kind: int = fcntl.LOCK_EX) -> 
             # An attempt on a machine that only seemed lost still works for the same run.
             is_own = bool(run) and owner.endswith(run)
             if time.monotonic() >= deadline and not is_own:
-                raise BusyError(what, owner)
+                raise BusyError(what, got=f"owner {owner}")
             if not has_told:
                 logger.info(f"{what} is in use by {owner}; waiting")
                 has_told = True

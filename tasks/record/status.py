@@ -73,7 +73,9 @@ def find_search(output_root: str, search: str) -> str:
     near = [name for name in names if name == search]
     near = near or [name for name in names if name.startswith(search) or name.endswith(f"-{search}")]
     if len(near) != 1:
-        raise SearchNotFoundError(search, output_root, near or names, is_ambiguous=len(near) > 1)
+        found = "several searches begin so; there are" if near else "no such search; there is"
+        got = f"{found} {', '.join(near or names) or 'none'}"
+        raise SearchNotFoundError(f"search {search!r} in {output_root}", got=got)
     return str(Path(output_root, near[0]))
 
 
