@@ -17,6 +17,7 @@ from flows.cli_compare import compare, methods, sweep
 from flows.cli_search import deploy, doctor, export, init, inspect, plan, report, resume, search, status
 from tasks.errors import ConfigError, MsftError
 from tasks.report import terminal
+from tasks.runtime.processes import bypass_proxy
 
 logger = logging.getLogger("flows.cli")  # `python -m flows.cli` names this module __main__
 _EPILOG = (
@@ -81,6 +82,7 @@ def root(
     """mSFT: fine-tune on a mixture of sub-datasets, with none of them overfitting while others still learn."""
     for key, value in _QUIET.items():
         os.environ.setdefault(key, value)
+    bypass_proxy()  # whichever server of this machine the command asks
 
 
 for _command in (init, inspect, plan, search, resume, status, report, export, compare, sweep, methods, deploy, doctor):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from importlib.metadata import version
@@ -30,6 +31,13 @@ for arguments in json.loads(sys.argv[1]):
     print(type(result.exception).__name__)
 print(sorted({"prefect", "mlflow", "torch", "transformers", "datasets", "pandas", "matplotlib"} & set(sys.modules)))
 """
+
+
+def test_every_command_reaches_this_machine_without_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "example.org")
+    assert CliRunner().invoke(app, ["methods"]).exit_code == 0
+    assert os.environ["no_proxy"] == os.environ["NO_PROXY"] == "example.org,127.0.0.1,localhost,::1"
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
