@@ -15,7 +15,7 @@ from tasks.record.paths import CHAMPION
 from tasks.record.view import view_of
 from tasks.registry.champion import log_test_scores, register_champion
 from tasks.registry.checkpoints import find_checkpoint
-from tasks.registry.runs import log_test_datasets
+from tasks.registry.runs import log_datasets
 from tasks.report.markdown import card_of
 from tasks.rollback import find_whole, keep_the_champion
 from tasks.stage import stage
@@ -48,7 +48,8 @@ def _crown(search: SearchRun, history: History) -> ChampionResult:
     card.write(directory)
     registered = register_champion(ref, directory, checkpoint, card)
     hashes = {part.name: part.test_sha256 for part in parts if part.test_sha256 is not None}
-    log_test_datasets(ref, test, hashes)
+    # Not before, since a search must not depend on them.
+    log_datasets(ref, [(s.sub_dataset, "test", hashes[s.sub_dataset], {"rows": s.num_examples}) for s in test.scores])
     digests = {name: sha256[:16] for name, sha256 in hashes.items()}
     log_test_scores(ref, registered, checkpoint, test, digests)
     return ChampionResult(

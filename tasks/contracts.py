@@ -107,13 +107,7 @@ class SubDatasetDraws(Value):
 
 
 class Mixture(Value):
-    """The active mixture of one round.
-
-    Attributes:
-        epoch_rows, full_epoch_rows: rows in one epoch of this mixture, and of all N (the budget's unit).
-        epochs, num_rows, num_steps: length of the roll-out; epochs are of this mixture.
-        evaluation_offsets: steps after the roll-out's start at which a checkpoint is published, ascending.
-    """
+    """The active mixture of one round: `MixturePlan` with its splits and data positions."""
 
     round: int
     draws: tuple[SubDatasetDraws, ...]

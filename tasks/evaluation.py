@@ -42,12 +42,7 @@ def evaluate_checkpoints(
 
     Scores are those of the scorer, which loads the model once for all checkpoints. Checkpoints that were scored before
     an interruption keep the scores that MLflow holds. The first point is `start`, with the scores that the rollback
-    found in MLflow.
-
-    Args:
-        search: the search.
-        checkpoints: all checkpoints of the round.
-        start: the checkpoint that the roll-out started from; None for the base model, which then is one of the round's.
+    found there; it is None for the base model, which then is one of the round's `checkpoints`.
     """
     scores = _scores_of(search, checkpoints)
     cost = _total([scores[checkpoint.key].cost for checkpoint in checkpoints])
@@ -99,14 +94,9 @@ def curves_of(
 
 
 def _point(key: CheckpointKey, score: SubDatasetScore | None, name: str, by_loss: bool) -> MetricPoint:
-    if score is None:
+    selected = None if score is None else -score.loss if by_loss else score.accuracy
+    if score is None or selected is None:
         raise EmptyCurveError(f"{name} at {key}")
-    if by_loss:
-        selected = -score.loss
-    elif score.accuracy is None:
-        raise EmptyCurveError(f"{name} at {key}")
-    else:
-        selected = score.accuracy
     return MetricPoint(checkpoint=key, score=selected, loss=score.loss, num_examples=score.num_examples)
 
 
@@ -115,12 +105,8 @@ def _covers(scores: CheckpointScores, names: Sequence[str]) -> bool:
 
 
 def _total(costs: Sequence[EvaluationCost]) -> EvaluationCost:
-    return EvaluationCost(
-        num_tokens=sum(cost.num_tokens for cost in costs),
-        num_examples=sum(cost.num_examples for cost in costs),
-        flops=sum(cost.flops for cost in costs),
-        seconds=sum(cost.seconds for cost in costs),
-    )
+    fields = EvaluationCost.model_fields
+    return EvaluationCost.model_validate({field: sum(getattr(cost, field) for cost in costs) for field in fields})
 
 
 @contextmanager
@@ -209,7 +195,7 @@ def _holds_scores(directory: Path, request: ScoreRequest) -> bool:
     if not manifest.is_file():
         return False
     held = _scores_in(directory, request.key, hash_file(manifest))
-    return held is not None and {*request.sub_datasets} <= {score.sub_dataset for score in held.scores}
+    return held is not None and _covers(held, request.sub_datasets)
 
 
 def _write_spec(spec: ScoreSpec) -> Path:

@@ -33,22 +33,14 @@ _PARTING_S = 8.0
 def open_search(search: SearchRun, parent_run_id: str) -> tuple[SearchRun, History]:
     """Return the search with the ids of its MLflow run, and its history; a new search is recorded with its inputs.
 
-    Args:
-        search: the search, in a directory that this process owns.
-        parent_run_id: MLflow run of the comparison that it is part of; empty where it runs alone.
+    `parent_run_id` is the run of the comparison that it is part of; empty where it runs alone.
 
     Raises:
         TrackingError: MLflow does not answer.
     """
-    directory = search.ref.directory
-    events = read_events(directory)
-    ref = open_search_run(
-        search.ref,
-        search.config.tracking.experiment,
-        _params(search.config, search.inputs),
-        is_new=not events,
-        parent_run_id=parent_run_id,
-    )
+    directory, experiment = search.ref.directory, search.config.tracking.experiment
+    events, params = read_events(directory), _params(search.config, search.inputs)
+    ref = open_search_run(search.ref, experiment, params, is_new=not events, parent_run_id=parent_run_id)
     search = search.model_copy(update={"ref": ref})
     history = history_of(directory, events or [_begin(search)])
     log_files(ref, [Path(directory, JOURNAL)])
@@ -78,7 +70,12 @@ def _begin(search: SearchRun) -> SearchStarted:
     write_file(files[0], dump_config(config))  # other searches of this name read it
     write_file(files[1], json.dumps(environment, indent=1) + "\n")
     files.append(record_plan(config, directory, inputs))
-    log_datasets(search.ref, inputs.sub_datasets)
+    splits = [
+        (part.name, split, rows.sha256, {"rows": rows.num_rows, "tokens": rows.num_tokens})
+        for part in inputs.sub_datasets
+        for split, rows in (("train", part.train), ("validation", part.validation))
+    ]
+    log_datasets(search.ref, splits)
     log_files(search.ref, files)
     started = SearchStarted(
         search_id=search.ref.search_id,
@@ -134,11 +131,8 @@ def _content(inputs: Inputs) -> dict[str, str]:
 def check_for_drift(search: SearchRun, accept_changes: bool) -> None:
     """Refuse inputs and a numerical environment other than those that the search began with; log other changes.
 
-    MLflow is not asked: a search that is refused keeps the status that it has there.
-
-    Args:
-        search: the search.
-        accept_changes: go on with another numerical environment, and record it.
+    With `accept_changes`, another numerical environment is recorded and accepted. MLflow is not asked: a search that
+    is refused keeps the status that it has there.
 
     Raises:
         DriftError: the data or the base model has changed; or the numerical environment, unless that is accepted.

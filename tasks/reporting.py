@@ -14,7 +14,7 @@ from tasks.record.journal import History
 from tasks.record.paths import JOURNAL, REPORT
 from tasks.record.view import SearchView, view_of
 from tasks.registry.checkpoints import accept_path
-from tasks.registry.runs import close_round_run, close_search_run, describe_run, log_files, log_summary, tag_search
+from tasks.registry.runs import close_round_run, close_search_run, describe_run, log_files, log_points, tag_run
 from tasks.report import messages, prefect_artifacts
 from tasks.report.markdown import tell_round, tell_search
 from tasks.report.messages import tell_table
@@ -38,18 +38,15 @@ def report_round(search: SearchRef, history: History) -> None:
     decision = newest.decision
     run_id = accept_path(search, newest.round, decision.roll_back_to, newest.intervals)
     describe_run(search, run_id, tell_round(view, newest))
-    close_round_run(
-        search,
-        run_id,
-        {
-            "msft.excluded": ", ".join(decision.exclude) or "none",
-            "msft.decision": decision.reason,
-            "msft.roll_back_to": str(decision.roll_back_to),
-            "msft.champion_so_far": str(state.champion.checkpoint) if state.champion else "none",
-        },
-    )
+    tags = {
+        "msft.excluded": ", ".join(decision.exclude) or "none",
+        "msft.decision": decision.reason,
+        "msft.roll_back_to": str(decision.roll_back_to),
+        "msft.champion_so_far": str(state.champion.checkpoint) if state.champion else "none",
+    }
+    close_round_run(search, run_id, tags)
     excluded = ", ".join(exclusion.sub_dataset for exclusion in state.excluded)
-    tag_search(search, {"msft.excluded": excluded or "none", "msft.num_rounds": str(state.round)})
+    tag_run(search, search.run_id, {"msft.excluded": excluded or "none", "msft.num_rounds": str(state.round)})
     log_files(search, [Path(search.directory, JOURNAL)])
     prefect_artifacts.show_round(search, view)
 
@@ -100,7 +97,8 @@ def _log_end(search: SearchRef, view: SearchView, scores: pd.DataFrame) -> None:
         metrics[f"ledger/{kind}/bytes"] = float(line.num_bytes)
     tags = {"msft.champion": str(crowned.champion.key), "msft.stop_reason": view.state.stop_reason}
     # The time of the event, so that logging again changes nothing.
-    log_summary(search, metrics, tags, int(pd.Timestamp(crowned.at).timestamp()) * 1000)
+    log_points(search, search.run_id, metrics, int(pd.Timestamp(crowned.at).timestamp()) * 1000)
+    tag_run(search, search.run_id, tags)
     describe_run(search, search.run_id, tell_search(view))
 
 
@@ -126,22 +124,21 @@ def curves_frame(view: SearchView) -> pd.DataFrame:
 
 def decisions_frame(view: SearchView) -> pd.DataFrame:
     """Return one row a round: what was decided, and why."""
-    return pd.DataFrame(
-        [
-            {
-                "round": decided.round,
-                "active": " ".join(decided.active),
-                "excluded": " ".join(decided.decision.exclude),
-                "rolled_back_to_round": decided.decision.roll_back_to.round,
-                "rolled_back_to_step": decided.decision.roll_back_to.step,
-                "champion_round": decided.champion.checkpoint.round,
-                "champion_step": decided.champion.checkpoint.step,
-                "champion_score": decided.champion.score,
-                "reason": decided.decision.reason,
-            }
-            for decided in view.history.rounds
-        ]
-    )
+    rows = [
+        {
+            "round": decided.round,
+            "active": " ".join(decided.active),
+            "excluded": " ".join(decided.decision.exclude),
+            "rolled_back_to_round": decided.decision.roll_back_to.round,
+            "rolled_back_to_step": decided.decision.roll_back_to.step,
+            "champion_round": decided.champion.checkpoint.round,
+            "champion_step": decided.champion.checkpoint.step,
+            "champion_score": decided.champion.score,
+            "reason": decided.decision.reason,
+        }
+        for decided in view.history.rounds
+    ]
+    return pd.DataFrame(rows)
 
 
 def ledger_frame(view: SearchView) -> pd.DataFrame:
@@ -157,19 +154,18 @@ def scores_frame(view: SearchView) -> pd.DataFrame:
     assert view.crowned is not None
     at_exclusion = {exclusion.sub_dataset: exclusion.score for exclusion in view.state.excluded}
     by_loss = view.metric == "loss"
-    return pd.DataFrame(
-        [
-            {
-                "split": split,
-                "sub_dataset": score.sub_dataset,
-                "score": -score.loss if by_loss or score.accuracy is None else score.accuracy,
-                "accuracy": score.accuracy,
-                "loss": score.loss,
-                "num_examples": score.num_examples,
-                "score_at_exclusion": at_exclusion.get(score.sub_dataset),
-            }
-            for split, scores in (("validation", view.crowned.validation), ("test", view.crowned.test))
-            if scores is not None
-            for score in scores.scores
-        ]
-    )
+    rows = [
+        {
+            "split": split,
+            "sub_dataset": score.sub_dataset,
+            "score": -score.loss if by_loss or score.accuracy is None else score.accuracy,
+            "accuracy": score.accuracy,
+            "loss": score.loss,
+            "num_examples": score.num_examples,
+            "score_at_exclusion": at_exclusion.get(score.sub_dataset),
+        }
+        for split, scores in (("validation", view.crowned.validation), ("test", view.crowned.test))
+        if scores is not None
+        for score in scores.scores
+    ]
+    return pd.DataFrame(rows)

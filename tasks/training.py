@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -43,11 +43,9 @@ def train_rollout(
         WorkerError: the worker failed.
     """
     directory = round_directory(search.ref.directory, state.round)
-    result_path = directory / ROLLOUT_RESULT
+    result_path, spec_path = directory / ROLLOUT_RESULT, directory / ROLLOUT_SPEC
     if not is_done(search.ref, result_path):
-        directory.mkdir(parents=True, exist_ok=True)
         spec = _spec(search, mixture, state, start)
-        spec_path = directory / ROLLOUT_SPEC
         write_file(spec_path, spec.model_dump_json(indent=1))
         _run(search, spec, spec_path)
     return RolloutResult.model_validate_json(result_path.read_text())
@@ -78,17 +76,11 @@ def _run(search: SearchRun, spec: RolloutSpec, spec_path: Path) -> None:
         messages.rollout_progress(spec.mixture) as show,
         live_pages(search.ref, spec) as pages,
     ):
-
-        def show_everywhere(progress: messages.Progress) -> None:
-            show(progress)
-            pages.show_progress(progress)
-
-        show_progress = _progress_reader(Path(spec.output_directory), show_everywhere)
+        show_progress = _progress_reader(Path(spec.output_directory), (show, pages.show_progress))
 
         def poll() -> None:
-            show_progress()
-            show_scores()
-            pages.poll()
+            for one in (show_progress, show_scores, pages.poll):
+                one()
 
         run_accelerate(
             "tasks.workers.train",
@@ -122,7 +114,7 @@ def _with_local_paths(config: SearchConfig) -> TrainingConfig:
     return training.model_copy(update={"accelerate_config": str(config.resolve(training.accelerate_config))})
 
 
-def _progress_reader(directory: Path, show: Callable[[messages.Progress], None]) -> Callable[[], None]:
+def _progress_reader(directory: Path, shows: Sequence[Callable[[messages.Progress], None]]) -> Callable[[], None]:
     """Return a function that shows the worker's newest progress if it has changed."""
     seen = [read_progress(directory)]  # of a worker before this one
 
@@ -130,7 +122,9 @@ def _progress_reader(directory: Path, show: Callable[[messages.Progress], None])
         line = read_progress(directory)
         if line is not None and line != seen[0]:
             seen[0] = line
-            show(messages.Progress(**{field.name: line[field.name] for field in fields(messages.Progress)}))
+            progress = messages.Progress(**{field.name: line[field.name] for field in fields(messages.Progress)})
+            for show in shows:
+                show(progress)
 
     return poll
 

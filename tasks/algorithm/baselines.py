@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tasks.algorithm.curves import Verdict
+from tasks.algorithm.curves import Curve, Verdict
 from tasks.algorithm.strategy import Decision, Opening, RoundReport
 
 
@@ -32,16 +32,15 @@ class Sft:
 
 def peaks_in_words(report: RoundReport, gone: tuple[str, ...] = ()) -> tuple[Verdict, ...]:
     """Return a verdict on each curve from the place of its peak alone."""
-    verdicts = []
-    for curve in report.curves:
+
+    def word(curve: Curve) -> str:
         if curve.sub_dataset in gone:
-            word = "leaves now"
-        elif curve.sub_dataset not in report.active:
-            word = "not trained"
-        else:
-            word = "peaked before the end" if curve.peak.checkpoint < report.last else "still learning"
-        verdicts.append(Verdict(curve.sub_dataset, curve.peak.checkpoint, curve.peak.score, curve.end.score, word))
-    return tuple(verdicts)
+            return "leaves now"
+        if curve.sub_dataset not in report.active:
+            return "not trained"
+        return "peaked before the end" if curve.peak.checkpoint < report.last else "still learning"
+
+    return tuple(Verdict.of(curve, word(curve)) for curve in report.curves)
 
 
 @dataclass(frozen=True)
@@ -79,8 +78,8 @@ _EPSILON = 1e-6  # epochs; far below an evaluation interval
 
 
 @dataclass(frozen=True)
-class SroSft:
-    """Retrain from the base model, and exclude i after c_i epochs.
+class _SingleRollout:
+    """The paper's single-roll-out ablations: one roll-out finds every optimum c_i, then training restarts.
 
     The first roll-out takes half of the budget, so that both fit into it (ours: the paper does not count the first).
     """
@@ -90,6 +89,10 @@ class SroSft:
     def open(self, sub_datasets: tuple[str, ...]) -> Opening:
         """Look for the optima with half of the budget."""
         return Opening(rollout_epochs=self.max_epochs / 2)
+
+
+class SroSft(_SingleRollout):
+    """Retrain from the base model, and exclude i after c_i epochs."""
 
     def observe(self, report: RoundReport) -> Decision:
         """Return to the base model after the first roll-out, then exclude each sub-dataset at its optimum."""
@@ -112,18 +115,11 @@ class SroSft:
         )
 
 
-@dataclass(frozen=True)
-class SoftSroSft:
+class SoftSroSft(_SingleRollout):
     """Retrain from the base model with constant shares that make each sub-dataset total its c_i epochs.
 
     Ours: the paper's public summaries do not spell it out.
     """
-
-    max_epochs: float
-
-    def open(self, sub_datasets: tuple[str, ...]) -> Opening:
-        """Look for the optima with half of the budget."""
-        return Opening(rollout_epochs=self.max_epochs / 2)
 
     def observe(self, report: RoundReport) -> Decision:
         """Return to the base model with the shares found, and stop after the second roll-out."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from operator import add
 from typing import Protocol
 
 
@@ -23,30 +24,16 @@ class ModelShape:
     trainable_share: float
     attention_width: int
 
-    def forward_flops(self, num_tokens: float, num_pairs: float, num_head_positions: float) -> float:
-        """Return the FLOPs of a forward pass: 2 per weight and token, plus attention's 4 per width and pair.
-
-        Args:
-            num_tokens: tokens without padding.
-            num_pairs: sum over rows of the squared row length, the query-key pairs of attention.
-            num_head_positions: positions at which logits are computed.
-        """
-        products = 2.0 * (self.body_parameters * num_tokens + self.head_parameters * num_head_positions)
-        return products + 4.0 * self.attention_width * num_pairs
-
-    def training_flops(self, num_tokens: float, num_pairs: float, num_head_positions: float) -> float:
-        """Return the FLOPs of forward and backward; backward has two products for each one of forward.
-
-        Frozen weights need the gradient of their activations, not their own.
-        """
-        forward = self.forward_flops(num_tokens, num_pairs, num_head_positions)
-        attention = 4.0 * self.attention_width * num_pairs
-        return forward * 2 + (forward - attention) * self.trainable_share + attention
-
 
 @dataclass(frozen=True)
 class RowCost:
-    """Sums over rows for `ModelShape`; floats, because a plan contains fractions of rows."""
+    """Sums over rows; floats, because a plan contains fractions of rows.
+
+    Attributes:
+        num_tokens: tokens without padding.
+        num_pairs: sum of the squared row lengths, the query-key pairs of attention.
+        num_head_positions: positions at which logits are computed.
+    """
 
     num_tokens: float
     num_pairs: float
@@ -58,22 +45,23 @@ class RowCost:
         return cls(sum(lengths), sum(length * length for length in lengths), sum(num_labels))
 
     def __add__(self, other: RowCost) -> RowCost:
-        return RowCost(
-            self.num_tokens + other.num_tokens,
-            self.num_pairs + other.num_pairs,
-            self.num_head_positions + other.num_head_positions,
-        )
+        return RowCost(*map(add, astuple(self), astuple(other)))
 
     def __mul__(self, factor: float) -> RowCost:
-        return RowCost(self.num_tokens * factor, self.num_pairs * factor, self.num_head_positions * factor)
-
-    def training_flops(self, shape: ModelShape) -> float:
-        """Return the FLOPs of training on these rows."""
-        return shape.training_flops(self.num_tokens, self.num_pairs, self.num_head_positions)
+        return RowCost(*(value * factor for value in astuple(self)))
 
     def forward_flops(self, shape: ModelShape) -> float:
-        """Return the FLOPs of one forward pass over these rows."""
-        return shape.forward_flops(self.num_tokens, self.num_pairs, self.num_head_positions)
+        """Return the FLOPs of a forward pass: 2 per weight and token, plus attention's 4 per width and pair."""
+        products = 2.0 * (shape.body_parameters * self.num_tokens + shape.head_parameters * self.num_head_positions)
+        return products + 4.0 * shape.attention_width * self.num_pairs
+
+    def training_flops(self, shape: ModelShape) -> float:
+        """Return the FLOPs of forward and backward; backward has two products for each one of forward.
+
+        Frozen weights need the gradient of their activations, not their own.
+        """
+        forward, attention = self.forward_flops(shape), 4.0 * shape.attention_width * self.num_pairs
+        return forward * 2 + (forward - attention) * shape.trainable_share + attention
 
 
 class Work(Protocol):
@@ -91,10 +79,9 @@ class Work(Protocol):
 
 @dataclass(frozen=True)
 class LedgerLine:
-    """The cost of one kind of work in one round; `kind` is accepted, discarded, evaluation or restart.
+    """The cost of one kind of work in one round: accepted, discarded, evaluation or restart.
 
-    Attributes:
-        num_bytes: bytes of the checkpoints that the work wrote; 0 for evaluation.
+    `num_bytes` are those of the checkpoints that the work wrote.
     """
 
     round: int

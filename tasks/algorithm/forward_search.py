@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import takewhile
 
 from tasks.algorithm.curves import Curve, MetricPoint, Verdict
+from tasks.algorithm.state import CheckpointKey
 from tasks.algorithm.strategy import Decision, Opening, Rehearse, RoundReport, draw_random_control, rehearsed
 
 _DIGITS = 12  # as in curves.py
@@ -78,10 +80,9 @@ class Forward:
             f"{spells[name].end.score:.3f} while its loss rose"
             for name in leaving
         ]
-        gone = [f"{'; '.join(parts)}: exclude, keep at {self.rehearsal:.0%} of its share"] if parts else []
-        back = [f"forgotten since its exclusion, taken back: {', '.join(returning)}"] if returning else []
-        none = ["no active sub-dataset overfits"] if not gone and not back else []
-        return f"{'; '.join([*gone, *back, *none])}; go on from the end of the roll-out"
+        told = [f"{'; '.join(parts)}: exclude, keep at {self.rehearsal:.0%} of its share"] if parts else []
+        told += [f"forgotten since its exclusion, taken back: {', '.join(returning)}"] if returning else []
+        return f"{'; '.join(told) or 'no active sub-dataset overfits'}; go on from the end of the roll-out"
 
     def _verdict(
         self, spell: Curve, report: RoundReport, leaving: tuple[str, ...], returning: tuple[str, ...]
@@ -95,7 +96,7 @@ class Forward:
             word = "overfits, stays by lot"
         else:
             word = "below its peak" if spell.peak.checkpoint < spell.end.checkpoint else "still learning"
-        return Verdict(name, spell.peak.checkpoint, spell.peak.score, spell.end.score, word)
+        return Verdict.of(spell, word)
 
 
 def _below(score: float, point: MetricPoint) -> float:
@@ -104,13 +105,10 @@ def _below(score: float, point: MetricPoint) -> float:
 
 def _spell_of(report: RoundReport, name: str) -> Curve:
     """Return the sub-dataset's curve over all rounds since it was last readmitted or excluded."""
-    rounds = [*report.previous, report]
     is_active = name in report.active
-    start = len(rounds)
-    while start > 0 and (name in rounds[start - 1].active) == is_active:
-        start -= 1
-    points: dict[object, MetricPoint] = {}
-    for one in rounds[start:]:
+    newest_first = takewhile(lambda one: (name in one.active) == is_active, [report, *reversed(report.previous)])
+    points: dict[CheckpointKey, MetricPoint] = {}
+    for one in reversed(list(newest_first)):
         curve = next(curve for curve in one.curves if curve.sub_dataset == name)
         points.update({point.checkpoint: point for point in curve.points})
-    return Curve(name, tuple(sorted(points.values(), key=lambda point: point.checkpoint)))
+    return Curve(name, tuple(points[key] for key in sorted(points)))

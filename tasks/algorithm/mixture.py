@@ -21,14 +21,7 @@ class TrainSplit(Protocol):
 
 @dataclass(frozen=True)
 class MixtureSettings:
-    """Settings that determine the mixtures and the end of a search.
-
-    Attributes:
-        proportions: "by_size" (each row once an epoch), "equal", or a weight for each sub-dataset.
-        share_unit: unit of the shares.
-        compute_budget_epochs: C, the length of a roll-out in epochs of its mixture.
-        max_epochs: total budget in full-mixture epochs.
-    """
+    """Settings that determine the mixtures and the end of a search, as in `config/`; C is `compute_budget_epochs`."""
 
     proportions: Literal["by_size", "equal"] | Mapping[str, float]
     share_unit: Literal["examples", "tokens"]
@@ -111,27 +104,20 @@ def _num_intervals(settings: MixtureSettings, state: SearchState, full_epoch_row
     return max(1, min(requested, affordable))
 
 
-class EpochSizes(Protocol):
-    """Rows in one epoch of a round's mixture, and of all sub-datasets."""
-
-    @property
-    def epoch_rows(self) -> int: ...
-    @property
-    def full_epoch_rows(self) -> int: ...
-
-
 def stop_reason_of(
-    settings: MixtureSettings, mixture: EpochSizes, before: SearchState, decision: Decision, examples: int
+    settings: MixtureSettings, rows: tuple[int, int], before: SearchState, decision: Decision, examples: int
 ) -> str:
     """Return why the search ends with this decision; empty while it goes on.
 
     Args:
+        rows: in one epoch of the round's mixture, and of all sub-datasets.
         before: the state at the start of the round.
         examples: training rows that the round consumed.
     """
+    epoch_rows, full_epoch_rows = rows
     active = (set(before.active) - set(decision.exclude)) | set(decision.include)
-    spent = (before.spent_examples + examples) / mixture.full_epoch_rows
-    interval = mixture.epoch_rows / mixture.full_epoch_rows / settings.evals_per_epoch
+    spent = (before.spent_examples + examples) / full_epoch_rows
+    interval = epoch_rows / full_epoch_rows / settings.evals_per_epoch
     if decision.stop:
         return decision.stop
     if not active:
@@ -144,19 +130,13 @@ def stop_reason_of(
 
 
 def shares_of(sizes: Mapping[str, float], proportions: str | Mapping[str, float]) -> dict[str, float]:
-    """Return each sub-dataset's share of an epoch; the shares sum to 1.
+    """Return each active sub-dataset's share of an epoch, from their sizes in examples or tokens; they sum to 1.
 
-    Args:
-        sizes: size of each active sub-dataset, in examples or tokens, as the shares.
-        proportions: "by_size" (each row once an epoch), "equal", or a weight for each sub-dataset; weights of
-            sub-datasets that are not in `sizes` are dropped and the rest scaled up.
+    `proportions` are "by_size" (each row once an epoch), "equal", or weights; those of excluded ones are dropped.
     """
-    if proportions == "by_size":
-        weights = dict(sizes)
-    elif proportions == "equal":
-        weights = dict.fromkeys(sizes, 1.0)
+    if isinstance(proportions, str):
+        weights = dict(sizes) if proportions == "by_size" else dict.fromkeys(sizes, 1.0)
     else:
-        assert not isinstance(proportions, str)
         weights = {name: proportions[name] for name in sizes}
     total = sum(weights.values())
     return {name: weight / total for name, weight in weights.items()}
@@ -174,8 +154,7 @@ def draws_per_epoch(
         shares = shares_of(num_rows, proportions)
         exact = {name: share * sum(num_rows.values()) for name, share in shares.items()}
     else:
-        shares = shares_of(num_tokens, proportions)
-        budget = sum(num_tokens.values())
+        shares, budget = shares_of(num_tokens, proportions), sum(num_tokens.values())
         exact = {name: shares[name] * budget * num_rows[name] / num_tokens[name] for name in num_rows}
     draws = {name: int(value) for name, value in exact.items()}
     missing = round(sum(exact.values())) - sum(draws.values())

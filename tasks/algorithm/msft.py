@@ -55,23 +55,17 @@ class Msft:
         curves = along_the_path(report) if self.peak_window == "path" else report.curves
         active = [curve for curve in curves if curve.sub_dataset in report.active]
         leaving = rank_overfitting(active, self._rule)[: self.exclude_per_round]
-        names = self._names(leaving, report)
+        names, note = tuple(curve.sub_dataset for curve in leaving), ""
+        if self.random_seed is not None and leaving:
+            names = draw_random_control(report, len(leaving), self.random_seed)
+            note = f"; but by lot {', '.join(names)} leaves"
         verdicts = tuple(
-            describe(
-                curve,
-                self._rule,
-                is_active=curve.sub_dataset in report.active,
-                is_excluded_now=curve.sub_dataset in names,
-            )
-            for curve in curves
+            describe(c, self._rule, is_active=c.sub_dataset in report.active, is_excluded_now=c.sub_dataset in names)
+            for c in curves
         )
         if not leaving:
-            return Decision(
-                report.last,
-                self._reason_to_advance(active),
-                weights=rehearsed(report, report.active, self.rehearsal),
-                verdicts=verdicts,
-            )
+            weights = rehearsed(report, report.active, self.rehearsal)
+            return Decision(report.last, self._reason_to_advance(active), weights=weights, verdicts=verdicts)
         first = next(curve for curve in report.curves if curve.sub_dataset == leaving[0].sub_dataset)
         target = first.peak.checkpoint  # an older peak on the path would cost the others more
         return Decision(
@@ -79,17 +73,9 @@ class Msft:
             exclude=names,
             optimizer=self.optimizer_on_rollback,
             weights=rehearsed(report, set(report.active) - set(names), self.rehearsal),
-            reason=self._reason_to_exclude(leaving, active, report, target) + self._note_on_control(names),
+            reason=self._reason_to_exclude(leaving, active, report, target) + note,
             verdicts=verdicts,
         )
-
-    def _names(self, leaving: list[Curve], report: RoundReport) -> tuple[str, ...]:
-        if self.random_seed is None:
-            return tuple(curve.sub_dataset for curve in leaving)
-        return draw_random_control(report, len(leaving), self.random_seed)
-
-    def _note_on_control(self, names: tuple[str, ...]) -> str:
-        return "" if self.random_seed is None else f"; but by lot {', '.join(names)} leaves"
 
     def _reason_to_advance(self, active: list[Curve]) -> str:
         if self._rule.literal:
@@ -108,20 +94,12 @@ class Msft:
     ) -> str:
         first = leaving[0]
         epochs = report.epochs_until(first.peak.checkpoint)
-        tied = [
-            curve.sub_dataset
-            for curve in active
-            if self._rule.overfits(curve) and curve.peak.checkpoint == first.peak.checkpoint
-        ]
+        overfitting = [curve for curve in active if curve is not first and self._rule.overfits(curve)]
+        tied = [curve.sub_dataset for curve in overfitting if curve.peak.checkpoint == first.peak.checkpoint]
         is_older = epochs < 0
         side = "before" if is_older else "into"
         when = f"{abs(epochs):.2f} epochs {side} the roll-out" if epochs else "at the round's start"
-        tie = (
-            f"; tied with {', '.join(n for n in tied if n != first.sub_dataset)}, it lost most "
-            "or stands first in the mixture"
-            if len(tied) > 1
-            else ""
-        )
+        tie = f"; tied with {', '.join(tied)}, it lost most or stands first in the mixture" if tied else ""
         others = f"; with it goes {', '.join(c.sub_dataset for c in leaving[1:])}" if len(leaving) > 1 else ""
         return (
             f"{first.sub_dataset} peaked earliest, {when} (step {first.peak.checkpoint.step}), at "

@@ -110,8 +110,9 @@ class DecidedRound(Protocol):
     Attributes:
         sub_datasets: all of them, in the mixture's order.
         scores_at_target: score of each sub-dataset at the checkpoint rolled back to.
-        champion: best checkpoint so far.
-        examples: training rows that the round consumed.
+        champion: best checkpoint up to and including this round.
+        examples: training rows that the round consumed, discarded ones counted.
+        stop_reason: why the search ends; empty while it goes on.
     """
 
     @property

@@ -59,7 +59,8 @@ def report_comparison(config: SearchConfig, comparison: SearchRef, grid: Grid, o
     metrics = metrics_of(frames["summary"], grid.axes) if findings else {}
     # The end of the last search, as MLflow takes a point with the same timestamp once.
     ends = [int(pd.Timestamp(finding.crowned_at).timestamp()) for finding in findings]
-    tracking.log_summary(comparison, metrics, {"msft.control": grid.control}, 1000 * max(ends, default=0))
+    tracking.log_points(comparison, comparison.run_id, metrics, 1000 * max(ends, default=0))
+    tracking.tag_run(comparison, comparison.run_id, {"msft.control": grid.control})
     tracking.close_search_run(comparison, "FAILED" if any(o.error for o in outcomes) else "FINISHED")
 
 

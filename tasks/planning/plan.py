@@ -20,7 +20,9 @@ from tasks.config.schema import SearchConfig
 from tasks.contracts import Inputs, Metric, SplitRef, SubDatasetRef
 from tasks.data.model_size import measure_model
 from tasks.planning.simulation import simulate
-from tasks.record.plan import Bound, Plan, SearchCost, write_plan
+from tasks.record.paths import PLAN
+from tasks.record.plan import Bound, Plan, SearchCost
+from tasks.runtime.files import write_file
 
 # AdamW keeps two moments per weight; all are float32.
 _WEIGHT_BYTES, _MOMENT_BYTES = 4, 8
@@ -28,7 +30,9 @@ _WEIGHT_BYTES, _MOMENT_BYTES = 4, 8
 
 def record_plan(config: SearchConfig, directory: str, inputs: Inputs) -> Path:
     """Write the plan of a search to its directory, and return the file."""
-    return write_plan(directory, make_plan(config, inputs))
+    path = Path(directory, PLAN)
+    write_file(path, make_plan(config, inputs).model_dump_json(indent=1) + "\n")
+    return path
 
 
 def make_plan(config: SearchConfig, inputs: Inputs) -> Plan:

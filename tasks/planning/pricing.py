@@ -33,8 +33,7 @@ class Price(Value):
 
 def price_plan(plan: Plan, speed: Speed, num_devices: int, price_per_gpu_hour: float | None) -> dict[str, Price]:
     """Return the price of the least, the expected and the most of a plan."""
-    costs: dict[str, SearchCost] = {bound: getattr(plan, bound) for bound in BOUNDS}
-    return {bound: price(cost, speed, num_devices, price_per_gpu_hour) for bound, cost in costs.items()}
+    return {bound: price(getattr(plan, bound), speed, num_devices, price_per_gpu_hour) for bound in BOUNDS}
 
 
 def price(cost: SearchCost, speed: Speed, num_devices: int, price_per_gpu_hour: float | None) -> Price:

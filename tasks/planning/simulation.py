@@ -48,8 +48,11 @@ def simulate(config: SearchConfig, inputs: Inputs, order: Sequence[str], choose:
         curves = tuple(_curve(name, _checkpoints(mixture, state), name in overfitting) for name in inputs.names)
         report = RoundReport(state.round, state.active, curves, mixture.steps_per_epoch)
         decision = strategy.observe(replace(report, previous=reports))
-        stop_reason = stop_reason_of(settings, mixture, state, decision, mixture.num_rows)
-        state = state.after(_decided(inputs.names, decision, mixture.num_rows, stop_reason))
+        stop_reason = stop_reason_of(
+            settings, (mixture.epoch_rows, mixture.full_epoch_rows), state, decision, mixture.num_rows
+        )
+        scores, champion = dict.fromkeys(inputs.names, 0.0), Champion(decision.roll_back_to, 0.0)
+        state = state.after(_Round(inputs.names, decision, scores, champion, mixture.num_rows, stop_reason))
         mixtures.append(mixture)
         reports = (*reports, report)
     return mixtures
@@ -77,17 +80,5 @@ def _curve(name: str, checkpoints: Sequence[CheckpointKey], overfits: bool) -> C
     peak = len(checkpoints) // 2 if len(checkpoints) > 3 else 0
     points = [MetricPoint(key, score=key.step, loss=1.0, num_examples=1) for key in checkpoints]
     if overfits:
-        fallen = [replace(point, score=-_FAR, loss=_FAR) for point in points[peak + 1 :]]
-        points[peak + 1 :] = fallen
+        points[peak + 1 :] = [replace(point, score=-_FAR, loss=_FAR) for point in points[peak + 1 :]]
     return Curve(name, tuple(points))
-
-
-def _decided(names: tuple[str, ...], decision: Decision, examples: int, stop_reason: str) -> _Round:
-    return _Round(
-        sub_datasets=names,
-        decision=decision,
-        scores_at_target=dict.fromkeys(names, 0.0),
-        champion=Champion(decision.roll_back_to, 0.0),
-        examples=examples,
-        stop_reason=stop_reason,
-    )

@@ -78,14 +78,10 @@ class SearchStarted(_Event):
 
 
 class RoundDecided(_Event):
-    """The measurements of one round and the decision that follows from them.
+    """The measurements of one round and the decision that follows from them; see also `DecidedRound`.
 
     Attributes:
         weights: factors on shares that applied in this round.
-        examples: training rows consumed, discarded ones counted.
-        scores_at_target: score of each sub-dataset at the checkpoint that is rolled back to.
-        champion: best checkpoint up to and including this round.
-        stop_reason: why the search ends; empty while it goes on.
         mixture: None for a round of an earlier version whose roll-out specification is gone.
     """
 

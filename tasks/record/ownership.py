@@ -46,8 +46,7 @@ def directory_of(config: SearchConfig) -> Path:
 def own_directory(config: SearchConfig, wait_s: float = 0.0) -> Iterator[str]:
     """Own the search's directory in the block; yield its path.
 
-    Args:
-        wait_s: how long to wait for another owner. An earlier attempt of the same flow run is waited for without limit.
+    Another owner is waited for, and an earlier attempt of the same flow run without limit.
 
     Raises:
         BusyError: another process owns it.
@@ -98,11 +97,7 @@ def own_gpus(
 def _keys_of(names: Sequence[str]) -> dict[str, str]:
     """Return the names by the key of each GPU's lock: its id, since its name may be its number or its id."""
     gpus = installed_gpus()
-    keys = {}
-    for name in names:
-        gpu = gpu_named(name, gpus)
-        keys[gpu.uuid if gpu is not None else name.replace("/", "-")] = name
-    return keys
+    return {gpu.uuid if (gpu := gpu_named(name, gpus)) else name.replace("/", "-"): name for name in names}
 
 
 @contextmanager
@@ -198,12 +193,8 @@ def owner_of(directory: str) -> str | None:
     path = Path(directory, _LOCK)
     if not path.is_file():
         return None
-    with path.open() as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # released at once
-        except BlockingIOError:
-            return lock.read().strip() or "unknown"
-    return None
+    with path.open() as lock:  # which releases it at once
+        return None if _try_lock(lock, fcntl.LOCK_SH) else lock.read().strip() or "unknown"
 
 
 def _is_over_or_owned(directory: Path) -> bool:

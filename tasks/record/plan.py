@@ -13,7 +13,6 @@ from tasks.algorithm.costs import total_by_kind
 from tasks.contracts import Value
 from tasks.record.events import RoundDecided
 from tasks.record.paths import PLAN
-from tasks.runtime.files import write_file
 
 Bound = Literal["least", "expected", "most"]
 BOUNDS: tuple[Bound, ...] = get_args(Bound)
@@ -70,13 +69,6 @@ class Comparison(Value):
     actual: float
 
 
-def write_plan(directory: str, plan: Plan) -> Path:
-    """Write the plan to the search's directory, and return the file."""
-    path = Path(directory, PLAN)
-    write_file(path, plan.model_dump_json(indent=1) + "\n")
-    return path
-
-
 def read_plan(directory: str) -> Plan | None:
     """Return the plan that the search started with; None if it started without one."""
     path = Path(directory, PLAN)
@@ -89,7 +81,7 @@ def compare_with_plan(plan: Plan, rounds: Sequence[RoundDecided]) -> list[Compar
     trained = [totals[kind] for kind in ("accepted", "discarded")]
     actual = {
         "num_rounds": len(rounds),
-        "num_steps": sum(_num_steps(decided) for decided in rounds),
+        "num_steps": sum(r.intervals[-1].key.step - min(p.checkpoint.step for p in r.curves[0].points) for r in rounds),
         "num_examples": sum(line.num_examples for line in trained),
         "num_checkpoints": 1 + sum(len(decided.intervals) for decided in rounds),
         "training_tokens": sum(line.num_tokens for line in trained),
@@ -99,17 +91,6 @@ def compare_with_plan(plan: Plan, rounds: Sequence[RoundDecided]) -> list[Compar
         "bytes_written": sum(line.num_bytes for line in trained),
     }
     return [
-        Comparison(
-            quantity=name,
-            least=getattr(plan.least, name),
-            expected=getattr(plan.expected, name),
-            most=getattr(plan.most, name),
-            actual=value,
-        )
+        Comparison(quantity=name, actual=value, **{bound: getattr(getattr(plan, bound), name) for bound in BOUNDS})
         for name, value in actual.items()
     ]
-
-
-def _num_steps(decided: RoundDecided) -> int:
-    first = min(point.checkpoint.step for point in decided.curves[0].points)
-    return decided.intervals[-1].key.step - first

@@ -22,10 +22,9 @@ TRAINER = "trainer_state.json"
 def publish_with_manifest(
     directory: Path, write: Callable[[Path], None], meta: Mapping[str, Any], num_bytes: int
 ) -> None:
-    """Publish the files that `write` creates with a manifest of their sizes and hashes.
+    """Publish the files that `write` puts into the folder passed to it, with a manifest of their sizes and hashes.
 
     Args:
-        write: fills the staging folder passed to it.
         meta: further entries of the manifest.
         num_bytes: approximate size of the files.
     Raises:
@@ -140,12 +139,9 @@ class ProgressFile:
     """
 
     def __init__(self, directory: Path, step: int, num_steps: int, device: str) -> None:
-        self._directory = directory
-        self._device = device
-        self._num_steps = num_steps
-        self._started_at = time.monotonic()
-        self._started_from = step
-        self._reported_at = 0.0
+        self._directory, self._device = directory, device
+        self._started_from, self._num_steps = step, num_steps
+        self._started_at, self._reported_at = time.monotonic(), 0.0
 
     def note_restart(self, trained: Mapping[str, float]) -> None:
         """Record the training of the previous worker beyond the step that this one resumes from.
@@ -193,10 +189,9 @@ class ProgressFile:
 
 def read_progress(round_directory: Path) -> dict[str, Any] | None:
     """Return the progress of a roll-out; None before its first report."""
-    try:
-        line: dict[str, Any] = json.loads((round_directory / _PROGRESS).read_text())
-    except FileNotFoundError:
-        return None
+    line: dict[str, Any] | None = None
+    with suppress(FileNotFoundError):
+        line = json.loads((round_directory / _PROGRESS).read_text())
     return line
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from tasks.algorithm.costs import LedgerLine
 from tasks.algorithm.state import SearchState
+from tasks.algorithm.strategy import Decision
 from tasks.config.identity import differences, identity_in, identity_of, search_id_of
 from tasks.config.loading import load_config
 from tasks.config.schema import SearchConfig
@@ -20,8 +21,9 @@ from tasks.record.journal import History, read_events, read_history
 from tasks.record.ownership import owner_of
 from tasks.record.paths import CONFIG, JOURNAL, ROUNDS, round_directory
 from tasks.record.rollout import read_progress
-from tasks.record.view import RoundView, read_view, view_of
+from tasks.record.view import FULL_EPOCHS, read_view, view_of
 
+_COSTS = ("num_tokens", "num_examples", "flops", "seconds", "num_bytes")
 Condition = Literal["running", "resumable", "finished", "not begun", "unreadable"]
 
 
@@ -107,7 +109,7 @@ def _status(
         excluded=tuple(exclusion.sub_dataset for exclusion in state.excluded),
         champion=str(state.champion.checkpoint) if state.champion is not None else None,
         champion_score=view.score(state.champion.score).shown if view and state.champion else None,
-        spent_epochs=view.spent_epochs if view is not None else 0.0,
+        spent_epochs=view.spent if view is not None and view.unit == FULL_EPOCHS else 0.0,
         max_epochs=view.started.max_epochs if view is not None else None,
         stop_reason=state.stop_reason,
         last_event=history.events[-1].kind if history is not None else None,
@@ -131,11 +133,9 @@ def resumed_config(directory: str, overrides: Sequence[str]) -> SearchConfig:
         raise ConfigError(directory, ["the search has not begun and has no record; start it with: msft search CONFIG"])
     config = load_config(str(path), overrides)
     config = config.model_copy(update={"output_root": str(Path(directory).resolve().parent)})
-    if ":***@" in (config.tracking.uri or ""):
-        uri = config.tracking.uri
-        raise ConfigError(
-            str(path), [f"tracking.uri: {uri} is stored without its password; give it: --set tracking.uri=…"]
-        )
+    if ":***@" in (uri := config.tracking.uri or ""):
+        told = f"tracking.uri: {uri} is stored without its password; give it: --set tracking.uri=…"
+        raise ConfigError(str(path), [told])
     started = start_of(events)
     if search_id_of(config) != started.search_id:
         raise OtherSearchError(directory, differences(identity_in(started.config), identity_of(config)))
@@ -164,17 +164,16 @@ def read_summary(directory: str) -> dict[str, Any]:
         "search": Path(directory).resolve().name,
         "directory": directory,
         "stop_reason": view.state.stop_reason,
-        "decisions": [{"round": told.index, **_decision(told)} for told in view.rounds],
+        "decisions": [
+            {"round": told.index} | _fields(told.decided.decision, ("exclude", "include", "roll_back_to", "reason"))
+            for told in view.rounds
+        ],
         "champion": view.crowned.model_dump(mode="json"),
-        "ledger": {kind: _costs(line) for kind, line in view.totals.items()},
+        "ledger": {kind: _fields(line, _COSTS) for kind, line in view.totals.items()},
         "plan": [row.model_dump() for row in view.plan] or None,
     }
 
 
-def _decision(told: RoundView) -> dict[str, Any]:
-    decision = asdict(told.decided.decision)
-    return {key: decision[key] for key in ("exclude", "include", "roll_back_to", "reason")}
-
-
-def _costs(line: LedgerLine) -> dict[str, Any]:
-    return {key: value for key, value in asdict(line).items() if key not in ("round", "kind")}
+def _fields(value: Decision | LedgerLine, names: Sequence[str]) -> dict[str, Any]:
+    held = asdict(value)
+    return {name: held[name] for name in names}

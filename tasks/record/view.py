@@ -8,9 +8,9 @@ from functools import cached_property
 from typing import Literal
 
 from tasks.algorithm.costs import LedgerLine, total_by_kind
-from tasks.algorithm.curves import Curve
+from tasks.algorithm.curves import Curve, MetricPoint
 from tasks.algorithm.state import Champion, CheckpointKey, SearchState
-from tasks.contracts import ChampionResult, SubDatasetScore
+from tasks.contracts import ChampionResult, SplitRef, SubDatasetScore
 from tasks.record.events import EnvironmentChanged, RoundDecided, SearchStarted, of_kind
 from tasks.record.journal import History, read_history
 from tasks.record.paths import round_directory
@@ -35,24 +35,13 @@ class Score:
 
 
 @dataclass(frozen=True)
-class SplitSize:
-    """Rows and tokens of a train split."""
-
-    rows: int
-    tokens: int
-    sha256: str
-
-
-@dataclass(frozen=True)
 class RoundView:
     """One decided round, placed on the axis of all training in the order in which it was done.
 
     Attributes:
-        decided: the event, with all that was measured and decided.
         start: checkpoint that the roll-out began from; of an earlier round, or the base model.
         own: checkpoints that its training led to, ascending.
         position: place of `start` and `own` on the axis.
-        curves: of all sub-datasets, points in order.
         target: checkpoint that the search went on from.
         reweighted: whether the decision asks for other shares than the round had.
     """
@@ -110,7 +99,7 @@ class SearchView:
 
     Attributes:
         unit: of positions: full-mixture epochs, or rows if no mixture is on record.
-        train: size of each train split, as far as a mixture on record names it.
+        train: the train splits, as far as a mixture on record names them.
         accepted_changes: accepted changes of the numerical environment, in words.
         round_under_way: a round that has begun and is not decided.
         plan: the plan against the actual work; empty without a plan or a decided round.
@@ -119,7 +108,7 @@ class SearchView:
     history: History
     rounds: tuple[RoundView, ...]
     unit: str
-    train: Mapping[str, SplitSize]
+    train: Mapping[str, SplitRef]
     accepted_changes: tuple[str, ...]
     round_under_way: int | None
     plan: tuple[Comparison, ...]
@@ -179,11 +168,6 @@ class SearchView:
         """Return all training on record, in `unit`."""
         return self.rounds[-1].end if self.rounds else 0.0
 
-    @property
-    def spent_epochs(self) -> float:
-        """Return all training on record in full-mixture epochs; 0 if no mixture is on record."""
-        return self.spent if self.unit == FULL_EPOCHS else 0.0
-
     @cached_property
     def totals(self) -> dict[str, LedgerLine]:
         """Return the ledger's sums over all rounds by kind of work."""
@@ -227,11 +211,7 @@ def view_of(history: History, directory: str) -> SearchView:
         history=history,
         rounds=tuple(_rounds(history, full_rows or 1)),
         unit=FULL_EPOCHS if full_rows else ROWS,
-        train={
-            draw.name: SplitSize(draw.train.num_rows, draw.train.num_tokens, draw.train.sha256)
-            for mixture in mixtures
-            for draw in mixture.draws
-        },
+        train={draw.name: draw.train for mixture in mixtures for draw in mixture.draws},
         accepted_changes=tuple(
             difference for event in of_kind(history.events, EnvironmentChanged) for difference in event.differences
         ),
@@ -251,12 +231,12 @@ def _rounds(history: History, rows_per_unit: int) -> list[RoundView]:
             position[interval.key] = rows / rows_per_unit
         asked = decided.decision.weights
         own = tuple(interval.key for interval in decided.intervals)
-        curves = {curve.sub_dataset: _in_order(curve) for curve in decided.curves}
+        curves = {c.sub_dataset: Curve(c.sub_dataset, tuple(sorted(c.points, key=_key))) for c in decided.curves}
         target = decided.decision.roll_back_to
         views.append(RoundView(decided, start, own, position, curves, target, reweighted=asked != weights))
         weights = asked
     return views
 
 
-def _in_order(curve: Curve) -> Curve:
-    return Curve(curve.sub_dataset, tuple(sorted(curve.points, key=lambda point: point.checkpoint)))
+def _key(point: MetricPoint) -> CheckpointKey:
+    return point.checkpoint

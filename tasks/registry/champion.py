@@ -7,12 +7,12 @@ from pathlib import Path
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModel, Metric
+from mlflow.entities import LoggedModel
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from tasks.contracts import CheckpointScores, RegisteredCheckpoint, SearchRef, Value
-from tasks.registry.checkpoints import score_values
+from tasks.registry.checkpoints import score_metrics
 from tasks.registry.client import client_of, retry_while_unavailable
 from tasks.report.markdown import ModelCard, spaced
 
@@ -90,11 +90,6 @@ def log_test_scores(
     digests: Mapping[str, str],
 ) -> None:
     """Log the test scores on the champion's logged model; logging them again changes nothing."""
-    metrics = [
-        Metric(
-            key, value, checkpoint.published_at_ms, checkpoint.key.step, model_id=champion.model_id,
-            dataset_name=f"{name}/test", dataset_digest=digests[name], run_id=search.run_id,
-        )
-        for key, value, name in score_values(scores, "test")
-    ]  # fmt: skip
+    stamp_ms = checkpoint.published_at_ms
+    metrics = score_metrics(scores, "test", digests, stamp_ms, champion.model_id, search.run_id)
     client_of(search.tracking_uri).log_batch(search.run_id, metrics=metrics)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from mlflow import MlflowClient
@@ -28,30 +28,20 @@ _CHECKPOINT = "msft-checkpoint"  # its model type
 
 
 class RoundCheckpoints:
-    """Registers the checkpoints of one round, each once, and knows which of them MLflow holds.
+    """Registers the checkpoints of the round with this MLflow run, each once, and knows which of them MLflow holds.
 
     MLflow is asked for the round's models once, and again only after a request has failed: a lost answer may have left
     a model behind.
-
-    Args:
-        search: the search.
-        run_id: the round's MLflow run.
     """
 
     def __init__(self, search: SearchRef, run_id: str) -> None:
-        self._search = search
-        self._run_id = run_id
+        self._search, self._run_id = search, run_id
         self._models: list[LoggedModel] | None = None
 
     def register(
         self, checkpoints: Sequence[CheckpointRef], intervals: Sequence[IntervalStats]
     ) -> tuple[RegisteredCheckpoint, ...]:
-        """Register those that MLflow does not hold, each after the training before it; return all of them.
-
-        Args:
-            checkpoints: published checkpoints of the round.
-            intervals: the training up to each of them; others are ignored.
-        """
+        """Register those that MLflow does not hold, each after the interval that led to it; return all of them."""
         trained = {interval.key: interval for interval in intervals}
         uri, patience_s = self._search.tracking_uri, self._search.outage_s
         return tuple(
@@ -105,47 +95,44 @@ def log_scores(
     Args:
         digests: data set digest of every sub-dataset of the search.
     """
-    client = client_of(search.tracking_uri)
     stamp, step, model_id = checkpoint.published_at_ms, checkpoint.key.step, checkpoint.model_id
-    metrics = [
-        Metric(
-            key, value, stamp, step, model_id=model_id, dataset_name=f"{name}/validation",
-            dataset_digest=digests[name], run_id=checkpoint.run_id,
-        )
-        for key, value, name in score_values(scores, "validation")
-    ]  # fmt: skip
-    if len(scores.scores) == len(digests):
-        metrics += [Metric(key, value, stamp, step, model_id=model_id) for key, value in _means(scores)]
-    metrics += [
-        Metric(f"evaluation/{key}", float(value), stamp, step, model_id=model_id)
-        for key, value in scores.cost.model_dump().items()
-    ]
+    metrics = score_metrics(scores, "validation", digests, stamp, model_id, checkpoint.run_id)
+    means = _means(scores) if len(scores.scores) == len(digests) else {}
+    costs = {f"evaluation/{key}": float(value) for key, value in scores.cost.model_dump().items()}
+    metrics += [Metric(key, value, stamp, step, model_id=model_id) for key, value in (means | costs).items()]
     assert all(math.isfinite(metric.value) for metric in metrics)
+    client = client_of(search.tracking_uri)
     # The file first: a checkpoint that has its metrics counts as scored.
-    client.log_dict(
-        checkpoint.run_id,
-        {score.sub_dataset: score.correct for score in scores.scores},
-        f"correct/step-{step:08d}.json",
-    )
+    correct = {score.sub_dataset: score.correct for score in scores.scores}
+    client.log_dict(checkpoint.run_id, correct, f"correct/step-{step:08d}.json")
     client.log_batch(checkpoint.run_id, metrics=metrics)
 
 
-def score_values(scores: CheckpointScores, split: str) -> Iterator[tuple[str, float, str]]:
-    """Yield (metric key, value, sub-dataset); run charts need the sub-dataset in the key."""
+def score_metrics(
+    scores: CheckpointScores, split: str, digests: Mapping[str, str], stamp_ms: int, model_id: str, run_id: str
+) -> list[Metric]:
+    """Return the scores as metrics of a model and a run; run charts need the sub-dataset in the key."""
+    metrics = []
     for score in scores.scores:
         name = score.sub_dataset
-        yield f"{split}/loss/{name}", score.loss, name
-        yield f"{split}/num_examples/{name}", float(score.num_examples), name
-        if score.accuracy is not None:
-            yield f"{split}/accuracy/{name}", score.accuracy, name
+        links = {"model_id": model_id, "dataset_name": f"{name}/{split}", "dataset_digest": digests[name]}
+        values = {"loss": score.loss, "num_examples": float(score.num_examples), "accuracy": score.accuracy}
+        metrics += [
+            Metric(f"{split}/{kind}/{name}", value, stamp_ms, scores.key.step, run_id=run_id, **links)
+            for kind, value in values.items()
+            if value is not None
+        ]
+    return metrics
 
 
-def _means(scores: CheckpointScores) -> Iterator[tuple[str, float]]:
-    """Yield (metric key, mean over all sub-datasets), by which the models page sorts."""
-    yield "validation/mean_loss", math.fsum(score.loss for score in scores.scores) / len(scores.scores)
-    accuracies = [score.accuracy for score in scores.scores if score.accuracy is not None]
-    if len(accuracies) == len(scores.scores):
-        yield "validation/mean_accuracy", math.fsum(accuracies) / len(accuracies)
+def _means(scores: CheckpointScores) -> dict[str, float]:
+    """Return the means over all sub-datasets, by which the models page sorts."""
+    held = scores.scores
+    means = {"validation/mean_loss": math.fsum(score.loss for score in held) / len(held)}
+    accuracies = [score.accuracy for score in held if score.accuracy is not None]
+    if len(accuracies) == len(held):
+        means["validation/mean_accuracy"] = math.fsum(accuracies) / len(held)
+    return means
 
 
 @retry_while_unavailable
@@ -158,24 +145,20 @@ def find_checkpoint(search: SearchRef, key: CheckpointKey) -> RegisteredCheckpoi
     client = client_of(search.tracking_uri)
     found = _ready(client, search, f"{_of_search(search)} AND name = '{_name_of(key)}'")
     if not found:
-        ready = _ready(client, search, _of_round(search, key.round))
-        raise CheckpointNotFoundError(
-            search.search_id, key.round, key.step, sorted(int(model.tags["msft.step"]) for model in ready)
-        )
+        steps = sorted(int(model.tags["msft.step"]) for model in _ready(client, search, _of_round(search, key.round)))
+        raise CheckpointNotFoundError(search.search_id, key.round, key.step, steps)
     return _registered(max(found, key=lambda model: model.creation_timestamp))
 
 
 @retry_while_unavailable
 def accept_path(search: SearchRef, round_index: int, target: CheckpointKey, intervals: Sequence[IntervalStats]) -> str:
-    """Mark the checkpoints of a round that led to `target`, and continue the curves of the search's run by them.
+    """Mark the checkpoints of a round that led to `target`, and copy their points to the search's run.
 
     Args:
         target: the checkpoint that the round rolls back to.
-        intervals: the training of the round; that of the accepted checkpoints is copied to the search's run too.
-
+        intervals: the training of the round.
     Returns:
         The id of the round's run.
-
     Raises:
         CheckpointNotFoundError: MLflow holds no READY checkpoint of the round.
     """
@@ -233,16 +216,13 @@ def _holds(model: LoggedModel, checkpoint: CheckpointRef) -> bool:
 
 
 def _search_models(client: MlflowClient, search: SearchRef, condition: str) -> list[LoggedModel]:
-    models: list[LoggedModel] = []
-    token = None
-    while True:
-        page = client.search_logged_models(
-            [search.experiment_id], filter_string=condition, max_results=_PAGE, page_token=token
-        )
+    ask = partial(client.search_logged_models, [search.experiment_id], filter_string=condition, max_results=_PAGE)
+    page = ask()
+    models = list(page)
+    while page.token:
+        page = ask(page_token=page.token)
         models.extend(page)
-        token = page.token
-        if not token:
-            return models
+    return models
 
 
 def _registered(model: LoggedModel) -> RegisteredCheckpoint:
@@ -260,6 +240,9 @@ def _logged_scores(model: LoggedModel, key: CheckpointKey) -> CheckpointScores |
     # The newest value counts: a checkpoint that is scored again keeps the older one beside it.
     held = {m.key: m.value for m in sorted(model.metrics or [], key=lambda metric: metric.timestamp)}
     prefix = "validation/num_examples/"
+    names = sorted(metric.removeprefix(prefix) for metric in held if metric.startswith(prefix))
+    if not names:
+        return None
     scores = tuple(
         SubDatasetScore(
             sub_dataset=name,
@@ -268,14 +251,8 @@ def _logged_scores(model: LoggedModel, key: CheckpointKey) -> CheckpointScores |
             num_examples=int(held[f"{prefix}{name}"]),
             correct="",
         )
-        for name in sorted(metric.removeprefix(prefix) for metric in held if metric.startswith(prefix))
+        for name in names
     )
-    if not scores:
-        return None
-    cost = EvaluationCost(
-        num_tokens=int(held.get("evaluation/num_tokens", 0)),
-        num_examples=int(held.get("evaluation/num_examples", 0)),
-        flops=held.get("evaluation/flops", 0.0),
-        seconds=held.get("evaluation/seconds", 0.0),
-    )
-    return CheckpointScores(key=key, sha256="", scores=scores, cost=cost)
+    fields = EvaluationCost.model_fields
+    cost = {field: held[f"evaluation/{field}"] for field in fields if f"evaluation/{field}" in held}
+    return CheckpointScores(key=key, sha256="", scores=scores, cost=EvaluationCost.model_validate(cost))

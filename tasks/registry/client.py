@@ -47,8 +47,7 @@ def retry_while_unavailable(
     """Decorate a function that talks to MLflow: while MLflow is unavailable, it waits and calls the function again.
 
     The function must be idempotent as a whole: it looks for what an earlier call left behind before it creates
-    anything, and its time stamps come from files. What is to be recorded stays in files until then, training and
-    scoring go on in their own processes, and the order of the calls is kept.
+    anything, and its time stamps come from files. Training and scoring go on in their own processes.
 
     Raises:
         TrackingError: MLflow was unavailable for longer than `tracking.outage_minutes`, or refuses for good.

@@ -19,7 +19,7 @@ from tasks.errors import MsftError
 from tasks.record.paths import checkpoint_directory
 from tasks.record.rollout import intervals_before, reference_to
 from tasks.registry.checkpoints import RoundCheckpoints
-from tasks.registry.runs import log_mixture, log_system, open_round_run
+from tasks.registry.runs import log_mixture, log_points, open_round_run
 from tasks.report import messages
 from tasks.report.prefect_artifacts import ProgressBar
 
@@ -35,10 +35,7 @@ _PAUSE_S = 120.0
 def record_rollout(
     search: SearchRef, mixture: Mixture, checkpoints: Sequence[CheckpointRef], intervals: Sequence[IntervalStats]
 ) -> tuple[RegisteredCheckpoint, ...]:
-    """Register the checkpoints of a roll-out with the training before each, and log its mixture.
-
-    Checkpoints that were registered while the roll-out ran are left as they are.
-    """
+    """Log the mixture of a roll-out, and register those checkpoints that were not registered while it ran."""
     run_id = open_round_run(search, mixture.round, [part.name for part in mixture.draws])
     registered = RoundCheckpoints(search, run_id).register(checkpoints, intervals)
     log_mixture(search, run_id, mixture, checkpoints[0].published_at_ms)
@@ -114,25 +111,22 @@ class LivePages:
             self._register_new(self._checkpoints)
         if is_end or time.monotonic() >= self._log_at:
             self._log_at = time.monotonic() + _LOG_S
-            log_system(self._search, self._run_id, self._readings.take(), self._step)
+            now_ms = time.time_ns() // 1_000_000
+            log_points(self._search, self._run_id, self._readings.take(), now_ms, self._step)
 
     def _register_new(self, checkpoints: RoundCheckpoints) -> None:
-        directories = {
-            step: checkpoint_directory(self._output, step) for step in self._steps if step not in self._registered
-        }
-        found = {step: directory for step, directory in directories.items() if directory.is_dir()}
-        if not found:
-            return
-        references = [reference_to(path, Path(self._search.directory)) for path in found.values()]
-        checkpoints.register(references, intervals_before(found[max(found)]))
-        self._registered |= set(found)
+        waited_for = [step for step in self._steps if step not in self._registered]
+        found = {step: path for step in waited_for if (path := checkpoint_directory(self._output, step)).is_dir()}
+        if found:
+            references = [reference_to(path, Path(self._search.directory)) for path in found.values()]
+            checkpoints.register(references, intervals_before(found[max(found)]))
+            self._registered |= set(found)
 
 
 class SystemReadings:
-    """Collects readings until they are taken.
+    """Collects readings until they are taken, while the flow waits for its worker.
 
-    MLflow's own thread that does this ends at the first request that fails, and may hold up the end of the process
-    for as long as one takes; here the flow reads while it waits for its worker anyway.
+    MLflow's own thread ends at the first request that fails, and may hold up the end of the process for as long.
     """
 
     def __init__(self) -> None:
@@ -149,13 +143,9 @@ class SystemReadings:
 
     def take(self) -> dict[str, float]:
         """Return the mean of the readings since the last call, keyed as MLflow's page of system metrics wants it."""
-        values = {
-            f"system/{key}": float(value)
-            for monitor in self._monitors
-            for key, value in monitor.aggregate_metrics().items()
-        }
+        held = [item for monitor in self._monitors for item in monitor.aggregate_metrics().items()]
         self._clear()
-        return values
+        return {f"system/{key}": float(value) for key, value in held}
 
     def _clear(self) -> None:
         for monitor in self._monitors:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 
-from tasks.contracts import CheckpointScores, IntervalStats, Mixture, SearchRef, SubDatasetRef
+from tasks.contracts import IntervalStats, Mixture, SearchRef
 from tasks.errors import DeletedRunError, TrackingError
 from tasks.record.paths import round_title, search_title
 from tasks.registry.client import client_of, is_not_there, retry_for, retry_while_unavailable
@@ -20,6 +19,7 @@ from tasks.report.markdown import spaced
 
 # A start is refused soon where MLflow is down; a server that is just being restarted may take as long.
 _START_PATIENCE_S = 20.0
+_LONGEST_TAG = 8000
 # Without it, MLflow takes the experiment for one of language-model applications and calls checkpoints agents.
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
 
@@ -30,14 +30,10 @@ def open_search_run(
     """Return the search with the ids of its MLflow run: its own where there is one, else a new one.
 
     Args:
-        search: which one; its `run_id` is not known yet.
-        experiment: name of the MLflow experiment.
         params: logged with the run.
-        is_new: whether the search has not begun.
         parent_run_id: the run of the comparison that the search is part of; empty where it runs alone.
-
     Raises:
-        TrackingError: MLflow does not answer, or does not hold a search that has begun.
+        TrackingError: MLflow does not answer, or holds no run of a search that has begun (not `is_new`).
     """
 
     def open_it() -> SearchRef:
@@ -50,11 +46,7 @@ def open_search_run(
 
 
 def open_comparison_run(comparison: SearchRef, experiment: str, params: Mapping[str, Any], kind: str) -> SearchRef:
-    """Return a comparison, or sweep, with the ids of its MLflow run, under which its searches come to stand.
-
-    Raises:
-        TrackingError: MLflow does not answer.
-    """
+    """Return a comparison, or sweep, with the ids of its MLflow run, under which its searches come to stand."""
     uri = comparison.tracking_uri
     return retry_for(uri, _START_PATIENCE_S, lambda: _open_run(comparison, experiment, params, kind, True))
 
@@ -118,11 +110,7 @@ def _end_running(client: MlflowClient, search: SearchRef, experiment_id: str, st
 
 
 def run_statuses(tracking_uri: str) -> dict[str, str]:
-    """Return the status of every search's run that the store holds, by search id.
-
-    Raises:
-        TrackingError: MLflow does not answer.
-    """
+    """Return the status of every search's run that the store holds, by search id."""
 
     def ask() -> dict[str, str]:
         client = client_of(tracking_uri)
@@ -156,9 +144,8 @@ def open_round_run(search: SearchRef, round_index: int, active: Sequence[str]) -
 @retry_while_unavailable
 def close_round_run(search: SearchRef, run_id: str, tags: Mapping[str, str]) -> None:
     """Close a round's run with the decision in its tags."""
-    client = client_of(search.tracking_uri)
-    client.log_batch(run_id, tags=[RunTag(key, value[:5000]) for key, value in tags.items()])
-    client.set_terminated(run_id, status="FINISHED")
+    tag_run(search, run_id, tags)
+    client_of(search.tracking_uri).set_terminated(run_id, status="FINISHED")
 
 
 def _experiment(client: MlflowClient, search: SearchRef, name: str) -> str:
@@ -187,51 +174,33 @@ def _find_run(client: MlflowClient, search: SearchRef, kind: str, round_index: i
     return str(active[0].info.run_id) if active else None
 
 
-_LONGEST_TAG = 8000
-
-
 @retry_while_unavailable
-def log_datasets(search: SearchRef, sub_datasets: Iterable[SubDatasetRef]) -> None:
-    """Link the train and validation rows, by their hashes, to the search's run."""
-    inputs = [
-        _dataset(part.name, context, rows.sha256, {"rows": rows.num_rows, "tokens": rows.num_tokens})
-        for part in sub_datasets
-        for context, rows in (("train", part.train), ("validation", part.validation))
-    ]
+def log_datasets(search: SearchRef, splits: Iterable[tuple[str, str, str, Mapping[str, int]]]) -> None:
+    """Link splits to the search's run, given as (sub-dataset, split, SHA-256 of its rows, its sizes)."""
+    inputs = []
+    for name, split, sha256, sizes in splits:
+        source = json.dumps({**sizes, "sha256": sha256})
+        dataset = Dataset(f"{name}/{split}", sha256[:16], source_type="local", source=source)
+        inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", split)]))
     client_of(search.tracking_uri).log_inputs(search.run_id, datasets=inputs)
 
 
 @retry_while_unavailable
-def log_test_datasets(search: SearchRef, test: CheckpointScores, hashes: Mapping[str, str]) -> None:
-    """Link the test rows that the champion was scored on; not before, since a search must not depend on them."""
-    inputs = [
-        _dataset(score.sub_dataset, "test", hashes[score.sub_dataset], {"rows": score.num_examples})
-        for score in test.scores
-    ]
-    client_of(search.tracking_uri).log_inputs(search.run_id, datasets=inputs)
-
-
-def _dataset(name: str, context: str, sha256: str, size: Mapping[str, int]) -> DatasetInput:
-    source = json.dumps({**size, "sha256": sha256})
-    dataset = Dataset(f"{name}/{context}", sha256[:16], source_type="local", source=source)
-    return DatasetInput(dataset, [InputTag("mlflow.data.context", context)])
-
-
-@retry_while_unavailable
-def log_mixture(search: SearchRef, run_id: str, mixture: Mixture, stamp_ms: int) -> None:
-    """Log the realised share of each sub-dataset in the round's mixture; logging it again changes nothing."""
-    shares = {"examples": mixture.example_shares, "tokens": mixture.token_shares}
-    metrics = [
-        Metric(f"mixture/{unit}/{name}", share, stamp_ms, mixture.round)
-        for unit, by_name in shares.items()
-        for name, share in by_name.items()
-    ]
+def log_points(search: SearchRef, run_id: str, values: Mapping[str, float], stamp_ms: int, step: int = 0) -> None:
+    """Log metrics of a run; with the same time stamp, logging them again changes nothing."""
+    metrics = [Metric(key, value, stamp_ms, step) for key, value in values.items()]
     client_of(search.tracking_uri).log_batch(run_id, metrics=metrics)
 
 
-@retry_while_unavailable
+def log_mixture(search: SearchRef, run_id: str, mixture: Mixture, stamp_ms: int) -> None:
+    """Log the realized share of each sub-dataset in the round's mixture."""
+    shares = {"examples": mixture.example_shares, "tokens": mixture.token_shares}
+    values = {f"mixture/{unit}/{name}": share for unit, held in shares.items() for name, share in held.items()}
+    log_points(search, run_id, values, stamp_ms, mixture.round)
+
+
 def log_training(search: SearchRef, run_id: str, interval: IntervalStats, published_at_ms: int) -> None:
-    """Log what one evaluation interval trained; the time stamp makes logging it again change nothing."""
+    """Log the training of one evaluation interval."""
     values = {
         "train/tokens": float(interval.num_tokens),
         "train/examples": float(interval.num_examples),
@@ -240,29 +209,19 @@ def log_training(search: SearchRef, run_id: str, interval: IntervalStats, publis
         "train/learning_rate": interval.learning_rate,
         **{f"train/loss/{name}": loss for name, loss in interval.losses.items()},
     }
-    metrics = [Metric(key, value, published_at_ms, interval.key.step) for key, value in values.items()]
-    client_of(search.tracking_uri).log_batch(run_id, metrics=metrics)
+    log_points(search, run_id, values, published_at_ms, interval.key.step)
 
 
 @retry_while_unavailable
-def log_system(search: SearchRef, run_id: str, values: Mapping[str, float], step: int) -> None:
-    """Log readings of the machine, now, at the optimizer step that training has reached."""
-    now_ms = time.time_ns() // 1_000_000
-    metrics = [Metric(key, value, now_ms, step) for key, value in values.items()]
-    client_of(search.tracking_uri).log_batch(run_id, metrics=metrics)
+def tag_run(search: SearchRef, run_id: str, tags: Mapping[str, str]) -> None:
+    """Set tags on a run."""
+    run_tags = [RunTag(key, value[:_LONGEST_TAG]) for key, value in tags.items()]
+    client_of(search.tracking_uri).log_batch(run_id, tags=run_tags)
 
 
-@retry_while_unavailable
 def describe_run(search: SearchRef, run_id: str, text: str) -> None:
     """Set a run's description, which its page shows as Markdown."""
-    client_of(search.tracking_uri).set_tag(run_id, "mlflow.note.content", spaced(text)[:_LONGEST_TAG])
-
-
-@retry_while_unavailable
-def tag_search(search: SearchRef, tags: Mapping[str, str]) -> None:
-    """Set tags on the search's run."""
-    run_tags = [RunTag(key, value[:_LONGEST_TAG]) for key, value in tags.items()]
-    client_of(search.tracking_uri).log_batch(search.run_id, tags=run_tags)
+    tag_run(search, run_id, {"mlflow.note.content": spaced(text)})
 
 
 @retry_while_unavailable
@@ -271,13 +230,3 @@ def log_files(search: SearchRef, paths: Iterable[Path], folder: str = "") -> Non
     client = client_of(search.tracking_uri)
     for path in paths:
         client.log_artifact(search.run_id, str(path), folder or None)
-
-
-@retry_while_unavailable
-def log_summary(search: SearchRef, metrics: Mapping[str, float], tags: Mapping[str, str], stamp_ms: int) -> None:
-    """Log the numbers of the end of the search, at step 0; with the same stamp, again changes nothing."""
-    client_of(search.tracking_uri).log_batch(
-        search.run_id,
-        metrics=[Metric(key, value, stamp_ms, 0) for key, value in metrics.items()],
-        tags=[RunTag(key, value) for key, value in tags.items()],
-    )

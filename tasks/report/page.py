@@ -99,7 +99,7 @@ def _data_rows(view: SearchView) -> list[dict[str, Any]]:
     for name in view.names:
         train = view.train.get(name)
         validation = view.rounds[0].curves[name].end.num_examples if view.rounds else None
-        counts = (train and train.rows, train and train.tokens, validation, tested.get(name))
+        counts = (train and train.num_rows, train and train.num_tokens, validation, tested.get(name))
         sha256 = view.started.content.get(f"{name}/train", train.sha256 if train else "")
         row = {"name": name, "source": _source(configured.get(name, {})), "counts": counts, "sha256": sha256}
         rows.append({**row, "dropped": _dropped(view, name)})

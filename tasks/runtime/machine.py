@@ -90,22 +90,9 @@ def _text(value: str | bytes) -> str:
     return value.decode() if isinstance(value, bytes) else value  # bytes in older versions
 
 
-PACKAGES = (
-    "torch",
-    "transformers",
-    "tokenizers",
-    "datasets",
-    "accelerate",
-    "peft",
-    "safetensors",
-    "prefect",
-    "mlflow",
-    "pandas",
-    "numpy",
-    "msft-search",
-)
-# The packages whose version belongs to the numerical environment.
+# The packages whose version belongs to the numerical environment, and all that are recorded.
 _NUMERICAL_PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "peft")
+PACKAGES = (*_NUMERICAL_PACKAGES, "datasets", "safetensors", "prefect", "mlflow", "pandas", "numpy", "msft-search")
 # A setting of the numerical environment, and the entry of `describe_environment` that says the same of the machine.
 _SAME_AS_SETTING = {"gpus": "training.device", "num_cores": "training.threads"}
 
@@ -125,10 +112,10 @@ def describe_environment() -> dict[str, Any]:
         "git_commit": commit or "unknown",
         "git_dirty": bool(commit) and bool(capture(["git", "-C", str(code), "status", "--porcelain"])),
         "platform": platform.platform(),
-        "cpu": _cpu_name(),
+        "cpu": _value_in(Path("/proc/cpuinfo"), "model name"),
         "num_cores": os.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
-        "gpus": [_gpu_name(path) for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))],
+        "gpus": [_value_in(path, "Model") for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))],
     }
 
 
@@ -188,14 +175,10 @@ def version_of(name: str) -> str:
         return "not installed"
 
 
-def _cpu_name() -> str:
+def _value_in(path: Path, key: str) -> str:
+    """Return the first value of `key : value` lines in a file of /proc."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
+        lines = path.read_text().splitlines()
+    except OSError:  # not Linux
         return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
-
-
-def _gpu_name(path: Path) -> str:
-    lines = path.read_text().splitlines()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("Model")), "unknown")
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), "unknown")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tasks.algorithm.costs import ModelShape
+from tasks.algorithm.costs import ModelShape, RowCost
 from tasks.contracts import ScoreSplit, SubDatasetScore
 from tasks.errors import NonFiniteScoreError
 from tasks.workers.forward import Row, collate, supports_logit_positions, token_logits, token_losses
@@ -133,7 +133,7 @@ class Scorer:
 
     def _charge(self, num_tokens: int, num_pairs: int, num_head_positions: int) -> None:
         self.cost.num_tokens += num_tokens
-        self.cost.flops += self.shape.forward_flops(num_tokens, num_pairs, num_head_positions)
+        self.cost.flops += RowCost(num_tokens, num_pairs, num_head_positions).forward_flops(self.shape)
 
     def _choose(self, rows: Rows, passes: Sequence[GoldPass]) -> list[bool]:
         """Return for each row whether the right choice has the highest log-likelihood; the first wins a tie."""

@@ -131,7 +131,7 @@ def test_a_full_disk_under_mlflow_is_named_at_once(
     began = time.monotonic()
     with pytest.raises(NoDiskSpaceError, match="no room for what MLflow is to keep"):
         # More than the pages that the store has have room for.
-        tracking.log_system(search, run_id, {f"system/{n}": 1.0 for n in range(1000)}, 1)
+        tracking.log_points(search, run_id, {f"system/{n}": 1.0 for n in range(1000)}, 1, 1)
     assert time.monotonic() - began < 600
     filler.unlink()
     tracking.log_mixture(search, run_id, tiny_mixture, 1)

@@ -87,7 +87,7 @@ def record_a_round(search: SearchRef, mixture: Mixture) -> SearchRef:
     card = ModelCard(front={}, body="", lineage={"msft.search_id": search.search_id})
     register_champion(search, champion, found, card)
     assert registry.accept_path(search, 0, CheckpointKey(0, 1), []) == run_id
-    tracking.tag_search(search, {"msft.excluded": "none"})
+    tracking.tag_run(search, search.run_id, {"msft.excluded": "none"})
     tracking.close_round_run(search, run_id, {"msft.decision": "advance"})
     tracking.log_files(search, [champion / "config.json"])
     tracking.close_search_run(search, "FINISHED")

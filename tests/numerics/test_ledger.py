@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from tasks.algorithm.costs import RowCost
 from tasks.config.schema import LoraConfig
 from tasks.contracts import BaseModelRef, Mixture, RolloutResult
 from tasks.workers import train as worker
@@ -62,7 +63,8 @@ def test_the_flops_formula_is_within_2_percent_of_a_profiler(
     with FlopCounterMode(display=False) as backward:
         losses.sum().backward()
     counted, shape = forward.get_total_flops(), shape_of(model)
-    assert shape.forward_flops(num_tokens, num_pairs, num_labels) == pytest.approx(counted, rel=TOLERANCE)
+    cost = RowCost(num_tokens, num_pairs, num_labels)
+    assert cost.forward_flops(shape) == pytest.approx(counted, rel=TOLERANCE)
     counted += backward.get_total_flops()
-    formula = shape.training_flops(num_tokens, num_pairs, num_labels)
+    formula = cost.training_flops(shape)
     assert formula == pytest.approx(counted, rel=TOLERANCE if lora is None else LORA_TOLERANCE)
