@@ -43,6 +43,25 @@ def _sentencepiece(scheme: str) -> Tokenizer:
     return core
 
 
+def _llama_2() -> Tokenizer:
+    """As SentencePiece's models were converted first: the normalizer gives the prefix to each piece of text."""
+    core = _sentencepiece("never")
+    core.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    core.pre_tokenizer = None
+    core.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return core
+
+
+def _unigram() -> Tokenizer:
+    core = Tokenizer(models.Unigram())
+    core.normalizer = normalizers.NFKC()
+    core.pre_tokenizer = pre_tokenizers.Metaspace()
+    core.decoder = decoders.Metaspace()
+    return core
+
+
 def _wordpiece() -> Tokenizer:
     core = Tokenizer(models.WordPiece(unk_token="<unk>"))
     core.normalizer = normalizers.BertNormalizer(lowercase=False, strip_accents=False)
@@ -57,6 +76,8 @@ _CORES = {
     "SentencePiece prefix first": lambda: _sentencepiece("first"),
     "SentencePiece prefix always": lambda: _sentencepiece("always"),
     "SentencePiece no prefix": lambda: _sentencepiece("never"),
+    "SentencePiece of Llama 2": _llama_2,
+    "Unigram": _unigram,
     "WordPiece": _wordpiece,
 }
 KINDS = tuple(_CORES)
@@ -67,6 +88,10 @@ def _trainer(kind: str) -> Any:
     special = ["<unk>", "<s>", "</s>"]
     if kind.startswith("Sentence"):
         special += [f"<0x{byte:02X}>" for byte in range(256)]
+    if kind == "Unigram":
+        return trainers.UnigramTrainer(
+            vocab_size=900, special_tokens=special, unk_token="<unk>", initial_alphabet=alphabet, show_progress=False
+        )
     trainer = trainers.WordPieceTrainer if kind == "WordPiece" else trainers.BpeTrainer
     return trainer(vocab_size=900, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -37,7 +38,7 @@ class EncodedText:
 def encode_pair(tokenizer: Any, prompt: str, completion: str) -> EncodedText:
     """Return the tokens of a prompt and its completion, with one begin and one end."""
     prompt_ids, joined = _ids(tokenizer, prompt), _ids(tokenizer, prompt + completion)
-    begin = _begin(tokenizer, prompt + completion, joined)
+    begin = _begin(tokenizer)
     parts = [prompt_ids, _continued(tokenizer, prompt_ids, joined, completion)]
     lead = begin if prompt_ids[: len(begin)] != begin else []
     ended = bool(parts[1]) and parts[1][-1] in tokenizer.all_special_ids
@@ -89,12 +90,16 @@ def _flat(parts: Sequence[list[int]]) -> list[int]:
     return [token for part in parts for token in part]
 
 
-def _begin(tokenizer: Any, text: str, plain: list[int]) -> list[int]:
-    """Return the tokens that the tokenizer puts before a text; those that it puts after it are given by the row."""
-    framed: list[int] = tokenizer(text, verbose=False)["input_ids"]
-    surplus = len(framed) - len(plain)
-    at = next((i for i in range(surplus + 1) if framed[i : i + len(plain)] == plain), 0)
-    return framed[:at]
+@lru_cache(maxsize=8)
+def _begin(tokenizer: Any) -> list[int]:
+    """Return the tokens that the tokenizer puts before a text; those that it puts after one are given by the row."""
+    for text in _LEADS:
+        plain: list[int] = _ids(tokenizer, text)
+        framed: list[int] = tokenizer(text)["input_ids"]
+        found = [at for at in range(len(framed)) if framed[at : at + len(plain)] == plain]
+        if plain and found:
+            return framed[: found[0]]
+    return []
 
 
 def _continued(tokenizer: Any, before: list[int], joined: list[int], text: str) -> list[int]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ _UNCHECKED = ("role", "content", "name", "tool_call_id", "id", "reasoning_conten
 _HELP = "remove it from the row, write it into content, or set model.chat_template to one that has a place for it"
 
 
+_TODAY = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
+_DATE = date(2024, 7, 26)
 _KNOWN = {path.stem: path for path in sorted(Path(__file__).with_name("chat_templates").glob("*.jinja"))}
 
 
@@ -46,6 +50,16 @@ def read_template(config: SearchConfig) -> str | None:
             expected=f"a Jinja file, or one of {', '.join(_KNOWN)}",
             fix="fix model.chat_template (paths are relative to the YAML file)",
         ) from error
+
+
+def with_fixed_date(template: Any) -> Any:
+    """Return a template that renders the same text every day: today's date becomes the one that Llama 3 falls back to.
+
+    A search may be resumed on another day, and its tokens are cached by the rows' texts.
+    """
+    if not isinstance(template, str):
+        return template
+    return _TODAY.sub(lambda found: repr(_DATE.strftime(found[2])), template)
 
 
 @dataclass(frozen=True)

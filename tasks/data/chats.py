@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -14,7 +14,6 @@ ROLES = ("system", "developer", "user", "assistant", "tool")
 _OWN = ("role", "content", "weight", "train")
 # Other names that transformers takes for the same.
 _REASONING = {"reasoning": "reasoning_content", "thinking": "reasoning_content"}
-_LEGACY = {"functions": "tools", "function_call": "tool_calls in the message"}
 
 
 class Message(NamedTuple):
@@ -48,18 +47,17 @@ def read_chat(name: str, row: Mapping[str, Any], where: str) -> tuple[tuple[Mess
     Raises:
         DataError: the messages are no chat that ends with the assistant, or a key cannot be used.
     """
-    try:
-        messages = _messages(row["messages"])
-        options = {"tools": _tools(row["tools"])} if row.get("tools") else {}
-        if row.get("chat_template_kwargs"):
-            options |= row["chat_template_kwargs"]
-        for key in _LEGACY:
-            if row.get(key):
-                raise _Unusable(f"the column {key}", "columns that a chat template reads", f"use {_LEGACY[key]}")
-    except _Unusable as problem:
-        got, expected, fix = problem.args
-        raise DataError(name, where, column="messages", got=got, expected=expected, fix=fix) from None
-    return messages, options
+    found: dict[str, Any] = {}
+    for column, read in _COLUMNS.items():
+        value = row.get(column)
+        if column == "messages" or value not in (None, "", "[]", "{}", [], {}):
+            try:
+                found[column] = read(value)
+            except _Unusable as problem:
+                got, expected, fix = problem.args
+                raise DataError(name, where, column=column, got=got, expected=expected, fix=fix) from None
+    messages = found.pop("messages")
+    return messages, {**found.pop("chat_template_kwargs", {}), **found}
 
 
 class _Unusable(ValueError):
@@ -122,8 +120,8 @@ def _is_learned(said: Mapping[str, Any], where: str) -> bool:
 def _calls(value: Any, where: str) -> list[dict[str, Any]]:
     """Return the calls with arguments as objects; OpenAI's API has them as JSON in a text."""
     expected = "a list of calls, each with function: {name, arguments}"
-    calls = []
-    for call in value if isinstance(value, list) else [{}]:
+    calls, given = [], _parsed(value)
+    for call in given if isinstance(given, list) else [{}]:
         function = call.get("function", call) if isinstance(call, Mapping) else None
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
             raise _Unusable(f"{where} = {value!r:.120}", expected, "fix the row")
@@ -139,13 +137,29 @@ def _calls(value: Any, where: str) -> list[dict[str, Any]]:
 
 
 def _tools(value: Any) -> list[dict[str, Any]]:
-    try:
-        tools = json.loads(value) if isinstance(value, str) else value
-    except ValueError:
-        tools = None
+    tools = _parsed(value)
     if not isinstance(tools, list) or not all(isinstance(tool, Mapping) for tool in tools):
         raise _Unusable(f"tools = {value!r:.120}", "a list of JSON schemas of functions", "fix the row's tools")
     return [_without_nulls(tool) for tool in tools]
+
+
+def _options(value: Any) -> dict[str, Any]:
+    options = _parsed(value)
+    if not isinstance(options, Mapping):
+        raise _Unusable(f"chat_template_kwargs = {value!r:.120}", "an object", "fix the row")
+    return {key: option for key, option in options.items() if option is not None}
+
+
+def _legacy(value: Any) -> Any:
+    raise _Unusable(f"{value!r:.120}", "the column tools, and tool_calls in messages", "write them in this form")
+
+
+def _parsed(value: Any) -> Any:
+    """Return the value of a column that may hold JSON as a text."""
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        return None
 
 
 def _without_nulls(value: Any) -> Any:
@@ -153,3 +167,8 @@ def _without_nulls(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _without_nulls(item) for key, item in value.items() if item is not None}
     return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
+_COLUMNS: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
+    {"messages": _messages, "tools": _tools, "chat_template_kwargs": _options, "functions": _legacy}
+)

@@ -16,7 +16,7 @@ from jinja2 import TemplateError
 
 from tasks.contracts import SplitRef
 from tasks.data.boundaries import EncodedText, decode, encode_chat, encode_pair
-from tasks.data.chat_template import THOUGHT_END, render_chat
+from tasks.data.chat_template import THOUGHT_END, render_chat, with_fixed_date
 from tasks.data.examples import Example, fingerprint
 from tasks.data.problems import Problems
 from tasks.errors import DataError, ModelError
@@ -53,7 +53,7 @@ class Encoder:
                 expected="tokenizer files as save_pretrained writes them",
                 fix="save the tokenizer beside the model again, or set model.tokenizer",
             ) from error
-        self.tokenizer.chat_template = chat_template or self.tokenizer.chat_template
+        self.tokenizer.chat_template = with_fixed_date(chat_template or self.tokenizer.chat_template)
         self.max_length = max_length
         self.num_embeddings = num_embeddings
 

@@ -100,8 +100,13 @@ CASES = {
         "messages[1].tool_calls = [{'function': {}}]",
         "a list of calls, each with function: {name, arguments}",
     ),
+    "messages: options of the template that are none": _row(
+        {**_turns(("user", "a"), ("assistant", "b")), "chat_template_kwargs": "x"}, "chat_template_kwargs = 'x'"
+    ),
     "messages: the calls of an older form": _row(
-        {**_turns(("user", "a"), ("assistant", "b")), "functions": [{"name": "f"}]}, "the column functions", "use tools"
+        {**_turns(("user", "a"), ("assistant", "b")), "functions": [{"name": "f"}]},
+        "[{'name': 'f'}]",
+        "the column tools",
     ),
     "messages: empty answer": _row(_turns(("user", "hi"), ("assistant", " ")), "which is not empty"),
     "messages: unknown role": _row(
