@@ -171,6 +171,8 @@ def _is_preempted(job: _Job, name: str, on_poll: OnPoll | None) -> bool:
     if request.is_done:
         return False
     failure = _failure_of(job.spec)
+    if failure is None and request.is_unread:
+        return True
     if failure is None or not failure.preempted:
         raise _error_of(job.spec, name, request.process.returncode, failure)
     return True

@@ -36,6 +36,7 @@ class Request:
 
     process: Process
     answer: Path
+    is_first: bool
     _is_done: bool = False
 
     @property
@@ -48,6 +49,11 @@ class Request:
     def is_over(self) -> bool:
         """Return whether the request is done, or its worker has ended without."""
         return self.is_done or self.process.poll() is not None
+
+    @property
+    def is_unread(self) -> bool:
+        """Return whether a worker that had served others has ended before it read this request."""
+        return not self.is_first and not self.answer.with_suffix(".read").exists()
 
 
 class WorkerPool:
@@ -85,7 +91,7 @@ class WorkerPool:
         worker.num_requests += 1
         content = {"module": module, "spec": str(spec), "log": str(log)}
         write_file(stem.with_suffix(".json"), json.dumps(content))
-        request = Request(worker.process, stem.with_suffix(".done"))
+        request = Request(worker.process, stem.with_suffix(".done"), is_first=worker.num_requests == 1)
         try:
             yield request
         finally:

@@ -30,6 +30,7 @@ def serve(folder: Path) -> None:
         exit_on_sigterm(partial(_spec_of, path))
         _wait_for([path])
         request = json.loads(path.read_text())
+        path.with_suffix(".read").touch()
         _redirect_output(Path(request["log"]))
         code = _run(request["module"], request["spec"])
         if code != 0:
