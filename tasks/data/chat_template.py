@@ -21,11 +21,7 @@ THOUGHT_BEGIN, THOUGHT_END = "<think>", "</think>"
 _MARK = "\ue0ff-\ue0fe"
 # Keys that every template reads or may pass over, and reasoning, which `_left_out` looks for.
 _UNCHECKED = ("role", "content", "name", "tool_call_id", "id", "reasoning_content")
-
-
 _HELP = "remove it from the row, write it into content, or set model.chat_template to one that has a place for it"
-
-
 _TODAY = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
 _DATE = date(2024, 7, 26)
 _KNOWN = {path.stem: path for path in sorted(Path(__file__).with_name("chat_templates").glob("*.jinja"))}
@@ -136,9 +132,9 @@ class _Template:
 
     def span(self, index: int, full: str) -> tuple[int, int]:
         """Return the start and end of one turn in the text of the whole chat."""
-        before = self.render(index, add_generation_prompt=True)
+        before = self.render(index, add_generation_prompt=True) if index else ""  # a greeting answers nothing
         until = self.render(index + 1)
-        if full.startswith(until.rstrip()) and until.startswith(before):
+        if before and full.startswith(until.rstrip()) and until.startswith(before):
             return len(before), len(until.rstrip())
         return self._span_by_change(index, full, until, before)
 
@@ -165,17 +161,17 @@ class _Template:
             ValueError: it leaves one out.
         """
         source = str(self._tokenizer.chat_template)
-        shown = self._render(self._messages, self._options, generates=True)
         for key in self._options:
             others = {k: v for k, v in self._options.items() if k != key}
-            if (key == "tools" or key not in source) and self._gives(self._messages, others, shown):
+            if (key == "tools" or key not in source) and self._changes_nothing(self._messages, others):
                 raise ValueError(f"{key}, which the chat template leaves out; {_HELP}")
         for key in dict.fromkeys(key for message in self._messages for key in message):
             without = [{k: v for k, v in message.items() if k != key} for message in self._messages]
-            if key not in _UNCHECKED and key not in source and self._gives(without, self._options, shown):
+            if key not in _UNCHECKED and key not in source and self._changes_nothing(without, self._options):
                 raise ValueError(f"{key} in the messages, which the chat template leaves out; {_HELP}")
 
-    def _gives(self, messages: list[dict[str, Any]], options: Mapping[str, Any], shown: str) -> bool:
+    def _changes_nothing(self, messages: list[dict[str, Any]], options: Mapping[str, Any]) -> bool:
+        shown = self._render(self._messages, self._options, generates=True)
         try:
             return self._render(messages, options, generates=True) == shown
         except (TypeError, TemplateError):

@@ -234,6 +234,14 @@ def test_a_row_ends_with_its_last_learned_turn() -> None:
     assert encoded(KINDS[1], "chatml", turns).endswith("assistant\n⟦good<|im_end|>⟧")
 
 
+@pytest.mark.parametrize("family", ["chatml", "llama3", "qwen3", "plain"])
+def test_a_greeting_is_learned_without_its_header(family: str) -> None:
+    greeting = encoded(KINDS[1], family, chat_of(("assistant", "Hello!"), ("user", "hi"), ("assistant", "yo")))
+    plain = encoded(KINDS[1], family, chat_of(("user", "hi"), ("assistant", "yo")))
+    assert greeting.split("⟦")[1].startswith("Hello!")
+    assert greeting.endswith(plain.removeprefix("<s>"))
+
+
 def test_options_of_the_template_are_used() -> None:
     default = chat_of(("user", "hi"), ("assistant", "yo"), chat_template_kwargs={"enable_thinking": True})
     assert encoded(KINDS[1], "qwen3", default).endswith("⟦<think>\n\n</think>\n\nyo<|im_end|>⟧")
