@@ -129,6 +129,7 @@ def _from_template(name: str, template: TemplateConfig, row: Mapping[str, Any], 
         raise DataError(
             name,
             where,
+            column=", ".join(getattr(error, "__notes__", ())),
             got=f"{type(error).__name__}: {error}; columns with a value: {_with_values(row)}",
             expected="a template that names columns of the row",
             fix="fix the sub-dataset's template",

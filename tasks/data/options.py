@@ -36,6 +36,7 @@ class _Options:
     texts: list[list[str]]
     columns: tuple[str, ...]
     labels: str | list[str] | None = None
+    names: tuple[list[str], ...] = ()  # by which an answer may pick an option, in each row of the sample
 
     @property
     def most(self) -> int:
@@ -89,12 +90,13 @@ def _nested(name: str, values: Sequence[dict[str, Any]]) -> Iterator[_Options]:
     texts = [texts_of(value["text"]) for value in values if isinstance(value.get("text"), list)]
     whole = [one for one in texts if one]
     if len(whole) == len(values) and all(isinstance(value.get("label"), list) for value in values):
-        yield _Options(f"{name}[text]", whole, (name,), f"{name}[label]")
+        labels = tuple([str(label) for label in value["label"]] for value in values)
+        yield _Options(f"{name}[text]", whole, (name,), f"{name}[label]", labels)
     keys = list(values[0])
     lettered = [texts_of(list(value.values())) for value in values if list(value) == keys]
     whole = [one for one in lettered if one and len(one) > 1]
     if len(whole) == len(values) and all(len(key) == 1 for key in keys):
-        yield _Options([f"{{{name}[{key}]}}" for key in keys], whole, (name,), keys)
+        yield _Options([f"{{{name}[{key}]}}" for key in keys], whole, (name,), keys, (keys,) * len(values))
 
 
 def _right_columns(sample: Rows) -> list[str]:
@@ -110,12 +112,16 @@ def _by_answer(sample: Rows, options: _Options, column: str) -> tuple[Template, 
     right = f"{{{column}}}"
     lettered = {"completion": " {letter}", "options": {"texts": options.given, "right": right}}
     to_check = "the wording of the template"
-    if options.labels is not None:
+    if options.labels is not None and all(a in names for a, names in zip(answers, options.names, strict=True)):
         return _labelled(lettered, options.labels), to_check
-    if not (are_numbers and isinstance(sample[0].get(options.columns[0]), list | str)) and all(
-        answer in texts for answer, texts in zip(answers, options.texts, strict=True)
-    ):
-        return {"completion": f" {right}", "choices": options.given}, to_check
+    if isinstance(options.labels, str):
+        return None
+    is_text = all(answer in texts for answer, texts in zip(answers, options.texts, strict=True))
+    as_text: tuple[Template, str] = {"completion": f" {right}", "choices": options.given}, to_check
+    if are_numbers:  # of options, unless they cannot be
+        return _indexed(lettered, options, answers) or (as_text if is_text else None)
+    if is_text:
+        return as_text
     if labels := _letters(answers, options.most):
         is_plain = labels == list(ascii_uppercase[: options.most])
         return lettered if is_plain else _labelled(lettered, labels), to_check

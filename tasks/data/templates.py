@@ -23,7 +23,13 @@ class FilledTemplate:
 
 
 class _Filler(Formatter):
-    """Fills format strings with the texts of values, not with Python's spelling of them."""
+    """Fills format strings with the texts of values, not with Python's spelling of them; `field` is the last one."""
+
+    field = ""
+
+    def get_field(self, field_name: str, args: Any, kwargs: Any) -> Any:
+        self.field = field_name
+        return super().get_field(field_name, args, kwargs)
 
     def format_field(self, value: Any, format_spec: str) -> Any:
         text = text_of(value)  # refuses lists, objects and infinite numbers
@@ -31,9 +37,6 @@ class _Filler(Formatter):
 
     def convert_field(self, value: Any, conversion: str | None) -> Any:
         return super().convert_field(text_of(value) if conversion else value, conversion)
-
-
-_FILLER = _Filler()
 
 
 def fill_template(template: TemplateConfig, row: Mapping[str, Any]) -> FilledTemplate:
@@ -58,7 +61,12 @@ def fill_template(template: TemplateConfig, row: Mapping[str, Any]) -> FilledTem
 
 
 def _fill(text: str, row: Mapping[str, Any]) -> str:
-    return _FILLER.vformat(text, (), row)
+    filler = _Filler()
+    try:
+        return filler.vformat(text, (), row)
+    except Exception as error:
+        error.add_note(filler.field)
+        raise
 
 
 def _lettered(options: OptionsConfig, row: Mapping[str, Any]) -> tuple[list[dict[str, str]], int]:

@@ -126,7 +126,9 @@ CASES = {
         {"q": "x", "a": float("nan")}, "KeyError: 'a'; columns with a value: q", template=TEMPLATE
     ),
     "template: text as a number": _row({"q": "x", "a": "y"}, "ValueError", template={**TEMPLATE, "prompt": "{q:d}"}),
-    "template: a list": _row({"q": ["x"], "a": "y"}, "TypeError: a list, not a text: ['x']", template=TEMPLATE),
+    "template: a list": _row(
+        {"q": ["x"], "a": "y"}, "column:   q", "TypeError: a list, not a text: ['x']", template=TEMPLATE
+    ),
     "template: an object": _row({"q": "x", "a": {"b": 1}}, "TypeError: an object, not a text", template=TEMPLATE),
     "template: a list in a format": _row(
         {"q": ["x"], "a": "y"}, "TypeError: a list", template={**TEMPLATE, "prompt": "{q!s}"}

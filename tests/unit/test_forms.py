@@ -144,6 +144,12 @@ CASES: dict[str, tuple[Rows, str, str, tuple[str, ...]]] = {
         LETTERS,
     ),
     "choices and a text": (_asked(choices=OPTIONS, answer=("1", "2", "3", "4")), "q {0}?\nAnswer:", " 2", NUMBERS),
+    "choices that are numbers, and one of them": (
+        _asked(choices=[10, 20, 30], answer=(30, 20, 10, 10)),
+        "q {0}?\nAnswer:",
+        " 20",
+        (" 10", " 20", " 30"),
+    ),
     "columns A to D and a letter": (
         _asked(A="1", B="2", C="3", D="4", answer=("A", "B", "C", "D")),
         LISTED,
@@ -189,6 +195,12 @@ CASES: dict[str, tuple[Rows, str, str, tuple[str, ...]]] = {
         LISTED,
         " B",
         LETTERS,
+    ),
+    "options by letter, a letter and the answer's text (MedQA)": (
+        _asked(options={"A": "1", "B": "2"}, answer=("1", "2", "2", "1"), answer_idx=("A", "B", "B", "A")),
+        "q {0}?\nAnswer:",
+        " 2",
+        (" 1", " 2"),
     ),
     "columns that are constant or an id": (
         [
