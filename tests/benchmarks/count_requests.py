@@ -1,8 +1,9 @@
-"""Count what the smoke search asks of MLflow and how often it reads its journal.
+"""Count the requests to MLflow, the reads of the journal and the started workers of the smoke search.
 
     python -m tests.benchmarks.count_requests [--json FILE] [--output-root FOLDER]
 
-Prints one row per MLflow request and per reader of the journal; training and scoring are those of the search itself.
+Prints one row per MLflow request, and one each for the journal and the workers; training and scoring are those of the
+search itself.
 """
 
 from __future__ import annotations
@@ -22,12 +23,18 @@ SMOKE = Path(__file__).parents[2] / "deployments" / "configs" / "smoke.yaml"
 SEARCHES = ("search_runs", "search_logged_models")
 READS = "journal reads"
 REGISTRATIONS = "checkpoints registered"
+STARTS = "worker processes started"
 
 
 @contextmanager
 def counting() -> Iterator[Counter[str]]:
-    """Count the requests of every MLflow client and the reads of a journal while the block runs."""
+    """Count the requests of every MLflow client, the reads of a journal and the started workers in the block.
+
+    Accelerate's launcher, which starts the trainer, counts as one.
+    """
     from mlflow import MlflowClient
+
+    from tasks.runtime import pool
 
     counts: Counter[str] = Counter()
 
@@ -52,7 +59,11 @@ def counting() -> Iterator[Counter[str]]:
         for name, value in vars(MlflowClient).items()
         if callable(value) and not name.startswith("_")
     }
-    with patch.multiple(MlflowClient, **requests), patch.object(Path, "read_bytes", read):
+    with (
+        patch.multiple(MlflowClient, **requests),
+        patch.object(Path, "read_bytes", read),
+        patch.object(pool, "spawn", counted(STARTS, pool.spawn)),
+    ):
         yield counts
 
 
@@ -62,7 +73,8 @@ def summary_of(counts: Counter[str]) -> dict[str, int]:
         REGISTRATIONS: counts[REGISTRATIONS],
         "MLflow searches": sum(counts[name] for name in SEARCHES),
         READS: counts[READS],
-        **{name: count for name, count in counts.most_common() if name not in (READS, REGISTRATIONS)},
+        STARTS: counts[STARTS],
+        **{name: count for name, count in counts.most_common() if name not in (READS, REGISTRATIONS, STARTS)},
     }
 
 

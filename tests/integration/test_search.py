@@ -85,6 +85,10 @@ def test_checkpoints_are_registered_once_and_read_rarely(counted_search: Any) ->
     assert counts["journal reads"] <= 3
 
 
+def test_a_search_starts_one_trainer_and_one_worker_beside_it(counted_search: Any) -> None:
+    assert counted_search[2]["worker processes started"] == 2
+
+
 def test_curves_from_mlflow_give_the_same_decisions(searched: Any) -> None:
     """The search decided on the scorer's own scores."""
     config, _ = searched
