@@ -189,3 +189,14 @@ def test_a_split_with_no_row_that_fits_is_refused(tmp_path: Path) -> None:
     encoder = _encoder(tmp_path / "tokenizer", max_length=20)
     with pytest.raises(DataError, match=r"every row is longer than training\.max_length"):
         tokenize_split(encoder, "sub", "train", [LONG], tmp_path / "cache", "drop")
+
+
+def test_what_the_model_does_not_see_is_told_with_its_count(
+    encoder: Encoder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where the tokens come from the cache."""
+    examples = [*PLAIN, Example("é?", " 3", "3"), Example("ü?", " 4", "4")]
+    for _ in range(2):
+        caplog.clear()
+        tokenize_split(encoder, "sub", "train", examples, tmp_path, "error")
+        assert "sub/train: the tokenizer does not know some characters of the prompt, in 2 of 5 rows" in caplog.text
