@@ -173,16 +173,30 @@ def _prepare(config: SearchConfig, sub_dataset: SubDatasetConfig, splits: Splits
 
 def _answers(metric: Metric, split: SplitRef, rows: Sequence[Example]) -> list[str] | None:
     """Return the answers of a split's rows as the metric compares them; None where it compares none."""
+    if split.num_rows == len(rows) or metric == "loss":
+        return answers_of(metric, [(row.completion, row.answer) for row in rows])
+    columns = read_tokenized(split)  # which rows were dropped, it alone tells
+    return answers_of(metric, list(zip(columns["completion"], columns["answer"], strict=True)))
+
+
+def answers_of(metric: Metric, rows: Sequence[tuple[str, str]]) -> list[str] | None:
+    """Return what the metric compares of rows' completions and answers; None where it compares none."""
     if metric == "loss":
         return None
-    if split.num_rows < len(rows):  # which ones were dropped, the tokenized split alone tells
-        columns = read_tokenized(split)
-        answers, completions = columns["answer"], columns["completion"]
-    else:
-        answers, completions = [row.answer for row in rows], [row.completion for row in rows]
     if metric == "numeric":
-        return [str(single_number_in(answer)) for answer in answers]
-    return [completion.strip() for completion in completions]
+        return [str(single_number_in(answer)) for _, answer in rows]
+    return [completion.strip() for completion, _ in rows]
+
+
+def answer_warnings(config: SearchConfig, sub_dataset: SubDatasetConfig, splits: Splits) -> list[str]:
+    """Return why scores on rows may tell little, in words; nothing where their metric is refused."""
+    try:
+        metric = _metric_of(config, sub_dataset, splits["validation"])
+    except ConfigError:
+        return []
+    pairs = {split: [(row.completion, row.answer) for row in splits[split]] for split in SPLITS if split in splits}
+    answers = {split: own for split, rows in pairs.items() if (own := answers_of(metric, rows)) is not None}
+    return [f"{sub_dataset.name}: {warning}" for warning in warnings_of(answers)]
 
 
 def _with_shared_sources(config: SearchConfig, refs: Sequence[SubDatasetRef]) -> Iterator[SubDatasetRef]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -11,10 +12,12 @@ from tasks.config.schema import SearchConfig
 from tasks.data.base_model import prepare_base_model
 from tasks.data.boundaries import decode
 from tasks.data.examples import Example
-from tasks.data.inputs import make_encoder
+from tasks.data.inputs import answer_warnings, make_encoder
 from tasks.data.sources import SPLITS, read_splits
 from tasks.data.tokenization import UNUSABLE, Encoder
 from tasks.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,8 @@ def inspect_rows(config: SearchConfig, name: str | None = None, split: str | Non
     encoder = make_encoder(config, prepare_base_model(config))
     for sub_dataset in config.mixture.sub_datasets:
         splits = read_splits(config, sub_dataset) if name in (None, sub_dataset.name) else {}
+        for warning in answer_warnings(config, sub_dataset, splits) if splits else ():
+            logger.warning(warning)
         wanted = (split,) if split is not None else SPLITS[:2]
         for place, row in ((one, row) for one in wanted for row in enumerate(splits.get(one, ()))):
             yield _inspected(encoder, (sub_dataset.name, place, row[0]), row[1], config.mixture.on_too_long)

@@ -12,6 +12,7 @@ import pytest
 from scipy.stats import chi2_contingency
 
 from tasks.algorithm.answer_shares import SplitFacts, facts_of, p_value_of_equal_shares, warnings_of
+from tasks.data.inspection import inspect_rows
 from tasks.record.view import read_view
 from tasks.report.page import render_html, render_markdown
 from tasks.report.tables import champion_table
@@ -100,6 +101,16 @@ def test_one_set_of_rows_under_two_names_is_told(place: Place, copied: bool) -> 
     first, second = place.prepare(config)
     assert first.warnings == ()
     assert second.warnings == ("second: its train rows are those of first, and so count twice in the mixture",)
+
+
+def test_inspect_tells_a_split_of_one_answer(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    place.write("data/train.jsonl", [{"prompt": f"p {i}", "completion": f" {i % 2}"} for i in range(40)])
+    place.write("data/validation.jsonl", [{"prompt": f"v {i}", "completion": " 1"} for i in range(40)])
+    config = place.config({"name": "sub", "path": "data", "splits": {"test": None}})
+    with caplog.at_level(logging.WARNING):
+        assert len(list(inspect_rows(config))) == 80
+    assert "sub: all 40 validation rows have the answer '1', so their score tells nothing" in caplog.text
+    assert "chi-square test" in caplog.text
 
 
 def test_splits_may_have_two_forms(place: Place) -> None:
