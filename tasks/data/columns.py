@@ -12,6 +12,7 @@ Rows = Sequence[Mapping[str, Any]]
 Template = dict[str, Any]
 
 PROMPT_COLUMNS = (
+    *("system", "system_prompt"),
     *("instruction", "question", "query", "problem", "prompt", "context", "passage", "premise"),
     *("hypothesis", "sentence", "text", "input", "source", "document", "article"),
 )
@@ -51,24 +52,34 @@ def is_id_name(name: str) -> bool:
 
 
 def guess_template(sample: Rows) -> tuple[Template, str] | None:
-    """Return a template by the columns' names, or else of the first and the last column, and what to check of it.
+    """Return a template by the columns' names, or else by their order, and what to check of it.
 
     Returns None where no two columns could be learned one from the other.
     """
     usable = usable_columns(sample)
+    if _loses_text(sample, usable):
+        return None
     actual = {name.lower(): name for name in reversed(usable)}
     target = next((name for name in COMPLETION_COLUMNS if name in actual), "")
     known = [name for name in PROMPT_COLUMNS if name in actual and name != target]
     asked = [name for name in known if is_informative(actual[name], sample)] or known
     is_certain = bool(target and asked)
     if not is_certain:
-        telling = [name for name in usable if is_informative(name, sample)]
-        if len(telling) < 2:
-            return None
-        asked, target = [telling[0].lower()], telling[-1].lower()
+        telling = [name.lower() for name in usable if is_informative(name, sample)]
+        target = target or next((name for name in telling[:0:-1] if name not in PROMPT_COLUMNS), "")
+        asked = asked or [name for name in telling if name != target]
+    if not (target and asked):
+        return None
     prompt = "\n".join(f"{{{actual[name]}}}" for name in asked)
     template: Template = {"prompt": f"{prompt}\nAnswer:", "completion": f" {{{actual[target]}}}", **choices_of(sample)}
     return template, "the wording of the template" if is_certain else "the columns, guessed from their order"
+
+
+def _loses_text(sample: Rows, usable: Sequence[str]) -> bool:
+    """Return whether a template would leave out what some rows ask, or the options they give."""
+    names = [name for name in sample[0] if name.lower() in (*PROMPT_COLUMNS, "history") and name not in usable]
+    options = [name for name in sample[0] if name.lower() in CHOICES_COLUMNS and not choices_of(sample)]
+    return any(row.get(name) for name in (*names, *options) for row in sample)
 
 
 def choices_of(sample: Rows) -> Template:
@@ -85,8 +96,8 @@ def is_text(value: Any) -> bool:
 
 
 def is_value(value: Any) -> bool:
-    """Return whether a value is a text that is not empty, or a number."""
-    return is_text(value) or (isinstance(value, int | float) and not isinstance(value, bool) and value == value)
+    """Return whether a value is a text that is not empty, a number or a truth value."""
+    return is_text(value) or (isinstance(value, int | float) and value == value)
 
 
 def texts_of(values: Sequence[Any]) -> list[str] | None:

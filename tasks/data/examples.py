@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tasks.config.sub_datasets import SubDatasetConfig, TemplateConfig
 from tasks.data.chats import Message, read_chat
-from tasks.data.forms import Form, nearest_form
+from tasks.data.forms import Form, Row, nearest_form
 from tasks.data.templates import fill_template
 from tasks.data.values import text_of
 from tasks.errors import DataError
@@ -72,7 +72,7 @@ def to_example(sub_dataset: SubDatasetConfig, row: Mapping[str, Any], where: str
         DataError: the row lacks the columns or texts that training needs.
     """
     if form is not None and form.convert is not None:
-        row = form.convert(row)
+        row = _converted(sub_dataset.name, form.convert, row, where)
     template = sub_dataset.template or (form.template_config if form is not None else None)
     if template is not None:
         example = _from_template(sub_dataset.name, template, row, where)
@@ -92,6 +92,15 @@ def to_example(sub_dataset: SubDatasetConfig, row: Mapping[str, Any], where: str
             fix="fix the row; a character was cut in two when it was written",
         ) from error
     return replace(example, where=where, is_text=form is not None and form.is_text)
+
+
+def _converted(name: str, convert: Callable[[Row], Row], row: Row, where: str) -> Row:
+    try:
+        return convert(row)
+    except ValueError as error:
+        raise DataError(
+            name, where, got=str(error), expected="a completion to learn from", fix="remove the row"
+        ) from error
 
 
 def _from_columns(name: str, row: Mapping[str, Any], where: str) -> Example:

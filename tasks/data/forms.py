@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,7 +20,7 @@ _SPEAKERS = {
     **dict.fromkeys(("tool", "function", "observation", "function_response"), "tool"),
     "system": "system",
 }
-_ALPACA = (("instruction",), ("input", "context"), ("output", "response"))
+_ALPACA = (("system", "system_prompt"), ("instruction",), ("input", "context"), ("output", "response"))
 # Of no use to the model, beside a text.
 _ABOUT_TEXTS = (
     "url",
@@ -91,7 +91,8 @@ def form_of(sample: Rows) -> Form | None:
     if _all(sample, "prompt", list) and _all(sample, "completion", list):
         return Form("prompt and completion as messages (TRL's conversational form)", _of_message_pair)
     if any(isinstance(row.get("prompt"), str) and isinstance(row.get("completion"), str) for row in sample):
-        return PLAIN
+        is_marked = any(isinstance(row.get("label"), bool) for row in sample)
+        return Form("prompt, completion and label (unpaired preferences)", _of_marked) if is_marked else PLAIN
     if (
         turns := next((name for name in ("conversations", "conversation") if _all(sample, name, list)), None)
     ) is not None:
@@ -117,6 +118,12 @@ def nearest_form(row: Row) -> str:
 
 def _all(sample: Rows, column: str, kind: type) -> bool:
     return all(isinstance(row.get(column), kind) and row[column] for row in sample)
+
+
+def _of_marked(row: Row) -> Row:
+    if row.get("label") is False:
+        raise ValueError("label: false, a completion that is not wanted")
+    return row
 
 
 def _of_message_pair(row: Row) -> Row:
@@ -154,7 +161,21 @@ def _preference(sample: Rows) -> Form | None:
         return Form(words, _of_chosen_messages, remark=remark)
     if _all(sample, "chosen", str) and _all(sample, "prompt", str):
         return Form(words, lambda row: _pair(row, row.get("prompt"), row.get("chosen")), remark=remark)
+    if _all(sample, "chosen", str) and _all(sample, "rejected", str):
+        return Form("chosen and rejected, which begin with their prompt (preferences)", _of_chosen_text, remark=remark)
     return None
+
+
+def _of_chosen_text(row: Row) -> Row:
+    """Return what both answers begin with, up to the last turn or white space, as the prompt."""
+    chosen, rejected = row.get("chosen"), row.get("rejected")
+    if not (isinstance(chosen, str) and isinstance(rejected, str)):
+        return row
+    pairs = enumerate(zip(chosen, rejected, strict=False))
+    shared = chosen[: next((index for index, (a, b) in pairs if a != b), min(len(chosen), len(rejected)))]
+    turn = shared.rfind("Assistant:")
+    cut = turn + len("Assistant:") if turn >= 0 else max(shared.rfind(" "), shared.rfind("\n"), 0)
+    return {"prompt": chosen[:cut], "completion": chosen[cut:]}
 
 
 def _of_chosen_messages(row: Row) -> Row:
@@ -182,25 +203,27 @@ def _pair(row: Row, prompt: Any, completion: Any) -> Row:
 def _alpaca(sample: Rows) -> Form | None:
     """Return the form of an instruction, an input that may be empty, and an output."""
     names = {name.lower(): name for row in sample for name in row}
-    asked, given, said = (next((names[name] for name in column if name in names), None) for column in _ALPACA)
-    if asked is None or said is None or {"system", "history"} & set(names):
+    system, asked, given, said = (next((names[n] for n in column if n in names), None) for column in _ALPACA)
+    if asked is None or said is None or any(row.get("history") for row in sample):
         return None
     if not all(is_text(row.get(asked)) and is_text(row.get(said)) for row in sample):
         return None
-    if not all(isinstance(row.get(given), str | None) for row in sample if given):
+    optional = [name for name in (system, given) if name is not None]
+    if not all(isinstance(row.get(name), str | None) for row in sample for name in optional):
         return None
-    words = f"{asked}, {f'{given}, ' if given else ''}{said} (Alpaca)"
-    if given is not None and not all(is_text(row.get(given)) for row in sample):
-        return Form(words, lambda row: _instructed(row, asked, given, said), remark="an empty line is left out")
-    lines = "\n".join(f"{{{name}}}" for name in (asked, given) if name is not None)
+    columns = [name for name in (system, asked, given) if name is not None]
+    words = f"{', '.join((*columns, said))} (Alpaca)"
+    if not all(is_text(row.get(name)) for row in sample for name in optional):
+        return Form(words, lambda row: _instructed(row, columns, asked, said), remark="an empty line is left out")
+    lines = "\n".join(f"{{{name}}}" for name in columns)
     template = {"prompt": f"{lines}\nAnswer:", "completion": f" {{{said}}}"}
     return Form(words, template=template, remark="the wording of the template")
 
 
-def _instructed(row: Row, asked: str, given: str, said: str) -> Row:
+def _instructed(row: Row, columns: Sequence[str], asked: str, said: str) -> Row:
     if not (is_text(row.get(asked)) and is_text(row.get(said))):
         return row
-    lines = [row[name] for name in (asked, given) if is_text(row.get(name))]
+    lines = [row[name] for name in columns if is_text(row.get(name))]
     return {"prompt": "\n".join([*lines, "Answer:"]), "completion": f" {row[said]}"}
 
 

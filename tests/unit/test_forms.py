@@ -127,6 +127,33 @@ CASES: dict[str, tuple[Rows, str, str, tuple[str, ...]]] = {
         "yo",
         (),
     ),
+    "preferences that begin with their prompt": (
+        [
+            {"chosen": f"\n\nHuman: hi {i}\n\nAssistant: yo", "rejected": f"\n\nHuman: hi {i}\n\nAssistant: you"}
+            for i in range(3)
+        ],
+        "\n\nHuman: hi 1\n\nAssistant:",
+        " yo",
+        (),
+    ),
+    "Alpaca with a system prompt": (
+        [{"system": "Be kind.", "instruction": f"Add {i}.", "input": "", "output": f"y {i}"} for i in range(3)],
+        "Be kind.\nAdd 1.\nAnswer:",
+        " y 1",
+        (),
+    ),
+    "two texts and a label": (
+        [{"sentence1": f"s {i}", "sentence2": f"t {i}", "label": i % 2, "idx": i} for i in range(4)],
+        "s 1\nt 1\nAnswer:",
+        " 1",
+        (),
+    ),
+    "a question and a truth value": (
+        [{"question": f"q {i}", "passage": f"p {i}", "answer": i % 2 == 1} for i in range(4)],
+        "q 1\np 1\nAnswer:",
+        " true",
+        (),
+    ),
     "choices and an index": (_asked(choices=OPTIONS, answer=1), LISTED, " 2", NUMBERS),
     "choices and an index as text": (
         _asked(choices=["x", "y"], answer=("0", "1", "1", "0")),
@@ -212,7 +239,11 @@ CASES: dict[str, tuple[Rows, str, str, tuple[str, ...]]] = {
         (),
     ),
 }
-NOT_NATIVE = {"columns that are constant or an id"}  # a guess, which init writes and a person checks
+NOT_NATIVE = {
+    "columns that are constant or an id",
+    "two texts and a label",
+    "a question and a truth value",
+}  # a guess, which init writes and a person checks
 
 
 def _jsonl(rows: Rows) -> str:
@@ -267,6 +298,8 @@ def test_init_finds_the_right_option_of_hub_rows(tmp_path: Path, name: str) -> N
         ({"question": "q", "choices": "a b", "answer": "a"}, "options: {texts: choices, right: '{answer}'}"),
         ({"text": "t", "label": "good"}, "{prompt: '{text}\\nAnswer:', completion: ' {label}'}"),
         ({"sentence1": "s", "sentence2": "t", "label": 1}, "completion: ' {label}'"),
+        ({"chosen": "a", "rejected": 5}, "the nearest form is preferences"),
+        ({"prompt": "p", "completion": " c", "label": False}, "label: false, a completion that is not wanted"),
     ],
 )
 def test_another_form_is_refused_with_its_nearest(place: Place, row: Mapping[str, Any], nearest: str) -> None:
@@ -288,6 +321,20 @@ def test_another_form_is_refused_with_its_nearest(place: Place, row: Mapping[str
 )
 def test_a_column_that_is_constant_or_an_id_tells_nothing(name: str, values: list[Any], tells: bool) -> None:
     assert is_informative(name, [{name: value} for value in values]) is tells
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"title": "t", "context": "c", "question": "q", "answers": {"text": ["x"]}},
+        {"question": "q", "choices": '["a", "b"]', "answer": "a"},
+        {"instruction": "i", "history": [["a", "b"]], "output": "o"},
+    ],
+)
+def test_init_leaves_out_nothing_that_rows_ask(tmp_path: Path, row: Mapping[str, Any]) -> None:
+    (tmp_path / "a.jsonl").write_text(_jsonl([{**row, "number": i} for i in (5, 3, 9)]))
+    with pytest.raises(InitError, match="the columns"):
+        write_draft(str(tmp_path), str(tmp_path / "x.yaml"), "none")
 
 
 def _parquet(path: Path, rows: Rows) -> None:
