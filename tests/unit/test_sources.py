@@ -192,6 +192,12 @@ def test_messages_are_a_chat_whose_last_answer_is_the_completion(tmp_path: Path)
     )
 
 
+def test_choices_and_an_answer_beside_messages_are_used(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "2+2=4?"}, {"role": "assistant", "content": "It is yes"}]
+    read = _read_one(tmp_path, {"messages": turns, "choices": ["yes", "no"], "answer": "yes"})
+    assert (read.choices, read.answer) == (("It is yes", "It is no"), "yes")
+
+
 @pytest.mark.parametrize(
     "messages",
     [
