@@ -7,6 +7,8 @@ import unicodedata
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tasks.config.sub_datasets import SubDatasetConfig
 from tasks.data.examples import Example, to_example
@@ -96,3 +98,18 @@ def test_carving_keeps_a_chat_of_a_row_a_turn_together(tmp_path: Path) -> None:
 def test_rows_that_share_nothing_stay_apart_in_their_order() -> None:
     rows = [_plain("b"), _plain("a"), _plain("b", " y"), _plain("c")]
     assert conversations(rows) == [[0, 2], [1], [3]]
+
+
+@given(
+    chats=st.lists(st.lists(st.sampled_from("ab"), min_size=1, max_size=4), min_size=1, max_size=12),
+    as_chat=st.booleans(),
+)
+def test_no_two_groups_that_stay_together_share_a_text(chats: list[list[str]], as_chat: bool) -> None:
+    rows = []
+    for contents in chats:
+        turns = [turn for content in contents for turn in (("user", content), ("assistant", f"re {content}"))]
+        text = "".join(f"\n{role}: {content}" for role, content in turns[:-1])
+        rows.append(_chat(*turns) if as_chat else _plain(f"{text}\nassistant:", f" {turns[-1][1]}"))
+    groups = conversations(rows)
+    assert sorted(index for group in groups for index in group) == list(range(len(rows)))
+    assert shared_texts((str(n), "", rows[index]) for n, group in enumerate(groups) for index in group) == []

@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tasks.config.loading import parse_config
 from tasks.config.schema import SearchConfig
+from tasks.config.sub_datasets import TemplateConfig
 from tasks.data.chats import Message
 from tasks.data.examples import Example, fingerprint
 from tasks.data.sources import read_splits
+from tasks.data.templates import fill_template
 from tasks.data.values import json_text, parse_json
 from tasks.errors import DataError
 
@@ -304,3 +308,11 @@ def test_a_row_as_json_keeps_the_spelling_of_its_numbers() -> None:
     assert json_text(row) == json.dumps(row, ensure_ascii=False, sort_keys=True)
     spelled = '{"a": 0.30, "b": [1e3, -0, 123456789012345678901.5]}'
     assert json_text(parse_json(spelled)) == spelled
+
+
+@given(st.from_regex(r"-?(0|[1-9][0-9]{0,30})(\.[0-9]{1,25})?([eE][+-]?[0-9]{1,3})?", fullmatch=True))
+def test_a_number_is_the_text_that_stands_in_the_file(number: str) -> None:
+    (value,) = parse_json(f"[{number}]")
+    template = TemplateConfig(prompt="{q}", completion=" {q!s}")
+    filled = fill_template(template, {"q": value})
+    assert (filled.prompt, filled.completion, json_text([value])) == (number, f" {number}", f"[{number}]")
