@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tasks.algorithm.state import CheckpointKey
 
-_SCALES = ((1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"))
+_SCALES = ((1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"))
 
 
 def listed(items: Sequence[str], at_most: int = 6) -> str:
