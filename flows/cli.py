@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from flows.cli_compare import compare, methods, sweep
-from flows.cli_search import deploy, doctor, export, init, inspect, plan, report, resume, search, status
+from flows.cli_search import deploy, doctor, export, init, inspect, plan, report, resume, score, search, status
 from tasks.errors import ConfigError, MsftError
 from tasks.report import terminal
 from tasks.runtime.processes import bypass_proxy
@@ -85,7 +85,22 @@ def root(
     bypass_proxy()  # whichever server of this machine the command asks
 
 
-for _command in (init, inspect, plan, search, resume, status, report, export, compare, sweep, methods, deploy, doctor):
+for _command in (
+    init,
+    inspect,
+    plan,
+    search,
+    resume,
+    status,
+    report,
+    export,
+    score,
+    compare,
+    sweep,
+    methods,
+    deploy,
+    doctor,
+):
     app.command(cls=_Command)(_command)
 
 

@@ -118,6 +118,29 @@ def plan(
     )
 
 
+def score(
+    config: Config,
+    model: Annotated[
+        str | None, typer.Option(help="A model directory, a GGUF file or a hub id; default: the base model.")
+    ] = None,
+    split: Annotated[Literal["validation", "test"], typer.Option(help="The rows to score.")] = "validation",
+    rows: Annotated[bool, typer.Option("--rows", help="Show what the model answers to each row.")] = False,
+    overrides: Overrides = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Score a model on a mixture as the search does: the base, an exported champion or any other.
+
+    A path is relative to the folder one stands in.
+    """
+    give = log_to_terminal(quiet=quiet, as_json=as_json).give
+    from tasks.commands.score import score_model, show_scores
+
+    scores = score_model(load_config(config, overrides or []), model, split, with_rows=rows)
+    show_scores(scores)
+    give(scores.model_dump())
+
+
 def search(
     config: Config,
     overrides: Overrides = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tasks.contracts import ChampionResult, CheckpointScores, RegisteredCheckpoint, SearchRun
-from tasks.data.inputs import open_test_splits
+from tasks.data.inputs import open_splits
 from tasks.errors import EmptyCurveError
 from tasks.evaluation import score_champion
 from tasks.record.events import ChampionCrowned
@@ -40,7 +40,7 @@ def _crown(search: SearchRun, history: History) -> ChampionResult:
     ref, parts = search.ref, search.inputs.sub_datasets
     checkpoint = find_whole(ref, find_checkpoint(ref, history.state.champion.checkpoint))
     with own_cache(search.config):
-        splits = open_test_splits(search.config, search.inputs)
+        splits = open_splits(search.config, search.inputs.model, "test")
     test = score_champion(search, checkpoint, splits)
     directory = Path(ref.directory, CHAMPION)
     validation = _validation_of(checkpoint, search.inputs.names)

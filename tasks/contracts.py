@@ -12,7 +12,8 @@ from tasks.algorithm.state import CheckpointKey
 from tasks.config.schema import LoraConfig, SearchConfig, TrainingConfig
 from tasks.redaction import Uri
 
-Metric = Literal["multiple_choice", "exact_match", "numeric", "loss"]
+Metric = Literal["multiple_choice", "multiple_choice_normalized", "exact_match", "numeric", "loss"]
+BY_CHOICES = ("multiple_choice", "multiple_choice_normalized")  # metrics of rows with choices; nothing is generated
 
 
 class Value(BaseModel):
@@ -255,8 +256,10 @@ class ScoreSplit(Value):
 class ScoreSpec(Value):
     """The input of a scoring worker, `score_spec.json`.
 
+    Without requests, the base model is scored as it is, on all splits.
     With `export_directory`, the (one) checkpoint is exported to a transformers directory and scored from there.
-    A generation ends with a token that ends rows of any of `splits` and `end_splits`.
+    A generation ends with a token that ends rows of any of `splits` and `end_splits`. With `keeps_answers`, every text
+    is generated to its end, and the answers to the rows are written too, as `Answers`.
     """
 
     search_id: str
@@ -264,12 +267,26 @@ class ScoreSpec(Value):
     requests: tuple[ScoreRequest, ...]
     splits: tuple[ScoreSplit, ...]
     end_splits: tuple[SplitRef, ...] = ()
+    keeps_answers: bool = False
     batch_tokens: int
     threads: int | None
     device: Literal["auto", "cpu"]
     precision: Literal["fp32", "bf16"]
     export_directory: str | None
     output_directory: str
+
+
+class Answer(Value):
+    """What a model answers to a row: the text that it generates, or the choice that is most likely."""
+
+    text: str
+    is_correct: bool
+
+
+class Answers(Value):
+    """The answers to the rows of each sub-dataset, in the split's order; none for the metric `loss`."""
+
+    by_name: dict[str, tuple[Answer, ...]]
 
 
 class WorkerFailure(Value):

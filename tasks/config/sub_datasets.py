@@ -129,13 +129,16 @@ class SubDatasetConfig(Settings):
     template: TemplateConfig | None = Field(
         None, description="null: rows have prompt and completion, messages, or another form that `msft init` knows."
     )
-    metric: Literal["auto", "multiple_choice", "exact_match", "numeric", "loss"] = Field(
+    metric: Literal["auto", "multiple_choice", "multiple_choice_normalized", "exact_match", "numeric", "loss"] = Field(
         "auto",
         description="auto: multiple_choice for rows with choices, numeric for completions with `####`, "
-        "otherwise exact_match.",
+        "otherwise exact_match. multiple_choice_normalized: log-likelihoods of choices divided by their characters "
+        "(without outer white space), as acc_norm of lm-evaluation-harness.",
     )
     max_new_tokens: int | None = Field(
-        None, ge=1, description="Limit of greedy generation. null: the longest validation completion plus 8."
+        None,
+        ge=1,
+        description="Limit of greedy generation. null: 7 more than the split's longest completion with its end.",
     )
 
     @model_validator(mode="after")
@@ -153,7 +156,7 @@ class SubDatasetConfig(Settings):
             raise ValueError(f"splits.{renamed[0]} takes no effect with synthetic; set its numbers of rows instead")
         if self.splits.test is None and self.max_rows.test is not None:
             raise ValueError("max_rows.test takes no effect where splits.test is null")
-        if self.max_new_tokens is not None and self.metric in ("multiple_choice", "loss"):
+        if self.max_new_tokens is not None and self.metric in ("multiple_choice", "multiple_choice_normalized", "loss"):
             raise ValueError(f"max_new_tokens takes no effect with metric={self.metric}; nothing is generated")
         return self
 

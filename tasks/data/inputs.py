@@ -10,7 +10,7 @@ from tasks.algorithm.answer_shares import facts_of, warnings_of
 from tasks.algorithm.answers import single_number_in
 from tasks.config.schema import SearchConfig
 from tasks.config.sub_datasets import SubDatasetConfig
-from tasks.contracts import BaseModelRef, Inputs, Metric, ScoreSplit, SplitRef, SubDatasetRef
+from tasks.contracts import BY_CHOICES, BaseModelRef, Inputs, Metric, ScoreSplit, SplitRef, SubDatasetRef
 from tasks.data.base_model import prepare_base_model
 from tasks.data.examples import Example, fingerprint
 from tasks.data.leaks import shared_texts
@@ -74,17 +74,18 @@ def prepare_sub_datasets(
     return tuple(refs)
 
 
-def open_test_splits(config: SearchConfig, inputs: Inputs) -> tuple[ScoreSplit, ...]:
-    """Return the tokenized test splits of all sub-datasets that have one; called once, after selection."""
-    encoder = make_encoder(config, inputs.model)
-    by_name = {ref.name: ref for ref in inputs.sub_datasets}
+def open_splits(config: SearchConfig, model: BaseModelRef, split: str) -> tuple[ScoreSplit, ...]:
+    """Return a split of all sub-datasets that have it, tokenized for the model; that of test once, after selection."""
+    encoder = make_encoder(config, model)
     opened = []
     for sub_dataset in config.mixture.sub_datasets:
-        ref, rows = by_name[sub_dataset.name], read_splits(config, sub_dataset).get("test")
-        if rows is not None:
-            split = _tokenize(config, encoder, sub_dataset.name, "test", rows)
-            limit = max(ref.max_new_tokens, _num_generated(sub_dataset, split))
-            opened.append(ScoreSplit(name=ref.name, metric=ref.metric, max_new_tokens=limit, split=split))
+        splits, name = _splits_by_role(config, sub_dataset), sub_dataset.name
+        if split in splits:
+            metric = _metric_of(config, sub_dataset, splits["validation"])
+            _check_scorable(name, metric, split, splits[split])
+            tokenized = {role: _tokenize(config, encoder, name, role, splits[role]) for role in ("validation", split)}
+            limit = max(_num_generated(sub_dataset, part) for part in tokenized.values())
+            opened.append(ScoreSplit(name=name, metric=metric, max_new_tokens=limit, split=tokenized[split]))
     return tuple(opened)
 
 
@@ -227,7 +228,7 @@ def _check_scorable(name: str, metric: Metric, split: str, rows: Sequence[Exampl
     """Raise where rows would always count as wrong, or could not be scored at all."""
     problems = Problems()
     for index, row in enumerate(rows):
-        lacks_choices = metric == "multiple_choice" and not row.choices
+        lacks_choices = metric in BY_CHOICES and not row.choices
         if lacks_choices or (metric == "numeric" and single_number_in(row.answer) is None):
             problem = DataError(
                 name,
@@ -272,8 +273,8 @@ def _metric_of(config: SearchConfig, sub_dataset: SubDatasetConfig, rows: Sequen
                 )
             return "multiple_choice"
         return "numeric" if all("####" in row.completion for row in rows) else "exact_match"
-    if sub_dataset.metric == "multiple_choice" and not all(row.choices for row in rows):
-        raise ConfigError(config.name, [f"{where}: multiple_choice, and a validation row has no choices"])
+    if sub_dataset.metric in BY_CHOICES and not all(row.choices for row in rows):
+        raise ConfigError(config.name, [f"{where}: {sub_dataset.metric}, and a validation row has no choices"])
     if sub_dataset.metric == "loss" and config.evaluation.selection != "loss":
         raise ConfigError(
             config.name, [f"{where}: loss gives no accuracy; set evaluation.selection to loss for the whole mixture"]

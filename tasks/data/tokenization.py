@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 # What `Encoder.encode` and `check` raise for a row, the tokenizer's and the chat template's own errors included.
 UNUSABLE = (ValueError, TypeError, NotImplementedError, TemplateError)
 # Part of the cache's key; raised when `encode` returns other columns for the same text.
-_ENCODING_VERSION = 3
+_ENCODING_VERSION = 4
 
 
 class Encoder:
@@ -70,8 +70,9 @@ class Encoder:
 
         input_ids: prompt, completion and one end. loss_mask: 1 where a token is learned.
         prompt_length: number of tokens before the completion that is evaluated. choice_ids: tokens of each choice, with
-        an end where the tokens of one choice begin those of another. gold: index of the right choice, -1 without
-        choices. completion: text that is compared in an exact match. answer: text with the numeric answer.
+        an end where the tokens of one choice begin those of another. choices: their texts. gold: index of the right
+        choice, -1 without choices. completion: text that is compared in an exact match. answer: text with the numeric
+        answer.
 
         Raises:
             ValueError: the row's text cannot be told from its tokens, so that another text would be learned.
@@ -82,6 +83,7 @@ class Encoder:
             "loss_mask": encoded.loss_mask,
             "prompt_length": len(encoded.prompt),
             "choice_ids": self._choices(example, encoded),
+            "choices": list(example.choices),
             "gold": example.choices.index(example.completion) if example.choices else -1,
             "completion": self._compared(example, encoded),
             "answer": example.answer,
@@ -272,6 +274,7 @@ def _features() -> Any:
         loss_mask=List(Value("int8")),
         prompt_length=Value("int32"),
         choice_ids=List(List(Value("int32"))),
+        choices=List(Value("string")),
         gold=Value("int32"),
         completion=Value("string"),
         answer=Value("string"),

@@ -17,7 +17,7 @@ from tasks.algorithm.baselines import Dynamix
 from tasks.algorithm.costs import RowCost
 from tasks.algorithm.mixture import MixturePlan
 from tasks.config.schema import SearchConfig
-from tasks.contracts import Inputs, Metric, SplitRef, SubDatasetRef
+from tasks.contracts import BY_CHOICES, Inputs, Metric, SplitRef, SubDatasetRef
 from tasks.data.model_size import measure_model
 from tasks.planning.simulation import simulate
 from tasks.record.paths import PLAN
@@ -175,9 +175,9 @@ def scoring_cost(split: SplitRef, metric: Metric, max_new_tokens: int) -> Scorin
     """
     columns = _columns(split)
     gold = _gold_pass(columns)
-    if metric == "multiple_choice":
+    if metric in BY_CHOICES:
         gold = gold + _choice_passes(columns)
-    if metric in ("multiple_choice", "loss"):
+    if metric in (*BY_CHOICES, "loss"):
         return ScoringCost(gold, gold, gold)
     generated = _sums(_ints(columns["prompt_length"]) + max_new_tokens, max_new_tokens * split.num_rows)
     return ScoringCost(gold, gold + generated * _SHARE_GENERATED.get(metric, 0.0), gold + generated)

@@ -11,6 +11,7 @@ import torch
 from transformers import GenerationConfig
 
 from tasks.algorithm.answers import number_in
+from tasks.contracts import Answer
 from tasks.data.boundaries import decode
 from tasks.data.chat_template import THOUGHT_END
 from tasks.data.model_size import cache_width
@@ -43,14 +44,6 @@ class Goal:
         return replace(self, follows_thought=THOUGHT_END in completion and THOUGHT_END not in self.text)
 
 
-@dataclass(frozen=True)
-class Generated:
-    """The greedy generation for a row, and whether it meets the goal; `text` is its beginning if that decides."""
-
-    text: str
-    is_correct: bool
-
-
 class Generator:
     """Generates greedily with one model, in batches that fill the memory which scoring takes for logits.
 
@@ -79,8 +72,10 @@ class Generator:
 
     def answers(
         self, rows: Sequence[Mapping[str, Any]], greedy_ids: Sequence[list[int]], goals: Sequence[Goal], limit: int
-    ) -> list[Generated]:
+    ) -> list[Answer]:
         """Return the greedy generation of at most `limit` tokens for each row, compared with its goal.
+
+        The text is only the beginning where that decides.
 
         The forward pass over the labelled text gives `greedy_ids`, the most likely token at each position of the
         completion. Generation begins with the tokens before the first disagreement and the one there, and continues
@@ -89,7 +84,7 @@ class Generator:
         limits = [min(limit, self._max_positions - row["prompt_length"]) for row in rows]
         targets = [row["input_ids"][row["prompt_length"] :] for row in rows]
         goals = [goal.with_thought_of(self._text(target)) for goal, target in zip(goals, targets, strict=True)]
-        found: dict[int, Generated] = {}
+        found: dict[int, Answer] = {}
         starts: dict[int, list[int]] = {}
         for index, (target, greedy, goal) in enumerate(zip(targets, greedy_ids, goals, strict=True)):
             start = self._begin(target, greedy, limits[index])
@@ -97,14 +92,15 @@ class Generator:
             if start[-1] in self.ends or len(start) >= limits[index]:
                 # The completion's own tokens are right, also where the tokenizer does not decode them to its text.
                 is_copy = not goal.is_numeric and start == target
-                found[index] = Generated(text, is_copy or goal.is_met_by(text))
+                found[index] = Answer(text=text, is_correct=is_copy or goal.is_met_by(text))
             elif self._whole or goal.may_be_met_from(text):
                 starts[index] = start
             else:
-                found[index] = Generated(text, is_correct=False)
+                found[index] = Answer(text=text, is_correct=False)
         prompts = [rows[i]["input_ids"][: rows[i]["prompt_length"]] for i in starts]
         texts = self.generate(prompts, list(starts.values()), [limits[i] for i in starts])
-        found |= {i: Generated(text, goals[i].is_met_by(text)) for i, text in zip(starts, texts, strict=True)}
+        for index, text in zip(starts, texts, strict=True):
+            found[index] = Answer(text=text, is_correct=goals[index].is_met_by(text))
         return [found[index] for index in range(len(rows))]
 
     def _begin(self, target: list[int], greedy: list[int], limit: int) -> list[int]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks.contracts import CheckpointScores, EvaluationCost, ScoreRequest, ScoreSpec
-from tasks.record.paths import score_file_of
+from tasks.algorithm.state import CheckpointKey
+from tasks.contracts import Answers, CheckpointScores, EvaluationCost, ScoreSpec, ScoreSplit
+from tasks.record.paths import ANSWERS, BASE, score_file_of
 from tasks.record.rollout import MANIFEST, verify
 from tasks.runtime.files import hash_file, make_folder, publish_folder, write_file
 from tasks.workers.generation import end_tokens, greedy_settings
@@ -40,16 +42,20 @@ def score(spec_path: Path) -> None:
     ends = end_tokens(tokenizer, [row for split in shown for row in read_rows(split.directory)])
     if spec.export_directory is not None:
         model = _export(model, spec, tokenizer, ends)
-    is_bf16 = spec.precision == "bf16"
-    scorer = Scorer(model.to(device), tokenizer, spec.batch_tokens, shape, autocast=is_bf16, ends=ends)
+    scorer = Scorer(model.to(device), tokenizer, spec.batch_tokens, shape, autocast=spec.precision == "bf16", ends=ends)
+    scorer.answers = {} if spec.keeps_answers else None
     for request in spec.requests:
         if (output / score_file_of(request.key)).exists():
             continue  # scored before this worker was preempted
         _wait_for(Path(request.directory))
         if spec.export_directory is None:
             _load_scored(model, Path(request.directory))
-        scores = _score_checkpoint(scorer, spec, request)
-        write_file(output / score_file_of(request.key), scores.model_dump_json())
+        splits = [split for split in spec.splits if split.name in request.sub_datasets]
+        _score_model(scorer, splits, request.key, hash_file(Path(request.directory, MANIFEST)), output)
+    if not spec.requests:
+        _score_model(scorer, spec.splits, BASE, spec.model.sha256, output)
+    if scorer.answers is not None:
+        write_file(output / ANSWERS, Answers.model_validate({"by_name": scorer.answers}).model_dump_json())
 
 
 def _wait_for(directory: Path) -> None:
@@ -58,21 +64,18 @@ def _wait_for(directory: Path) -> None:
         time.sleep(_POLL_S)
 
 
-def _score_checkpoint(scorer: Scorer, spec: ScoreSpec, request: ScoreRequest) -> CheckpointScores:
+def _score_model(scorer: Scorer, splits: Sequence[ScoreSplit], key: CheckpointKey, sha256: str, output: Path) -> None:
     began = time.monotonic()
     scorer.cost = Cost()
-    scores = tuple(scorer.score(split) for split in spec.splits if split.name in request.sub_datasets)
-    return CheckpointScores(
-        key=request.key,
-        sha256=hash_file(Path(request.directory, MANIFEST)),
-        scores=scores,
-        cost=EvaluationCost(
-            num_tokens=scorer.cost.num_tokens,
-            num_examples=sum(score.num_examples for score in scores),
-            flops=scorer.cost.flops,
-            seconds=time.monotonic() - began,
-        ),
+    scores = tuple(scorer.score(split) for split in splits)
+    cost = EvaluationCost(
+        num_tokens=scorer.cost.num_tokens,
+        num_examples=sum(score.num_examples for score in scores),
+        flops=scorer.cost.flops,
+        seconds=time.monotonic() - began,
     )
+    result = CheckpointScores(key=key, sha256=sha256, scores=scores, cost=cost)
+    write_file(output / score_file_of(key), result.model_dump_json())
 
 
 def _load_scored(model: Any, directory: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from tasks.algorithm.costs import ModelShape, RowCost
-from tasks.contracts import ScoreSplit, SubDatasetScore
+from tasks.contracts import BY_CHOICES, Answer, ScoreSplit, SubDatasetScore
 from tasks.errors import NonFiniteScoreError
 from tasks.workers.forward import Row, collate, supports_logit_positions, token_logits, token_losses
 from tasks.workers.generation import Generator, Goal, batches_by_length, end_tokens
@@ -48,6 +48,10 @@ class Scorer:
 
     Args:
         ends: tokens that end a completion, beside those that end the rows of the split scored.
+
+    Attributes:
+        answers: None, or (set by the caller) a dictionary in which the answers to all rows of each sub-dataset are
+            kept; every text is then generated to its end.
     """
 
     def __init__(
@@ -65,6 +69,7 @@ class Scorer:
         self.device = next(model.parameters()).device
         self.keeps_logits = supports_logit_positions(model)
         self.cost = Cost()
+        self.answers: dict[str, list[Answer]] | None = None
 
     def score(self, split: ScoreSplit) -> SubDatasetScore:
         """Return the score of the split.
@@ -75,10 +80,13 @@ class Scorer:
         rows = read_rows(split.split.directory)
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             passes = self.gold_passes(rows)
-            correct = self._correct(split, rows, passes)
+            answers = self._answers(split, rows, passes)
         loss = sum(p.loss_sum for p in passes) / sum(p.num_labels for p in passes)
         if not np.isfinite(loss):
             raise NonFiniteScoreError(split.name, "validation loss", loss)
+        if self.answers is not None:
+            self.answers[split.name] = answers
+        correct = [answer.is_correct for answer in answers]
         return SubDatasetScore(
             sub_dataset=split.name,
             accuracy=sum(correct) / len(rows) if split.metric != "loss" else None,
@@ -87,18 +95,19 @@ class Scorer:
             correct="".join(str(int(flag)) for flag in correct),
         )
 
-    def _correct(self, split: ScoreSplit, rows: Rows, passes: Sequence[GoldPass]) -> list[bool]:
-        """Return whether each row is answered correctly; empty if the metric is the loss."""
+    def _answers(self, split: ScoreSplit, rows: Rows, passes: Sequence[GoldPass]) -> list[Answer]:
+        """Return the answer to each row; none if the metric is the loss."""
         if split.metric == "loss":
             return []
-        if split.metric == "multiple_choice":
-            return self._choose(rows, passes)
+        if split.metric in BY_CHOICES:
+            return self._choose(rows, passes, is_normalized=split.metric == "multiple_choice_normalized")
         is_numeric = split.metric == "numeric"
         goals = [Goal(row["answer" if is_numeric else "completion"], is_numeric) for row in rows]
         ends = self.ends | end_tokens(self.tokenizer, rows)
-        generator = Generator(self.model, self.tokenizer, ends, self.batch_tokens, self._charge)
-        answers = generator.answers(rows, [p.greedy_ids for p in passes], goals, split.max_new_tokens)
-        return [answer.is_correct for answer in answers]
+        generator = Generator(
+            self.model, self.tokenizer, ends, self.batch_tokens, self._charge, whole=self.answers is not None
+        )
+        return generator.answers(rows, [p.greedy_ids for p in passes], goals, split.max_new_tokens)
 
     def gold_passes(self, rows: Rows) -> list[GoldPass]:
         """Return the results of a forward pass over each row, in the order of the rows."""
@@ -135,8 +144,11 @@ class Scorer:
         self.cost.num_tokens += num_tokens
         self.cost.flops += RowCost(num_tokens, num_pairs, num_head_positions).forward_flops(self.shape)
 
-    def _choose(self, rows: Rows, passes: Sequence[GoldPass]) -> list[bool]:
-        """Return for each row whether the right choice has the highest log-likelihood; the first wins a tie."""
+    def _choose(self, rows: Rows, passes: Sequence[GoldPass], *, is_normalized: bool) -> list[Answer]:
+        """Return for each row the choice with the highest log-likelihood; the first wins a tie.
+
+        If normalized, it is divided by the number of characters of the choice without outer white space.
+        """
         scores = [p.choice_scores for p in passes]
         open_rows = [i for i, score in enumerate(scores) if score is None]
         flat = [(i, choice) for i in open_rows for choice in range(len(rows[i]["choice_ids"]))]
@@ -148,7 +160,12 @@ class Scorer:
                 sums[index] = -float(losses[line].sum())
         for (i, _), value in zip(flat, sums, strict=True):
             scores[i] = [*(scores[i] or []), value]
-        return [int(np.argmax(np.asarray(s))) == row["gold"] for s, row in zip(scores, rows, strict=True)]
+        answers = []
+        for row, likelihoods in zip(rows, scores, strict=True):
+            sizes = [len(choice.strip()) for choice in row["choices"]] if is_normalized else 1
+            chosen = int(np.argmax(np.asarray(likelihoods) / sizes))
+            answers.append(Answer(text=row["choices"][chosen], is_correct=chosen == row["gold"]))
+        return answers
 
 
 @cache  # one entry a sub-dataset; every checkpoint of a round is scored on the same rows

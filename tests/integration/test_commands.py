@@ -63,6 +63,7 @@ DONE: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "status": (("status", "smoke"), {"condition", "champion_score"}),
     "report": (("report", "smoke"), {"pages"}),
     "export": (("export", "smoke", "--to", "out/model"), {"to", "num_bytes"}),
+    "score": (("score", SMOKE, "--set", "output_root=searches"), {"sub_datasets", "mean", "rows"}),
     "sweep": (
         ("sweep", SMOKE, "--over", "search.max_epochs=0.5", "--methods", "sft", "--set", "output_root=swept"),
         {"summary", "runs"},

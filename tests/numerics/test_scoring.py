@@ -53,6 +53,24 @@ def test_multiple_choice_takes_the_most_likely_completion(
     assert score.accuracy == expected.count("1") / 40
 
 
+def test_normalized_choices_are_compared_by_their_characters(
+    half_taught: Any, encoder: Encoder, scorer: Scorer, make_split: MakeSplit
+) -> None:
+    """As acc_norm of lm-evaluation-harness, whose choices have no space before them."""
+    texts = (" 1", " 12 3", " 5 4 3 2 1")
+    examples = [Example(f"max {index} 9?", texts[index % 3], texts[index % 3], choices=texts) for index in range(30)]
+    chosen: dict[str, list[str]] = {"multiple_choice": [], "multiple_choice_normalized": []}
+    for example in examples:
+        sums = [log_likelihood(half_taught, encoder, example.prompt, text + "<eos>") for text in texts]
+        means = [value / len(text.strip()) for value, text in zip(sums, texts, strict=True)]
+        chosen["multiple_choice"].append(texts[sums.index(max(sums))])
+        chosen["multiple_choice_normalized"].append(texts[means.index(max(means))])
+    assert chosen["multiple_choice"] != chosen["multiple_choice_normalized"]
+    for metric, answers in chosen.items():
+        expected = "".join(str(int(a == e.completion)) for a, e in zip(answers, examples, strict=True))
+        assert scorer.score(make_split(metric, metric, examples)).correct == expected
+
+
 def generated(model: Any, encoder: Encoder, prompt: str) -> str:
     ids = torch.tensor([encoder.tokenizer(prompt)["input_ids"]])
     output = model.generate(

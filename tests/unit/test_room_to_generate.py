@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.contracts import Inputs
 from tasks.data.base_model import prepare_base_model
-from tasks.data.inputs import open_test_splits
+from tasks.data.inputs import open_splits
 from tests.unit.bad_input import Place
 
 
@@ -22,7 +21,7 @@ def test_a_generation_has_room_for_the_longest_answer(
         place.write(f"data/{split}.jsonl", [{"prompt": split, "completion": text}])
     config = place.config({"name": "sub", "path": "data", "max_new_tokens": configured})
     (ref,) = place.prepare(config)
-    (opened,) = open_test_splits(config, Inputs(model=prepare_base_model(config), sub_datasets=(ref,)))
+    (opened,) = open_splits(config, prepare_base_model(config), "test")
     assert (ref.max_new_tokens, opened.max_new_tokens) == limits
 
 
