@@ -256,10 +256,9 @@ class ScoreSplit(Value):
 class ScoreSpec(Value):
     """The input of a scoring worker, `score_spec.json`.
 
-    Without requests, the base model is scored as it is, on all splits.
-    With `export_directory`, the (one) checkpoint is exported to a transformers directory and scored from there.
-    A generation ends with a token that ends rows of any of `splits` and `end_splits`. With `keeps_answers`, every text
-    is generated to its end, and the answers to the rows are written too, as `Answers`.
+    With `export_directory`, the (one) checkpoint is exported to a transformers directory and scored from there; without
+    requests, the base model is scored. A generation ends with a token that ends rows of any of `splits`, `end_splits`.
+    With `keeps_answers`, texts are generated to their end, and the answers of each sub-dataset are written too.
     """
 
     search_id: str
@@ -274,19 +273,6 @@ class ScoreSpec(Value):
     precision: Literal["fp32", "bf16"]
     export_directory: str | None
     output_directory: str
-
-
-class Answer(Value):
-    """What a model answers to a row: the text that it generates, or the choice that is most likely."""
-
-    text: str
-    is_correct: bool
-
-
-class Answers(Value):
-    """The answers to the rows of each sub-dataset, in the split's order; none for the metric `loss`."""
-
-    by_name: dict[str, tuple[Answer, ...]]
 
 
 class WorkerFailure(Value):

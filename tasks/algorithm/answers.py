@@ -1,8 +1,9 @@
-"""Parse the number in an answer."""
+"""The answer of a model, and the number in an answer."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from decimal import Context, Decimal, DecimalException
 
 _MINUS = dict.fromkeys(map(ord, "\u2010\u2011\u2212\u2013\ufe63\uff0d"), "-")
@@ -17,6 +18,14 @@ _RUN = re.compile(rf"(?P<lead>{_LEAD})(?P<body>{_BODY})(?P<scale>{_SCALE})?")
 _MARK = re.compile(rf"####\s*(?={_LEAD}\.?\d)")
 _DECIMAL = re.compile(r"(?:\d{1,3}(?:,\d{2,3})*,\d{3}|\d*)(?:\.\d+)?(?:[eE][-+]?\d+)?")
 _FRACTION = re.compile(r"(?:(\d+)\+)?(\d+)/(\d+)")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model answers to a row: the text that it generates, or the choice that is most likely."""
+
+    text: str
+    is_correct: bool
 
 
 def number_in(text: str) -> Decimal | None:

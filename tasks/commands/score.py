@@ -7,8 +7,11 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
+from tasks.algorithm.answers import Answer
 from tasks.config.schema import SearchConfig
-from tasks.contracts import Answers, BaseModelRef, CheckpointScores, ScoreSpec, ScoreSplit, Value
+from tasks.contracts import BaseModelRef, CheckpointScores, ScoreSpec, ScoreSplit, Value
 from tasks.data.base_model import prepare_base_model
 from tasks.data.inputs import open_splits
 from tasks.errors import ConfigError
@@ -21,6 +24,7 @@ from tasks.runtime.launch import run_module
 
 logger = logging.getLogger(__name__)
 _Z = 1.959963984540054  # 95 %
+Answers = dict[str, list[Answer]]  # of each sub-dataset, in the order of the rows
 
 
 class RowScore(Value):
@@ -119,7 +123,7 @@ def _run(
     write_file(spec_path, spec.model_dump_json(indent=1))
     run_module("tasks.workers.score", spec_path, name="scoring", threads=spec.threads)
     scores = CheckpointScores.model_validate_json((output / score_file_of(BASE)).read_text())
-    return scores, Answers.model_validate_json((output / ANSWERS).read_text()) if with_rows else None
+    return scores, TypeAdapter(Answers).validate_json((output / ANSWERS).read_text()) if with_rows else None
 
 
 def _rows_of(split: ScoreSplit, answers: Answers) -> list[RowScore]:
@@ -128,7 +132,7 @@ def _rows_of(split: ScoreSplit, answers: Answers) -> list[RowScore]:
     expected = datasets.load_from_disk(split.split.directory)["answer" if split.metric == "numeric" else "completion"]
     return [
         RowScore(sub_dataset=split.name, row=row, is_correct=answer.is_correct, answer=answer.text, expected=text)
-        for row, (answer, text) in enumerate(zip(answers.by_name[split.name], expected, strict=False))
+        for row, (answer, text) in enumerate(zip(answers[split.name], expected, strict=False))
     ]
 
 

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from tasks.algorithm.answers import number_in
-from tasks.contracts import Answer
+from tasks.algorithm.answers import Answer, number_in
 from tasks.data.boundaries import decode
 from tasks.data.chat_template import THOUGHT_END
 from tasks.data.model_size import cache_width

@@ -8,8 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
+from tasks.algorithm.answers import Answer
 from tasks.algorithm.state import CheckpointKey
-from tasks.contracts import Answers, CheckpointScores, EvaluationCost, ScoreSpec, ScoreSplit
+from tasks.contracts import CheckpointScores, EvaluationCost, ScoreSpec, ScoreSplit
 from tasks.record.paths import ANSWERS, BASE, score_file_of
 from tasks.record.rollout import MANIFEST, verify
 from tasks.runtime.files import hash_file, make_folder, publish_folder, write_file
@@ -55,7 +58,7 @@ def score(spec_path: Path) -> None:
     if not spec.requests:
         _score_model(scorer, spec.splits, BASE, spec.model.sha256, output)
     if scorer.answers is not None:
-        write_file(output / ANSWERS, Answers.model_validate({"by_name": scorer.answers}).model_dump_json())
+        write_file(output / ANSWERS, TypeAdapter(dict[str, list[Answer]]).dump_json(scorer.answers))
 
 
 def _wait_for(directory: Path) -> None:

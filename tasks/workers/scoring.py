@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from tasks.algorithm.answers import Answer
 from tasks.algorithm.costs import ModelShape, RowCost
-from tasks.contracts import BY_CHOICES, Answer, ScoreSplit, SubDatasetScore
+from tasks.contracts import BY_CHOICES, ScoreSplit, SubDatasetScore
 from tasks.errors import NonFiniteScoreError
 from tasks.workers.forward import Row, collate, supports_logit_positions, token_logits, token_losses
 from tasks.workers.generation import Generator, Goal, batches_by_length, end_tokens

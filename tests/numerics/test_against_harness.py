@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
+from tasks.algorithm.answers import Answer
 from tasks.config.loading import parse_config
-from tasks.contracts import Answer, ScoreSplit
+from tasks.contracts import ScoreSplit
 from tasks.data.base_model import prepare_base_model
 from tasks.data.examples import Example
 from tasks.data.tokenization import Encoder, tokenize_split

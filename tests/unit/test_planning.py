@@ -36,6 +36,7 @@ def split_of(directory: Path, num_rows: int, choices: list[list[int]] | None = N
         "loss_mask": [0, 0, 0, 1, 1],
         "prompt_length": PROMPT,
         "choice_ids": choices or [],
+        "choices": [str(choice) for choice in choices or []],
         "gold": 0 if choices else -1,
         "completion": "x",
         "answer": "x",
