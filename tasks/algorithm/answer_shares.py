@@ -41,8 +41,13 @@ def facts_of(answers: Sequence[str] | None, num_rows: int, num_dropped: int) -> 
     return SplitFacts(num_rows, num_dropped, answer, count / len(answers))
 
 
-def warnings_of(answers: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return in words what makes the scores of some splits tell nothing; `answers` are by split."""
+def warnings_of(answers: Mapping[str, Sequence[str]], num_unique: Mapping[str, int]) -> list[str]:
+    """Return in words what makes the scores of some splits tell nothing.
+
+    Args:
+        answers: of all rows, by split.
+        num_unique: different rows of each split. Copies of a row are no further draws for a test.
+    """
     found = []
     for split, own in answers.items():
         answer, count = Counter(own).most_common(1)[0]
@@ -52,7 +57,8 @@ def warnings_of(answers: Mapping[str, Sequence[str]]) -> list[str]:
             found.append(f"the answer {answer!r:.40} alone scores {count / len(own):.3f} on {split}")
     splits = list(answers)
     for first, second in itertools.pairwise(splits):
-        if difference := _difference(answers[first], answers[second], first, second):
+        samples = [_Sample(split, Counter(answers[split]), num_unique[split]) for split in (first, second)]
+        if difference := _difference(*samples):
             found.append(difference)
     return found
 
@@ -81,18 +87,30 @@ def p_value_of_equal_shares(first: Mapping[str, float], second: Mapping[str, flo
     return _chi_square_tail(statistic, len(cells) - 1)
 
 
-def _difference(one: Sequence[str], other: Sequence[str], first: str, second: str) -> str:
-    counts = (Counter(one), Counter(other))
-    labels = counts[0].keys() | counts[1].keys()
-    if not 2 <= len(labels) <= min(MAX_CLASSES, len(one) / _MIN_EXPECTED):
+@dataclass(frozen=True)
+class _Sample:
+    """The answers of a split, and the number of draws that they are worth."""
+
+    split: str
+    counts: Mapping[str, int]
+    size: int
+
+    def share(self, label: str) -> float:
+        return self.counts.get(label, 0) / sum(self.counts.values())
+
+
+def _difference(first: _Sample, second: _Sample) -> str:
+    labels = sorted(first.counts.keys() | second.counts.keys())
+    if not 2 <= len(labels) <= min(MAX_CLASSES, first.size / _MIN_EXPECTED):
         return ""
-    shares = {label: (counts[0][label] / len(one), counts[1][label] / len(other)) for label in sorted(labels)}
-    p_value = p_value_of_equal_shares(*counts)
-    if p_value >= _P_VALUE or sum(abs(a - b) for a, b in shares.values()) / 2 < _DISTANCE:
+    gaps = {label: abs(first.share(label) - second.share(label)) for label in labels}
+    p_value = p_value_of_equal_shares(*({label: s.share(label) * s.size for label in labels} for s in (first, second)))
+    if p_value >= _P_VALUE or sum(gaps.values()) / 2 < _DISTANCE:
         return ""
-    label, (a, b) = max(shares.items(), key=lambda share: abs(share[1][0] - share[1][1]))
+    label = max(labels, key=lambda label: gaps[label])
+    shares = f"{first.share(label):.0%} and {second.share(label):.0%}"
     return (
-        f"answers have other shares in {first} than in {second}: {label!r:.40} {a:.0%} and {b:.0%} "
+        f"answers have other shares in {first.split} than in {second.split}: {label!r:.40} {shares} "
         f"(chi-square test, p = {p_value:.1g})"
     )
 

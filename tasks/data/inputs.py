@@ -168,7 +168,9 @@ def _prepare(config: SearchConfig, sub_dataset: SubDatasetConfig, splits: Splits
         test_sha256=fingerprint(test) if test is not None else None,
         num_test_rows=len(test) if test is not None else 0,
         facts=facts,
-        warnings=tuple(f"{name}: {warning}" for warning in (*dropped, *warnings_of(compared), *read_as)),
+        warnings=tuple(
+            f"{name}: {warning}" for warning in (*dropped, *warnings_of(compared, _num_unique(splits)), *read_as)
+        ),
     )
 
 
@@ -197,7 +199,11 @@ def answer_warnings(config: SearchConfig, sub_dataset: SubDatasetConfig, splits:
         return []
     pairs = {split: [(row.completion, row.answer) for row in splits[split]] for split in SPLITS if split in splits}
     answers = {split: own for split, rows in pairs.items() if (own := answers_of(metric, rows)) is not None}
-    return [f"{sub_dataset.name}: {warning}" for warning in warnings_of(answers)]
+    return [f"{sub_dataset.name}: {warning}" for warning in warnings_of(answers, _num_unique(splits))]
+
+
+def _num_unique(splits: Splits) -> dict[str, int]:
+    return {split: len({(row.prompt, row.completion) for row in rows}) for split, rows in splits.items()}
 
 
 def _with_shared_sources(config: SearchConfig, refs: Sequence[SubDatasetRef]) -> Iterator[SubDatasetRef]:

@@ -6,6 +6,7 @@ import logging
 import random
 import re
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,16 @@ from tests.unit.bad_input import Place, rows
 from tests.unit.made_search import MadeSearch
 
 LONG = {"prompt": "p" * 200, "completion": " x"}
+
+
+def _warnings(answers: Mapping[str, Sequence[str]], copies: int = 1) -> list[str]:
+    return warnings_of(answers, {split: len(own) // copies for split, own in answers.items()})
+
+
+def test_copies_of_rows_are_no_further_draws() -> None:
+    splits = {"train": ["a", "b", "b"] * 100, "validation": ["a"] * 150 + ["b"] * 150}
+    assert len(_warnings(splits)) == 1
+    assert _warnings(splits, copies=10) == []
 
 
 def test_the_most_frequent_answer_and_its_share() -> None:
@@ -48,14 +59,14 @@ def test_rare_classes_are_tested_together() -> None:
 
 
 def test_a_split_of_one_answer_is_told() -> None:
-    constant, other, difference = warnings_of({"validation": ["no"] * 200, "test": ["no"] * 200 + ["yes"] * 40})
+    constant, other, difference = _warnings({"validation": ["no"] * 200, "test": ["no"] * 200 + ["yes"] * 40})
     assert constant == "all 200 validation rows have the answer 'no', so their score tells nothing"
     assert other == "the answer 'no' alone scores 0.833 on test"
     assert "'yes' 0% and 17%" in difference
 
 
 def test_classes_in_other_shares_are_told_with_the_test() -> None:
-    told = warnings_of({"train": ["a", "b"] * 100, "validation": ["a"] * 150 + ["b"] * 50})
+    told = _warnings({"train": ["a", "b"] * 100, "validation": ["a"] * 150 + ["b"] * 50})
     assert told == [
         "answers have other shares in train than in validation: 'a' 50% and 75% (chi-square test, p = 2e-07)"
     ]
@@ -64,11 +75,11 @@ def test_classes_in_other_shares_are_told_with_the_test() -> None:
 def test_shares_that_chance_explains_are_not_told() -> None:
     drawn = random.Random(0)
     splits = {split: [drawn.choice("abc") for _ in range(300)] for split in ("train", "validation", "test")}
-    assert warnings_of(splits) == []
+    assert _warnings(splits) == []
 
 
 def test_answers_that_are_texts_are_no_classes() -> None:
-    assert warnings_of({"train": [f"a {i}" for i in range(99)], "validation": [f"b {i}" for i in range(99)]}) == []
+    assert _warnings({"train": [f"a {i}" for i in range(99)], "validation": [f"b {i}" for i in range(99)]}) == []
 
 
 def test_dropped_rows_are_counted_in_each_split(place: Place, caplog: pytest.LogCaptureFixture) -> None:
