@@ -78,7 +78,7 @@ class MadeSearch:
             evaluation=EvaluationCost(num_tokens=500, num_examples=50, flops=1e9, seconds=1.0),
             stop_reason=stop_reason,
             mixture=mixture(state.round, shares, ROWS * len(self.names), ROWS) if shares else None,
-            **decision,
+            **{name: tuple(value) if isinstance(value, list) else value for name, value in decision.items()},
         )
         append_event(str(self.directory), event)
         return self
