@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +96,11 @@ def render_chat(tokenizer: Any, messages: Sequence[Message], options: Mapping[st
     text = full.rstrip()
     if not full.startswith(prompt):
         text = _with_thought(full, prompt, messages[last]).rstrip()
+    text = template.without_closing(text)
     spans = [template.span(i, full) for i, m in enumerate(messages[:last]) if m.role == "assistant" and m.is_learned]
     spans.append((len(prompt), len(text)))
+    if any(end > start for (_, end), (start, _) in pairwise(spans)):  # two turns were found at one place
+        raise _rewritten()
     template.check_keys()
     notes = _left_out(messages, text, len(prompt))
     content = messages[last].content.strip()
@@ -144,13 +148,41 @@ class _Template:
         changed[index] = _changed(changed[index])
         start, after = _difference(full, self._render(changed, self._options))
         _, tail_length = _difference(until, self._render(changed[: index + 1], self._options))
-        tail = until[len(until) - tail_length :].rstrip()
+        tail: str | None = until[len(until) - tail_length :].rstrip()
         header = before.removeprefix(self.render(index)) if index else ""
         found = full.rfind(header, 0, start) if header.strip() and header != before else -1
         end = len(full) - after
-        if start >= len(full) or not full.startswith(tail, end):
+        if tail and not full.startswith(tail, end):
+            tail = self._turn_end(tail, full[end:])
+        if start >= len(full) or tail is None:
             raise _rewritten()
         return (found + len(header) if found >= 0 else start), end + len(tail)
+
+    def without_closing(self, text: str) -> str:
+        """Return the text up to the end of the last turn, without what the template puts after the whole chat (Phi-3).
+
+        That is found by a further turn, before which the template does not put it.
+        """
+        content = (self._messages[-1]["content"] or "").strip()
+        at = text.rfind(content) + len(content)
+        if not content or at < len(content) or at == len(text):
+            return text
+        try:
+            longer = self._render([*self._messages, {"role": "user", "content": _MARK}], self._options)
+        except (TypeError, TemplateError):  # no user's turn may follow
+            return text
+        before, _, rest = longer[: longer.rfind(_MARK)].rpartition(content)
+        if not before or rest.startswith(text[at:]):
+            return text
+        end = self._turn_end(text[at:], rest)
+        return text if end is None else text[:at] + end
+
+    def _turn_end(self, text: str, other: str) -> str | None:
+        """Return the line ends and marks that both texts begin with, which end a turn; None if there are none."""
+        marks = sorted(map(str, self._tokenizer.added_tokens_decoder.values()), key=len, reverse=True)
+        shared = text[: num_shared(text, other)]
+        found = re.match(rf"(?:\s|{'|'.join(map(re.escape, marks))})*", shared)
+        return found[0].rstrip() if found and found[0] else None
 
     def check_keys(self) -> None:
         """Check that the template uses each key of the messages and each option.
@@ -239,11 +271,14 @@ def _left_out(messages: Sequence[Message], text: str, answer_start: int) -> tupl
         ValueError: it lacks the content of a turn, or the reasoning of the last one.
     """
     notes = []
+    after = 0  # where the turn before ends, so that a turn is not taken for an earlier one that says the same
     for index, message in enumerate(messages):
         is_last = index == len(messages) - 1
         place = text[answer_start:] if is_last else text[:answer_start]
         thought, content = split_thought(message) if message.role == "assistant" else ("", message.content.strip())
-        if content not in place and message.role != "tool":
+        at = place.find(content, 0 if is_last or message.role not in ("user", "assistant") else after)
+        after = at + len(content) if message.role in ("user", "assistant") else after
+        if at < 0 and message.role != "tool":
             raise ValueError(f"the chat template leaves out the content of messages[{index}]: {content!r:.80}")
         for call in message.extra.get("tool_calls", ()):
             if call["function"]["name"] not in place:

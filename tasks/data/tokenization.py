@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 # What `Encoder.encode` and `check` raise for a row, the tokenizer's and the chat template's own errors included.
 UNUSABLE = (ValueError, TypeError, NotImplementedError, TemplateError)
 # Part of the cache's key; raised when `encode` returns other columns for the same text.
-_ENCODING_VERSION = 4
+_ENCODING_VERSION = 5
 
 
 class Encoder:
@@ -104,7 +104,7 @@ class Encoder:
         Raises:
             ValueError: it cannot, or it does not; the text gives the reason.
         """
-        completion = row["input_ids"][row["prompt_length"] :]
+        learned = [token for token, flag in zip(row["input_ids"], row["loss_mask"], strict=True) if flag]
         largest = max(row["input_ids"], default=0)
         # Only tokens in use: some tokenizers have one (for padding, for images) that the model never sees.
         if 0 < self.num_embeddings <= largest:
@@ -115,7 +115,7 @@ class Encoder:
         if not any(row["loss_mask"]) or not all(row["choice_ids"]):
             raise ValueError("a completion or choice of no tokens")
         unknown = self.tokenizer.unk_token_id
-        if unknown != self.tokenizer.eos_token_id and unknown in completion:
+        if unknown != self.tokenizer.eos_token_id and unknown in learned:
             raise ValueError(
                 f"a completion with characters that the tokenizer does not know: {row['completion']!r:.80}"
             )

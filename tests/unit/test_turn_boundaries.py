@@ -108,6 +108,37 @@ def test_a_chat_that_nothing_ends_is_refused_with_what_to_add() -> None:
         encode_chat(tokenizer, rendered)
 
 
+CLOSED = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% else %}CLOSING{% endif %}"
+)
+
+
+@pytest.mark.parametrize("kind", LOSSLESS)
+@pytest.mark.parametrize("closing", ["{{ eos_token }}", "<|eot_id|>", "That was all.", "</chat>\n"])
+def test_what_closes_the_whole_chat_ends_no_turn(kind: str, closing: str) -> None:
+    turn, ask = "⟦yo<|im_end|>⟧", "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    shown = encoded(kind, CLOSED.replace("CLOSING", closing), chat_of(*[("user", "hi"), ("assistant", "yo")] * 2))
+    assert shown == f"{ask}{turn}\n{ask}{turn}"
+
+
+def test_a_template_that_shows_the_last_turn_alone_is_refused() -> None:
+    last = "Q: {{ (messages | selectattr('role', 'equalto', 'user') | list)[-1].content }}\nA: " + (
+        "{% if messages[-1].role == 'assistant' %}{{ messages[-1].content }}{{ eos_token }}{% endif %}"
+    )
+    with pytest.raises(ValueError, match=r"leaves out|rewrites earlier turns"):
+        encoded(KINDS[0], last, chat_of(*[("user", "yo"), ("assistant", "yo")] * 2))
+
+
+def test_an_earlier_turn_of_unknown_characters_is_refused(tmp_path: Path) -> None:
+    make_tokenizer("WordPiece", "chatml").save_pretrained(tmp_path)
+    encoder = Encoder(str(tmp_path), 999, trust_remote_code=False)
+    messages, _ = chat_of(("user", "hi"), ("assistant", "日本"), ("user", "hi"), ("assistant", "yo"))
+    row = encoder.encode(Example("", "yo", "yo", messages=messages))
+    with pytest.raises(ValueError, match="does not know"):
+        encoder.check(row)
+
+
 TWO_TURNS = chat_of(("user", "hi"), ("assistant", "yo"), ("user", "1+1?"), ("assistant", "2"))
 FAMILIES = {
     "chatml": "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n⟦yo<|im_end|>⟧\n"
