@@ -10,7 +10,7 @@ _MINUS = dict.fromkeys(map(ord, "\u2010\u2011\u2212\u2013\ufe63\uff0d"), "-")
 _SPACES = " \u00a0\u2009\u202f"
 _GROUPS = re.compile(rf"(?<![\w.,:/])\d{{1,3}}(?:[{_SPACES}]\d{{3}})+(?!\d)")
 _LEAD = r"(?:(?<![\w)\]])[-+])?(?:[$€£¥][-+]?)?"
-_RAISED = "\u00bc-\u00be\u2150-\u215e\u00b2\u00b3\u00b9\u2070-\u2079"  # fractions and powers of one character
+_RAISED = "\u00bc-\u00be\u2150-\u215e\u00b2\u00b3\u00b9\u2070-\u2089"  # fractions and powers of one character
 # A number, or several that mean something else together: a date, a time, a power, a version, a range, a list.
 _BODY = rf"(?:(?<![\w.])\.)?\d(?:[\w.,:;/^*×·÷'’$€£¥%+-]*[\d{_RAISED}])?"
 _SCALE = r"(?:[kKMB]|bn|mn)\b| (?:dozen|hundred|thousand|million|billion|trillion)\b"

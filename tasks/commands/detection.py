@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.data.columns import Rows, Template, choices_of, guess_template, is_text
+from tasks.data.columns import Rows, Template, choices_of, guess_template, is_text, turns_column
 from tasks.data.files import FORMATS_IN_WORDS, read_rows, stem_of
 from tasks.data.folder import data_files, shard_of, split_files
-from tasks.data.forms import PLAIN, SAMPLE, Form, form_of
+from tasks.data.forms import PLAIN, SAMPLE, Form, form_of, nearest_form
 from tasks.data.templates import fill_template
 from tasks.errors import InitError
 
@@ -199,12 +199,19 @@ def _read_as(file: Path, sample: Rows) -> Form:
         template = {"prompt": "{prompt}", "completion": " {completion}", **choices_of(sample)}
         return Form(PLAIN.words, template=template, remark=remark)
     guessed = guess_template(sample)
+    if (column := turns_column(sample)) is not None:
+        raise InitError(
+            f"{file}",
+            got=f"one row a turn, with its speaker in the column {column}",
+            expected="one row a chat",
+            fix="put the turns of each chat into one row, messages: [{role, content}], and run the same command again",
+        )
     if guessed is None:
         raise InitError(
             f"{file}",
             got=f"the columns {', '.join(sample[0]) or 'none'}",
             expected="prompt and completion, messages, or two columns with a value in each row",
-            fix='rename the columns, e.g. to {"prompt": …, "completion": …}, and run the same command again',
+            fix=f"{nearest_form(sample[0])}; then run the same command again",
         )
     template, to_check = guessed
     asked = ", ".join(re.findall(r"\{(.+?)\}", template["prompt"]))
@@ -228,10 +235,18 @@ def _metric_of(sample: Rows, form: Form) -> str:
     rows = [form.convert(row) if form.convert is not None else row for row in sample]
     if form.template is None and all(row.get("choices") for row in rows):
         return "multiple_choice"
-    texts = [_completion_of(row, form) for row in rows]
+    texts = [_completion_of(row, form) for row in rows if not _is_unanswered(row, form)]
     if all("####" in text for text in texts):
         return "numeric"
     return "loss" if statistics.median(len(text) for text in texts) > _LONG_COMPLETION else "exact_match"
+
+
+def _is_unanswered(row: Mapping[str, Any], form: Form) -> bool:
+    """Return whether a row lacks what its template names, for which `msft plan` refuses it (SQuAD 2)."""
+    try:
+        return form.template_config is not None and not fill_template(form.template_config, row)
+    except (LookupError, TypeError, ValueError):
+        return True
 
 
 def _completion_of(row: Mapping[str, Any], form: Form) -> str:

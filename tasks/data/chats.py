@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from tasks.data.values import opened
 from tasks.errors import DataError
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -65,6 +66,7 @@ class _Unusable(ValueError):
 
 
 def _messages(value: Any) -> tuple[Message, ...]:
+    value = opened(value)
     is_chat = isinstance(value, list) and all(isinstance(m, Mapping) and m.get("role") in ROLES for m in value)
     if not is_chat or not value or value[-1]["role"] != "assistant":
         raise _no_chat(f"messages = {value!r:.120}")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tasks.data.values import text_of
+from tasks.data.values import opened, text_of
 
 Rows = Sequence[Mapping[str, Any]]
 Template = dict[str, Any]
@@ -18,10 +18,28 @@ PROMPT_COLUMNS = (
 )
 COMPLETION_COLUMNS = ("completion", "output", "answer", "response", "target", "label", "solution", "summary")
 CHOICES_COLUMNS = ("choices", "options")
+# Columns of lists, which a CSV file can only hold as JSON.
+LISTS = ("choices", "options", "endings", "answer_choices", "candidates", "alternatives", "mc_answers")
+_OPENED = (*LISTS, "messages", "conversations", "conversation", "mc1_targets", "answers")
+_SPEAKER_COLUMNS = ("role", "from", "speaker", "author", "sender")
 _ID_NAME = re.compile(
     r"_?id|idx|index|u?uid|guid|hash|md5|sha\d*|row|.+[_-](id|idx|index|uuid|hash)|.+[a-z]Id", re.IGNORECASE
 )
 _ID_TEXT = re.compile(r"[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f-]{4,}", re.IGNORECASE)
+
+
+def open_lists(sample: Rows) -> Rows:
+    """Return rows with the lists and objects that their columns of lists hold as JSON."""
+    return [{c: opened(v) if c.lower() in _OPENED else v for c, v in row.items()} for row in sample]
+
+
+def turns_column(sample: Rows) -> str | None:
+    """Return the column that tells whose turn a row is, of transcripts kept one row a turn; None in other rows."""
+    for name in (name for name in sample[0] if name.lower() in _SPEAKER_COLUMNS):
+        said = {str(row.get(name)).lower() for row in sample}
+        if said & {"assistant", "gpt", "bot", "model", "agent"} and said & {"user", "human", "prompter", "customer"}:
+            return name
+    return None
 
 
 def usable_columns(sample: Rows) -> list[str]:
@@ -56,13 +74,18 @@ def guess_template(sample: Rows) -> tuple[Template, str] | None:
 
     Returns None where no two columns could be learned one from the other.
     """
+    sample = open_lists(sample)
     usable = usable_columns(sample)
-    if _loses_text(sample, usable):
+    if _loses_text(sample, usable) or turns_column(sample) is not None:
         return None
     actual = {name.lower(): name for name in reversed(usable)}
     target = next((name for name in COMPLETION_COLUMNS if name in actual), "")
     known = [name for name in PROMPT_COLUMNS if name in actual and name != target]
     asked = [name for name in known if is_informative(actual[name], sample)] or known
+    if not target and asked and (field := _first_answer(sample)) is not None:
+        prompt = "\n".join(f"{{{actual[name]}}}" for name in asked)
+        remark = f"{{{field}}}, the first of a row's answers; further ones count as wrong"
+        return {"prompt": f"{prompt}\nAnswer:", "completion": f" {{{field}}}"}, remark
     is_certain = bool(target and asked)
     if not is_certain:
         telling = [name.lower() for name in usable if is_informative(name, sample)]
@@ -73,6 +96,20 @@ def guess_template(sample: Rows) -> tuple[Template, str] | None:
     prompt = "\n".join(f"{{{actual[name]}}}" for name in asked)
     template: Template = {"prompt": f"{prompt}\nAnswer:", "completion": f" {{{actual[target]}}}", **choices_of(sample)}
     return template, "the wording of the template" if is_certain else "the columns, guessed from their order"
+
+
+def _first_answer(sample: Rows) -> str | None:
+    """Return the field of the first text in a column of answers, such as `answers[text][0]`; None without one."""
+    for name in (name for name in sample[0] if name.lower() in ("answers", "answer")):
+        for row in sample:
+            field: str = name
+            value: Any = row.get(name)
+            while value and isinstance(value, list | dict):
+                keys: list[Any] = [0] if isinstance(value, list) else [k for k in ("text", "value") if k in value]
+                field, value = (f"{field}[{keys[0]}]", value[keys[0]]) if keys else ("", None)
+            if field != name and is_value(value):
+                return field
+    return None
 
 
 def _loses_text(sample: Rows, usable: Sequence[str]) -> bool:

@@ -13,7 +13,7 @@ from tasks.config.sub_datasets import SubDatasetConfig, TemplateConfig
 from tasks.data.chats import Message, read_chat
 from tasks.data.forms import Form, Row, nearest_form
 from tasks.data.templates import fill_template
-from tasks.data.values import text_of
+from tasks.data.values import opened, text_of
 from tasks.errors import DataError
 
 
@@ -173,6 +173,7 @@ def _checked(name: str, where: str, prompt: str, completion: str, answer: str, c
             )
     if choices is None:
         return Example(prompt, completion, answer)
+    choices = opened(choices)
     texts = [text_of(choice) for choice in choices] if _are_choices(choices) else []
     lead, _, rest = completion.rpartition(answer)
     if completion not in texts and answer in texts and not rest.strip():

@@ -8,8 +8,9 @@ from functools import cached_property
 from typing import Any
 
 from tasks.config.sub_datasets import TemplateConfig
-from tasks.data.columns import Rows, guess_template, is_id_name, is_text
+from tasks.data.columns import PROMPT_COLUMNS, Rows, guess_template, is_id_name, is_text, open_lists
 from tasks.data.options import options_template
+from tasks.data.values import opened
 
 # Rows that a form is recognized by.
 SAMPLE = 1000
@@ -20,7 +21,12 @@ _SPEAKERS = {
     **dict.fromkeys(("tool", "function", "observation", "function_response"), "tool"),
     "system": "system",
 }
-_ALPACA = (("system", "system_prompt"), ("instruction",), ("input", "context"), ("output", "response"))
+_ALPACA = (
+    ("system", "system_prompt"),
+    ("instruction", "question"),
+    ("input", "context"),
+    ("output", "response", "answer"),
+)
 # Of no use to the model, beside a text.
 _ABOUT_TEXTS = (
     "url",
@@ -85,6 +91,7 @@ CHAT = Form("messages")
 
 def form_of(sample: Rows) -> Form | None:
     """Return the form of the rows of a file; None if it is none of the known ones."""
+    sample = open_lists(sample)
     columns = {column for row in sample for column in row}
     if any(row.get("messages") is not None for row in sample):
         return CHAT
@@ -139,7 +146,7 @@ def _of_message_pair(row: Row) -> Row:
 
 
 def _of_turns(row: Row, column: str) -> Row:
-    turns = row.get(column)
+    turns = opened(row.get(column))
     if not isinstance(turns, list):
         return row
     rest = {name: value for name, value in row.items() if name not in (column, "system")}
@@ -148,10 +155,11 @@ def _of_turns(row: Row, column: str) -> Row:
 
 
 def _message(turn: Any) -> Any:
-    if not isinstance(turn, dict) or "from" not in turn:
+    if not isinstance(turn, dict) or not {"from", "value"} & turn.keys():
         return turn
-    rest = {key: value for key, value in turn.items() if key not in ("from", "value")}
-    return {"role": _SPEAKERS.get(str(turn["from"]).lower(), turn["from"]), "content": turn.get("value"), **rest}
+    rest = {key: value for key, value in turn.items() if key not in ("from", "role", "value")}
+    speaker = turn.get("from", turn.get("role"))
+    return {"role": _SPEAKERS.get(str(speaker).lower(), speaker), "content": turn.get("value"), **rest}
 
 
 def _preference(sample: Rows) -> Form | None:
@@ -212,6 +220,11 @@ def _alpaca(sample: Rows) -> Form | None:
     if not all(isinstance(row.get(name), str | None) for row in sample for name in optional):
         return None
     columns = [name for name in (system, asked, given) if name is not None]
+    if asked.lower() == "question" and (
+        all(is_text(row.get(name)) for row in sample for name in optional)
+        or any(name in PROMPT_COLUMNS and names[name] not in columns for name in names)
+    ):
+        return None  # `msft init` writes the template, which can hold all that is asked
     words = f"{', '.join((*columns, said))} (Alpaca)"
     if not all(is_text(row.get(name)) for row in sample for name in optional):
         return Form(words, lambda row: _instructed(row, columns, asked, said), remark="an empty line is left out")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from tasks.config.sub_datasets import SubDatasetConfig
 from tasks.contracts import BY_CHOICES, BaseModelRef, Inputs, Metric, ScoreSplit, SplitRef, SubDatasetRef
 from tasks.data.base_model import prepare_base_model
 from tasks.data.examples import Example, fingerprint
-from tasks.data.leaks import shared_texts
+from tasks.data.leaks import comparable, shared_texts
 from tasks.data.problems import Problems
 from tasks.data.sources import SPLITS, known_form, read_splits, train_source
 from tasks.data.tokenization import Encoder, longest_completion, read_tokenized, tokenize_split
@@ -62,7 +63,7 @@ def prepare_sub_datasets(
             refs.append(_prepare(config, sub_dataset, splits[sub_dataset.name], encoder))
         on_prepared()
     problems.check()
-    refs = [*_with_shared_sources(config, refs)]
+    refs = [*_with_shared_sources(config, refs, splits)]
     for ref in refs:
         for warning in ref.warnings:
             logger.warning(warning)
@@ -206,19 +207,25 @@ def _num_unique(splits: Splits) -> dict[str, int]:
     return {split: len({(row.prompt, row.completion) for row in rows}) for split, rows in splits.items()}
 
 
-def _with_shared_sources(config: SearchConfig, refs: Sequence[SubDatasetRef]) -> Iterator[SubDatasetRef]:
-    """Yield the sub-datasets, with a warning to each whose train rows another one before it reads as well."""
+def _with_shared_sources(
+    config: SearchConfig, refs: Sequence[SubDatasetRef], splits: Mapping[str, Splits]
+) -> Iterator[SubDatasetRef]:
+    """Yield the sub-datasets, with a warning to each of whose train rows another one before it has some or all."""
     first: dict[object, str] = {}
+    owners: dict[tuple[str, str], str] = {}
     for sub_dataset, ref in zip(config.mixture.sub_datasets, refs, strict=True):
         keys = [key for key in (ref.train.sha256, train_source(config, sub_dataset)) if key is not None]
         before = next((first[key] for key in keys if key in first), None)
         for key in keys:
             first.setdefault(key, ref.name)
-        if before is None:
-            yield ref
-        else:
-            warning = f"{ref.name}: its train rows are those of {before}, and so count twice in the mixture"
-            yield ref.model_copy(update={"warnings": (warning, *ref.warnings)})
+        rows = [(comparable(row.prompt), comparable(row.completion)) for row in splits[ref.name]["train"]]
+        shared = Counter(owners[row] for row in rows if row in owners)
+        owners = {**dict.fromkeys(rows, ref.name), **owners}
+        told = [f"{count:,} of its {len(rows):,} train rows stand in {name} too" for name, count in shared.items()]
+        if before is not None:
+            told = [f"its train rows are those of {before}"]
+        warnings = [f"{ref.name}: {one}, and so count twice in the mixture" for one in told]
+        yield ref.model_copy(update={"warnings": (*warnings, *ref.warnings)})
 
 
 def _without_end(encoder: Encoder, name: str, metric: Metric) -> ModelError:

@@ -8,16 +8,15 @@ from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import Any
 
-from tasks.data.columns import PROMPT_COLUMNS, Rows, Template, is_informative, is_text, texts_of, usable_columns
+from tasks.data.columns import LISTS, PROMPT_COLUMNS, Rows, Template, is_informative, is_text, texts_of, usable_columns
 
-_LISTS = ("choices", "options", "endings", "answer_choices", "candidates", "alternatives", "mc_answers")
 # Columns of one option each: `A`, `option_a`, `opa`, `choice1`, `sol1`, `ending0`. Not `text1` or `sentence_a`: those
 # are texts to compare.
 _SERIES = re.compile(
     r"(?P<stem>|options?|opt|op|choices?|answers?|ans|solution|sol|endings?|alternative|candidate|ending)[ _-]?"
     r"(?P<mark>[A-J]|[a-j]|\d)"
 )
-_WRONG = re.compile(r"(distractor|incorrect|incorrect_answer|wrong|wrong_answer)[ _-]?(\d)", re.IGNORECASE)
+_WRONG = re.compile(r"(distractor|incorrect|wrong)([ _-]?(answer|option|choice))?[ _-]?(\d)", re.IGNORECASE)
 _RIGHT = (
     *("answer", "answerkey", "answer_key", "correct", "correct_answer", "correct_option", "correct_choice", "label"),
     *("gold", "target", "cop", "answer_idx", "answer_index", "answer_id", "answer_letter", "output", "completion"),
@@ -55,11 +54,29 @@ def options_template(sample: Rows) -> tuple[Template, str] | None:
                 prompt = _asked(sample, {column, *options.columns})
                 lines = "\n{options}" if "options" in template else ""
                 return {"prompt": f"{prompt}{lines}\nAnswer:", **template}, remark
-    return _with_distractors(sample)
+    return _marked(sample) or _with_distractors(sample)
+
+
+def _marked(sample: Rows) -> tuple[Template, str] | None:
+    """Return the template of options in one column with a list of marks, 1 for the right one (TruthfulQA's mc1)."""
+    for name in sample[0]:
+        values = [row.get(name) for row in sample]
+        if all(isinstance(value, dict) and _is_marked(value) for value in values):
+            texts = {"texts": f"{name}[choices]", "labels": f"{name}[labels]", "right": "1", "shuffle": True}
+            prompt = f"{_asked(sample, {name})}\n{{options}}\nAnswer:"
+            return {"prompt": prompt, "completion": " {letter}", "options": texts}, "the wording of the template"
+    return None
+
+
+def _is_marked(value: dict[str, Any]) -> bool:
+    texts, marks = value.get("choices"), value.get("labels")
+    if not (isinstance(texts, list) and isinstance(marks, list) and len(texts) == len(marks) > 1):
+        return False
+    return marks.count(1) == 1 and marks.count(0) == len(marks) - 1
 
 
 def _shapes(sample: Rows) -> Iterator[_Options]:
-    for name in (name for name in sample[0] if name.lower() in _LISTS):
+    for name in (name for name in sample[0] if name.lower() in LISTS):
         values = [row.get(name) for row in sample]
         if all(isinstance(value, list) for value in values):
             texts = [texts_of(value) for value in values if isinstance(value, list)]
@@ -100,7 +117,7 @@ def _nested(name: str, values: Sequence[dict[str, Any]]) -> Iterator[_Options]:
 
 
 def _right_columns(sample: Rows) -> list[str]:
-    actual = {name.lower(): name for name in reversed(list(sample[0]))}
+    actual = {name.lower().replace(" ", "_"): name for name in reversed(list(sample[0]))}
     named = [actual[name] for name in _RIGHT if name in actual]
     return [name for name in named if texts_of([row.get(name) for row in sample]) is not None]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from tasks.config.sub_datasets import OptionsConfig, TemplateConfig
 from tasks.data.randomness import random_state
-from tasks.data.values import text_of
+from tasks.data.values import opened, text_of
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,11 @@ class _Filler(Formatter):
 
     def get_field(self, field_name: str, args: Any, kwargs: Any) -> Any:
         self.field = field_name
+        if "[" in field_name:
+            kwargs = {column: opened(value) for column, value in kwargs.items()}
+            container, _ = super().get_field(field_name[: field_name.rindex("[")], args, kwargs)
+            if isinstance(container, str):  # of which Python would give a character
+                raise TypeError(f"a text, which has no parts: {container!r:.80}")
         return super().get_field(field_name, args, kwargs)
 
     def format_field(self, value: Any, format_spec: str) -> Any:
@@ -52,7 +57,7 @@ def fill_template(template: TemplateConfig, row: Mapping[str, Any]) -> FilledTem
         lettered, right = _lettered(template.options, row)
         row, choices = {**row, **lettered[right]}, [_fill(template.completion, row | o) for o in lettered]
     elif isinstance(choices, str):
-        choices = row[choices]
+        choices = opened(row[choices])
     elif choices is not None:
         choices = [_fill(choice, row) for choice in choices]
     completion = _fill(template.completion, row)
@@ -95,7 +100,7 @@ def _values(given: str | tuple[str, ...], row: Mapping[str, Any]) -> list[str]:
     """Return the texts of a column with a list, or of one format string per text."""
     if isinstance(given, tuple):
         return [_fill(text, row) for text in given]
-    column, _ = Formatter().get_field(given, (), row)
+    column = opened(_Filler().get_field(given, (), row)[0])
     if not isinstance(column, list):
         raise TypeError(f"{given} holds no list: {column!r:.80}")
     return [text_of(value) for value in column]

@@ -52,6 +52,16 @@ def json_text(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+def opened(value: Any) -> Any:
+    """Return the list or object that a text holds as JSON, as a cell of a CSV file does; another value as it is."""
+    if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
+        return value
+    try:
+        return parse_json(value)
+    except ValueError:
+        return value
+
+
 def text_of(value: Any) -> str:
     """Return the text of a value as it stands in its file: numbers by digits, truth values as in JSON.
 

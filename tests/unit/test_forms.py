@@ -136,6 +136,62 @@ CASES: dict[str, tuple[Rows, str, str, tuple[str, ...]]] = {
         " yo",
         (),
     ),
+    "SQuAD, the first of the answers": (
+        [{"context": f"c {i}", "question": f"q {i}?", "answers": {"text": [f"y {i}", "z"]}} for i in range(3)],
+        "q 1?\nc 1\nAnswer:",
+        " y 1",
+        (),
+    ),
+    "answers in a list": (_asked(answer=(["x"], ["y", "z"], ["x"], ["x"])), "q 1?\nAnswer:", " y", ()),
+    "answers with aliases": (_asked(answer=({"value": "x"},) * 4), "q 1?\nAnswer:", " x", ()),
+    "options with a list of marks (TruthfulQA)": (
+        _asked(mc1_targets={"choices": ["3", "1", "2"], "labels": [1, 0, 0]}),
+        "q 1?\nA. 2\nB. 3\nC. 1\nAnswer:",
+        " B",
+        (" A", " B", " C"),
+    ),
+    "wrong answers in columns with spaces": (
+        [
+            {"Question": f"q {i}?", "Correct Answer": "1", "Incorrect Answer 1": "2", "Incorrect Answer 2": "3"}
+            for i in range(3)
+        ],
+        "q 1?\nA. 2\nB. 3\nC. 1\nAnswer:",
+        " C",
+        (" A", " B", " C"),
+    ),
+    "options as JSON in a text": (
+        _asked(options=json.dumps(OPTIONS), answer=("A", "B", "C", "D")),
+        LISTED,
+        " B",
+        LETTERS,
+    ),
+    "choices and their labels as JSON in a text": (
+        _asked(choices=json.dumps({"text": OPTIONS, "label": list("ABCD")}), answerKey=("A", "B", "C", "D")),
+        LISTED,
+        " B",
+        LETTERS,
+    ),
+    "messages as JSON in a text": (
+        [{"messages": json.dumps([{"role": "user", "content": f"hi {i}"}, ASSISTANT])} for i in range(3)],
+        "user: hi 1",
+        "yo",
+        (),
+    ),
+    "ShareGPT as JSON in a text, with role": (
+        [
+            {"conversations": json.dumps([{"role": "human", "value": f"hi {i}"}, {"role": "gpt", "value": "yo"}])}
+            for i in range(3)
+        ],
+        "user: hi 1",
+        "yo",
+        (),
+    ),
+    "a question, some system prompts empty (OpenOrca)": (
+        [{"system_prompt": ("Be kind.", "", "")[i], "question": f"q {i}?", "response": "yo"} for i in range(3)],
+        "q 1?\nAnswer:",
+        " yo",
+        (),
+    ),
     "Alpaca with a system prompt": (
         [{"system": "Be kind.", "instruction": f"Add {i}.", "input": "", "output": f"y {i}"} for i in range(3)],
         "Be kind.\nAdd 1.\nAnswer:",
@@ -243,6 +299,9 @@ NOT_NATIVE = {
     "columns that are constant or an id",
     "two texts and a label",
     "a question and a truth value",
+    "SQuAD, the first of the answers",
+    "answers in a list",
+    "answers with aliases",
 }  # a guess, which init writes and a person checks
 
 
@@ -326,8 +385,8 @@ def test_a_column_that_is_constant_or_an_id_tells_nothing(name: str, values: lis
 @pytest.mark.parametrize(
     "row",
     [
-        {"title": "t", "context": "c", "question": "q", "answers": {"text": ["x"]}},
-        {"question": "q", "choices": '["a", "b"]', "answer": "a"},
+        {"title": "t", "context": "c", "question": "q", "answers": {"spans": ["x"]}},
+        {"question": "q", "choices": "['a', 'b']", "answer": "a"},
         {"instruction": "i", "history": [["a", "b"]], "output": "o"},
     ],
 )
@@ -390,6 +449,20 @@ def test_init_refuses_two_files_of_one_split(tmp_path: Path, files: tuple[str, s
         (tmp_path / file).write_text('{"prompt": "p", "completion": " c"}\n')
     with pytest.raises(InitError, match=r"both of which could be the (train|validation) rows"):
         write_draft(str(tmp_path), str(tmp_path / "x.yaml"), "none")
+
+
+def test_init_refuses_transcripts_of_a_row_a_turn(tmp_path: Path) -> None:
+    turns = [{"chat": 1, "text": f"t {i}", "role": ("prompter", "assistant")[i % 2]} for i in range(4)]
+    (tmp_path / "turns.jsonl").write_text("\n".join(map(json.dumps, turns)))
+    with pytest.raises(InitError, match=r"one row a turn(.|\n)*messages: \[\{role, content\}\]"):
+        write_draft(str(tmp_path), str(tmp_path / "c.yaml"), "m")
+
+
+def test_a_part_of_a_text_is_refused(place: Place) -> None:
+    template = {"prompt": "{q}", "completion": " {a[0]}"}
+    rows = [{"q": "x", "a": ["y"]}, {"q": "z", "a": "yes"}]
+    with pytest.raises(DataError, match="a text, which has no parts: 'yes'"):
+        place.read({}, {"train.jsonl": rows}, template=template)
 
 
 def test_texts_without_a_prompt_are_compared_by_loss(place: Place) -> None:

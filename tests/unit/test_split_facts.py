@@ -114,6 +114,25 @@ def test_one_set_of_rows_under_two_names_is_told(place: Place, copied: bool) -> 
     assert second.warnings == ("second: its train rows are those of first, and so count twice in the mixture",)
 
 
+def test_train_rows_that_two_sub_datasets_share_are_told(place: Place) -> None:
+    spaced = [{**row, "prompt": f" {row['prompt']}"} for row in rows(2)]  # another text of the same words
+    for name, train in {
+        "a": rows(4),
+        "b": [*spaced, *rows(3, 50)],
+        "c": [*rows(1), *rows(1, 50), *rows(4, 60)],
+    }.items():
+        place.write(f"{name}/train.jsonl", train)
+        place.write(f"{name}/validation.jsonl", rows(2, 100 + 10 * ord(name)))
+    first, second, third = place.prepare(
+        place.config(*({"name": name, "path": name, "splits": {"test": None}} for name in "abc"))
+    )
+    assert first.warnings == ()
+    assert second.warnings == ("b: 2 of its 5 train rows stand in a too, and so count twice in the mixture",)
+    assert third.warnings == tuple(
+        f"c: 1 of its 6 train rows stand in {name} too, and so count twice in the mixture" for name in "ab"
+    )
+
+
 def test_inspect_tells_a_split_of_one_answer(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     place.write("data/train.jsonl", [{"prompt": f"p {i}", "completion": f" {i % 2}"} for i in range(40)])
     place.write("data/validation.jsonl", [{"prompt": f"v {i}", "completion": " 1"} for i in range(40)])
