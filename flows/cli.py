@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import signal
 import sys
 from types import FrameType
@@ -14,10 +13,11 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from flows.cli_compare import compare, methods, sweep
-from flows.cli_search import deploy, doctor, export, init, inspect, plan, report, resume, score, search, status
+from flows.cli_operations import deploy, doctor
+from flows.cli_search import export, init, inspect, plan, report, resume, score, search, status
 from tasks.errors import ConfigError, MsftError
 from tasks.report import terminal
-from tasks.runtime.processes import bypass_proxy
+from tasks.runtime.processes import settle_environment
 
 logger = logging.getLogger("flows.cli")  # `python -m flows.cli` names this module __main__
 _EPILOG = (
@@ -25,16 +25,6 @@ _EPILOG = (
     "command line is refused; 130 after Ctrl-C, 143 after SIGTERM, 129 when the terminal closes: the same command "
     "resumes.\n\nNO_COLOR=1 turns colors off. Shell completion: msft --install-completion."
 )
-# Keeps Prefect's log lines off the terminal, and turns telemetry off.
-_QUIET = {
-    "PREFECT_LOGGING_LEVEL": "CRITICAL",
-    "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",
-    "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
-    "DO_NOT_TRACK": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-}
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -80,9 +70,7 @@ def root(
     ] = False,
 ) -> None:
     """mSFT: fine-tune on a mixture of sub-datasets, with none of them overfitting while others still learn."""
-    for key, value in _QUIET.items():
-        os.environ.setdefault(key, value)
-    bypass_proxy()  # whichever server of this machine the command asks
+    settle_environment()
 
 
 for _command in (

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-Config = Annotated[str, typer.Argument(help="YAML file of the search.")]
+Config = Annotated[str, typer.Argument(help="YAML file of the search, or the name of an example such as quickstart.")]
 Search = Annotated[str, typer.Argument(help="Directory of a search, or its NAME-ID, or a unique beginning of that.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Replace one value: a.b=c. Repeatable.")]
 OutputRoot = Annotated[str, typer.Option("--output-root", help="Folder of the searches.")]

@@ -1,9 +1,8 @@
-"""Commands along the life of one search, from init to export; deploy and doctor."""
+"""Commands along the life of one search, from init to export."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -21,13 +20,18 @@ if TYPE_CHECKING:
 
 
 def init(
-    folder: Annotated[str, typer.Argument(help="Folder of JSONL, JSON, CSV or Parquet files.")],
+    folder: Annotated[
+        str | None, typer.Argument(help="Folder of JSONL, JSON, CSV or Parquet files; with --example, my_data.")
+    ] = None,
     out: Annotated[
         str | None, typer.Option("--out", help="YAML file to write; default: the folder's name, here.")
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="Base model: a hub id or a directory; default: Qwen2.5-0.5B.")
     ] = None,
+    example: Annotated[
+        bool, typer.Option("--example", help="Write example rows into a new folder first, for a small shipped model.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write a commented configuration for a folder of data files.
@@ -35,11 +39,18 @@ def init(
     Each file is a sub-dataset, or each group NAME_train, NAME_validation, NAME_test, or each sub-folder.
     """
     give = log_to_terminal(as_json=as_json).give
+    from tasks.commands import example as rows
     from tasks.commands.init import DEFAULT_MODEL, write_draft
     from tasks.commands.views import draft_values, show_draft
 
-    draft = write_draft(folder, out, model or DEFAULT_MODEL)
+    if folder is None and not example:
+        raise typer.BadParameter("give the folder of your data, or --example", param_hint="FOLDER")
+    if example:
+        rows.write_rows(folder or rows.FOLDER)
+    draft = write_draft(folder or rows.FOLDER, out, model or (rows.MODEL if example else DEFAULT_MODEL))
     show_draft(draft)
+    if example:
+        tell(f"or:   msft search {draft.path} {rows.SETTINGS}")
     give(draft_values(draft))
 
 
@@ -237,60 +248,3 @@ def export(
     kind = "adapters" if done.has_adapters_only else "model"
     tell(f"{kind} of {done.search}, {done.checkpoint}: {words.size(done.num_bytes)} in {done.to}")
     give(done.model_dump())
-
-
-def deploy(
-    names: Annotated[list[str] | None, typer.Argument(help="Deployments of the file; default: all.")] = None,
-    file: Annotated[str | None, typer.Option(help="The prefect.yaml; default: the repository's.")] = None,
-    directory: Annotated[
-        str | None, typer.Option(envvar="MSFT_HOME", help="Working directory of runs in a process pool; default: here.")
-    ] = None,
-    image: Annotated[str | None, typer.Option(envvar="MSFT_IMAGE", help="Container image of runs.")] = None,
-    lost_after_s: Annotated[
-        int | None, typer.Option(min=45, help="Seconds without a heartbeat before a run is given to another worker.")
-    ] = None,
-    schedule: Annotated[
-        Literal["off", "queue", "skip"] | None,
-        typer.Option(
-            help="Turn schedules off, or on with overlapping runs queued or skipped. Default: unchanged; new ones off."
-        ),
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Register deployments, and the automation for lost runs, with the server at PREFECT_API_URL."""
-    give = log_to_terminal(as_json=as_json).give
-    from tasks.commands.deploy import LOST_AFTER_S
-    from tasks.commands.deploy import deploy as register
-
-    placeholders = {"MSFT_HOME": os.path.abspath(directory or "."), "MSFT_IMAGE": image}
-    lines = []
-    for line in register(names or [], file, placeholders, lost_after_s or LOST_AFTER_S, schedule):
-        tell(line)  # each when it is done
-        lines.append(line)
-    give({"lines": lines})
-
-
-def doctor(
-    config: Annotated[
-        str | None, typer.Argument(help="YAML file of a search; its folders and servers are checked.")
-    ] = None,
-    overrides: Overrides = None,
-    output_root: OutputRoot = "searches",
-    tracking_uri: Annotated[
-        str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="MLflow to check, without a CONFIG.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Check Python, packages, torch, devices, disk, servers and leftovers of searches, with a fix for each problem.
-
-    Exits with 1 if a check fails; warnings do not count.
-    """
-    give = log_to_terminal(as_json=as_json).give
-    from tasks.commands.doctor import diagnose, show_checks
-
-    loaded = load_config(config, overrides or []) if config is not None else None
-    checks = diagnose(loaded, output_root, tracking_uri)
-    show_checks(checks)
-    give([check.model_dump() for check in checks])
-    if any(check.verdict == "fail" for check in checks):
-        raise typer.Exit(1)

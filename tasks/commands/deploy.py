@@ -26,6 +26,7 @@ from prefect.settings import PREFECT_API_URL
 from prefect.utilities.asyncutils import run_coro_as_sync
 from prefect.utilities.templating import apply_values
 
+from tasks.config.shipped import SHIPPED
 from tasks.errors import DeploymentError
 from tasks.redaction import without_passwords
 from tasks.runtime.processes import run_prefect
@@ -35,7 +36,7 @@ _STRATEGIES = {"queue": "ENQUEUE", "skip": "CANCEL_NEW"}
 # Three missed heartbeats of 30 s; measured: 87 s from the loss of a machine to AwaitingRetry.
 LOST_AFTER_S = 90
 DEFAULT = "search-process"
-_FOLDER = Path(__file__).resolve().parents[2] / "deployments"
+_FOLDER = SHIPPED / "deployments"
 AUTOMATION = _FOLDER / "automation.yaml"  # unless there is one beside the prefect.yaml
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -88,7 +89,7 @@ def deploy(
 
     Args:
         names: deployments of the file; empty: `DEFAULT`.
-        file: a prefect.yaml; None: the repository's.
+        file: a prefect.yaml; None: the package's.
         placeholders: values of the `{{ $NAME }}` in the file.
         lost_after_s: seconds without a heartbeat after which a run is given to another worker.
         schedule: turn schedules off, or on with overlapping runs queued or skipped; None: keep all as it is.
@@ -217,7 +218,8 @@ def _register(entry: Mapping[str, Any], path: Path, placeholders: Mapping[str, s
     arguments = ["--no-prompt", "deploy", "--prefect-file", str(path), "--name", entry["name"]]
     if schedule in _STRATEGIES and entry.get("schedules"):
         arguments += ["--concurrency-limit", "1", "--collision-strategy", _STRATEGIES[schedule]]
-    code, output = run_prefect(arguments, placeholders)
+    # Prefect imports the flow with its working directory first on the path, where a user's `tasks.py` may be.
+    code, output = run_prefect(arguments, placeholders, path.parent if path.parent == _FOLDER else None)
     if code != 0:
         where, expected = f"deployment {entry['name']}", "success of `prefect deploy`"
         raise DeploymentError(where, got=output[-2000:], expected=expected, fix=f"fix {path}")
@@ -279,4 +281,4 @@ def _advice(client: SyncPrefectClient, pools: Sequence[str], full_name: str) -> 
         kind = client.read_work_pool(pool).type
         yield f"  env --default-signal=SIGINT prefect worker start --pool {pool} --type {kind}"
     yield "start a run from Prefect's UI, or with:"
-    yield f"  prefect deployment run {full_name} --param config=data/quickstart.yaml"
+    yield f"  prefect deployment run {full_name} --param config=quickstart"

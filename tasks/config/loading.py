@@ -18,6 +18,7 @@ from tasks.algorithm.methods import METHODS
 from tasks.config.method import SECTIONS, rename_options
 from tasks.config.presets import PRESETS, expand_preset, unknown_method
 from tasks.config.schema import SearchConfig, launcher_problems
+from tasks.config.shipped import config_path, known_files
 from tasks.config.strict_yaml import Document, read_document, read_yaml
 from tasks.config.sub_datasets import model_in
 from tasks.errors import ConfigError
@@ -53,10 +54,11 @@ def load_config(path: str, overrides: Sequence[str] = (), *, is_shared: bool = F
     """Return the configuration of a YAML file; raise ConfigError with every problem.
 
     Args:
-        path: the file.
+        path: the file, or the name of an example.
         overrides: values of the form `a.b=c`, where c is read as YAML.
         is_shared: whether several methods share the file, so that a preset named in it is its plain method.
     """
+    path = config_path(path)
     document = _read_file(path)
     raw: dict[str, Any] = json.loads(json.dumps(document.value))  # parts that aliases share become parts of their own
     overridden, problems = _apply(raw, overrides)
@@ -133,8 +135,7 @@ def _read_file(path: str) -> Document:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
-        near = sorted(str(p) for p in Path(path).parent.glob("*.y*ml")) if Path(path).parent.is_dir() else []
-        raise ConfigError(path, ["no such file" + (f"; there are {', '.join(near)}" if near else "")]) from None
+        raise ConfigError(path, [f"no such file{known_files(path)}"]) from None
     except (OSError, ValueError) as error:  # a directory, no permission, a name no file can have, other bytes
         raise ConfigError(path, [f"cannot be read as UTF-8 text: {error}"]) from None
     try:

@@ -28,6 +28,16 @@ _RESTART_S = 1.0
 # Set by a launcher of distributed processes; left over in a shell, they make a worker wait for ranks that never come.
 _OF_LAUNCHERS = ("ACCELERATE_", "FSDP_", "MASTER_", "TORCHELASTIC_", "PMI_", "OMPI_", "MV2_")
 _OF_RANKS = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK")
+# Keeps Prefect's log lines off the terminal, and turns telemetry off.
+_QUIET = {
+    "PREFECT_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",
+    "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
 Process = Popen[bytes]
 _NOT_PROXIED = ("127.0.0.1", "localhost", "::1")
 
@@ -40,6 +50,13 @@ def child_environment() -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if k not in _OF_RANKS and not k.startswith(_OF_LAUNCHERS)}
     # PYTHONSAFEPATH is -P for the processes that a launcher starts.
     return {**kept, **_without_proxy(kept), "PYTHONSAFEPATH": "1", "MSFT_OWNER_PID": str(os.getpid())}
+
+
+def settle_environment() -> None:
+    """Quiet the libraries that this process imports later, and let it reach the machine's own addresses."""
+    for key, value in _QUIET.items():
+        os.environ.setdefault(key, value)
+    bypass_proxy()  # whichever server of this machine is asked
 
 
 def bypass_proxy() -> None:
@@ -160,8 +177,8 @@ def capture(command: list[str], timeout_s: float = 10.0) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def run_prefect(arguments: Sequence[str], extra: Mapping[str, str]) -> tuple[int, str]:
-    """Run Prefect's own command to its end; return its exit code and its output."""
+def run_prefect(arguments: Sequence[str], extra: Mapping[str, str], folder: Path | None = None) -> tuple[int, str]:
+    """Run Prefect's own command in a folder, by default this one, to its end; return its exit code and its output."""
     command, env = [sys.executable, "-m", "prefect", *arguments], {**child_environment(), **extra}
-    done = run(command, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT, text=True, env=env, check=False)
+    done = run(command, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT, text=True, env=env, cwd=folder, check=False)
     return done.returncode, done.stdout.strip()

@@ -45,7 +45,7 @@ def test_flow_and_server_accept_the_parameters(entry: dict[str, Any], monkeypatc
     monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__ID", RUN_ID)
     flow = load_flow_from_entrypoint(entry["entrypoint"])
     accepted = flow.validate_parameters(entry["parameters"])
-    load_config(str(ROOT / accepted["config"]), fill_in_run_number(accepted["overrides"]))
+    load_config(accepted["config"], fill_in_run_number(accepted["overrides"]))
     form = parameter_schema(flow).model_dump_for_openapi()  # what the server stores, and checks each run against
     validate(entry["parameters"], form, raise_on_error=True)
     assert set(entry["parameters"]) <= set(form["properties"])

@@ -1,0 +1,70 @@
+"""The commands deploy and doctor: what searches run on."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Literal
+
+import typer
+
+from flows.cli_options import Json, OutputRoot, Overrides
+from tasks.config.loading import load_config
+from tasks.report.messages import tell
+from tasks.report.terminal import log_to_terminal
+
+
+def deploy(
+    names: Annotated[list[str] | None, typer.Argument(help="Deployments of the file; default: all.")] = None,
+    file: Annotated[str | None, typer.Option(help="The prefect.yaml; default: the package's.")] = None,
+    directory: Annotated[
+        str | None, typer.Option(envvar="MSFT_HOME", help="Working directory of runs in a process pool; default: here.")
+    ] = None,
+    image: Annotated[str | None, typer.Option(envvar="MSFT_IMAGE", help="Container image of runs.")] = None,
+    lost_after_s: Annotated[
+        int | None, typer.Option(min=45, help="Seconds without a heartbeat before a run is given to another worker.")
+    ] = None,
+    schedule: Annotated[
+        Literal["off", "queue", "skip"] | None,
+        typer.Option(
+            help="Turn schedules off, or on with overlapping runs queued or skipped. Default: unchanged; new ones off."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Register deployments, and the automation for lost runs, with the server at PREFECT_API_URL."""
+    give = log_to_terminal(as_json=as_json).give
+    from tasks.commands.deploy import LOST_AFTER_S
+    from tasks.commands.deploy import deploy as register
+
+    placeholders = {"MSFT_HOME": os.path.abspath(directory or "."), "MSFT_IMAGE": image}
+    lines = []
+    for line in register(names or [], file, placeholders, lost_after_s or LOST_AFTER_S, schedule):
+        tell(line)  # each when it is done
+        lines.append(line)
+    give({"lines": lines})
+
+
+def doctor(
+    config: Annotated[
+        str | None, typer.Argument(help="YAML file of a search; its folders and servers are checked.")
+    ] = None,
+    overrides: Overrides = None,
+    output_root: OutputRoot = "searches",
+    tracking_uri: Annotated[
+        str | None, typer.Option(envvar="MLFLOW_TRACKING_URI", help="MLflow to check, without a CONFIG.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Check Python, packages, torch, devices, disk, servers and leftovers of searches, with a fix for each problem.
+
+    Exits with 1 if a check fails; warnings do not count.
+    """
+    give = log_to_terminal(as_json=as_json).give
+    from tasks.commands.doctor import diagnose, show_checks
+
+    loaded = load_config(config, overrides or []) if config is not None else None
+    checks = diagnose(loaded, output_root, tracking_uri)
+    show_checks(checks)
+    give([check.model_dump() for check in checks])
+    if any(check.verdict == "fail" for check in checks):
+        raise typer.Exit(1)
