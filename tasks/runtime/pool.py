@@ -118,7 +118,7 @@ _open: ContextVar[WorkerPool | None] = ContextVar("_open", default=None)
 @contextmanager
 def worker_pool(directory: str) -> Iterator[None]:
     """Keep the workers of all requests in the block until it ends; their files are in `directory/workers` meanwhile."""
-    folder = Path(directory, _FOLDER)
+    folder = Path(directory, _FOLDER).resolve()
     shutil.rmtree(folder, ignore_errors=True)  # of a search that was killed
     make_folder(folder)
     pool = WorkerPool(folder)

@@ -25,8 +25,7 @@ from tasks.config.schema import LoraConfig, SearchConfig
 from tasks.contracts import BaseModelRef, CheckpointRef, RolloutResult, RolloutSpec
 from tasks.errors import NonFiniteLossError, WorkerError
 from tasks.record.paths import checkpoint_directory
-from tasks.runtime import launch
-from tasks.runtime.launch import run_accelerate
+from tasks.runtime.launch import run_accelerate, run_module
 from tasks.runtime.machine import numerical_environment
 from tasks.workers.train import train
 from tasks.workers.training.batches import RowStore, plan_steps
@@ -278,10 +277,13 @@ sys.exit(run_worker(main, Path(sys.argv[1])))
 
 
 @pytest.mark.parametrize("place", LACK_OF_MEMORY)
-def test_an_out_of_memory_worker_names_the_settings_that_help(tmp_path: Path, place: str) -> None:
-    command = [sys.executable, "-c", SHORT_WORKER.format(LACK_OF_MEMORY[place]), str(tmp_path / "w_spec.json")]
+def test_an_out_of_memory_worker_names_the_settings_that_help(
+    tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "short_worker.py").write_text(SHORT_WORKER.format(LACK_OF_MEMORY[place]))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     with pytest.raises(WorkerError) as raised:
-        launch._run(command, tmp_path / "w_spec.json", "roll-out of round 0", os.environ, None, lambda: 0)
+        run_module("short_worker", tmp_path / "w_spec.json", name="roll-out of round 0", threads=1)
     told = str(raised.value)
     for setting in ("training.micro_batch_size=4", "evaluation.batch_tokens=64", "model.gradient_checkpointing=true"):
         key, _, value = setting.partition("=")
