@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.data.columns import Rows, Template, choices_of, guess_template, is_text, turns_column
-from tasks.data.files import FORMATS_IN_WORDS, read_rows, stem_of
+from tasks.data.files import FORMATS_IN_WORDS, format_of, read_rows, stem_of
 from tasks.data.folder import data_files, shard_of, split_files
 from tasks.data.forms import PLAIN, SAMPLE, Form, form_of, nearest_form
 from tasks.data.templates import fill_template
@@ -27,6 +27,13 @@ _SPLIT_OF = {word: split for split, words in _WORDS.items() for word in words}
 _SUFFIX = re.compile(rf"(?P<name>.+?)[._-](?P<word>{'|'.join(_SPLIT_OF)})$", re.IGNORECASE)
 # Files about data that lie beside it in a copy of a hub's repository.
 _NO_DATA = ("dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json")
+# Formats of data that are not read.
+_UNREAD = frozenset(
+    (
+        *(".arrow", ".avro", ".bz2", ".feather", ".jsonlines", ".lz4", ".ndjson", ".orc", ".pickle", ".pkl", ".tar"),
+        *(".tfrecord", ".txt", ".xls", ".xlsx", ".xz", ".zip"),
+    )
+)
 # An exact match of a longer completion is unlikely.
 _LONG_COMPLETION = 200
 
@@ -104,6 +111,7 @@ def _grouped(folder_name: str, folder: Path, *, is_inside: bool = False) -> Iter
         InitError: two files are the same split of one sub-dataset.
     """
     groups: dict[str, dict[str, Path]] = {}
+    _require_readable(folder)
     for name, path in _named_paths(folder):
         match = _SUFFIX.match(name)
         if (split := _SPLIT_OF.get(name.lower())) is not None:
@@ -140,6 +148,20 @@ def _named_paths(folder: Path) -> Iterator[tuple[str, Path]]:
     for path in _sub_folders(folder):
         if path.name.lower() in _SPLIT_OF and data_files(path):
             yield path.name, path
+
+
+def _require_readable(folder: Path) -> None:
+    """Raise where a file is named as a split and cannot be read: another split would be carved in its place."""
+    for path in sorted(folder.iterdir()):
+        name, _, _ = path.name.partition(".")
+        is_split = name.lower() in _SPLIT_OF or _SUFFIX.match(name)
+        if path.suffix.lower() in _UNREAD and format_of(path.name) is None and is_split and path.is_file():
+            raise InitError(
+                str(path),
+                got=f"the ending {path.suffix}",
+                expected=f"files with the endings {FORMATS_IN_WORDS}",
+                fix="convert or remove the file, and run the same command again",
+            )
 
 
 def _require_train(folder: Path, data: FolderData) -> None:

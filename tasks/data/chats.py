@@ -58,6 +58,8 @@ def read_chat(name: str, row: Mapping[str, Any], where: str) -> tuple[tuple[Mess
                 got, expected, fix = problem.args
                 raise DataError(name, where, column=column, got=got, expected=expected, fix=fix) from None
     messages = found.pop("messages")
+    if (system := found.pop("system", None)) and system != messages[0]:
+        messages = (system, *messages)
     return messages, {**found.pop("chat_template_kwargs", {}), **found}
 
 
@@ -145,6 +147,23 @@ def _tools(value: Any) -> list[dict[str, Any]]:
     return [_without_nulls(tool) for tool in tools]
 
 
+def _system(value: Any) -> Message:
+    if not isinstance(value, str):
+        raise _Unusable(f"system = {value!r:.120}", "a text", "fix the row, or remove the column")
+    return Message("system", value)
+
+
+def _documents(value: Any) -> list[Any]:
+    documents = opened(value)
+    if not isinstance(documents, list):
+        raise _Unusable(f"documents = {value!r:.120}", "a list of objects", "fix the row, or remove the column")
+    return documents
+
+
+def _no_text(value: Any) -> Any:
+    raise _Unusable(f"{value!r:.120}", "rows of text alone", "remove the row, or the column if texts do without it")
+
+
 def _options(value: Any) -> dict[str, Any]:
     options = _parsed(value)
     if not isinstance(options, Mapping):
@@ -172,5 +191,13 @@ def _without_nulls(value: Any) -> Any:
 
 
 _COLUMNS: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
-    {"messages": _messages, "tools": _tools, "chat_template_kwargs": _options, "functions": _legacy}
+    {
+        "messages": _messages,
+        "system": _system,
+        "tools": _tools,
+        "documents": _documents,
+        "chat_template_kwargs": _options,
+        "functions": _legacy,
+        **dict.fromkeys(("image", "images", "video", "videos", "audio", "audios"), _no_text),
+    }
 )

@@ -451,6 +451,15 @@ def test_init_refuses_two_files_of_one_split(tmp_path: Path, files: tuple[str, s
         write_draft(str(tmp_path), str(tmp_path / "x.yaml"), "none")
 
 
+@pytest.mark.parametrize("name", ["validation.jsonl.bz2", "a_test.arrow", "dev.txt"])
+def test_init_refuses_a_split_that_it_cannot_read(tmp_path: Path, name: str) -> None:
+    (tmp_path / "train.jsonl").write_text(_jsonl(CASES["ShareGPT"][0] * 4))
+    (tmp_path / "train.py").write_text("")
+    (tmp_path / name).write_text("x")
+    with pytest.raises(InitError, match=f"{name}(.|\n)*the ending (.|\\n)*jsonl.zst"):
+        write_draft(str(tmp_path), str(tmp_path / "c.yaml"), "m")
+
+
 def test_init_refuses_transcripts_of_a_row_a_turn(tmp_path: Path) -> None:
     turns = [{"chat": 1, "text": f"t {i}", "role": ("prompter", "assistant")[i % 2]} for i in range(4)]
     (tmp_path / "turns.jsonl").write_text("\n".join(map(json.dumps, turns)))

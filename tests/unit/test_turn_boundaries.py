@@ -14,6 +14,7 @@ from tasks.data.chat_template import render_chat
 from tasks.data.chats import Message, read_chat
 from tasks.data.examples import Example
 from tasks.data.tokenization import Encoder
+from tasks.errors import DataError
 from tests.made_tokenizers import KINDS, TEMPLATES, make_tokenizer
 
 # WordPiece writes its own spaces; SentencePiece's prefix may stand after each mark, where decoding shows it.
@@ -120,6 +121,18 @@ def test_what_closes_the_whole_chat_ends_no_turn(kind: str, closing: str) -> Non
     turn, ask = "⟦yo<|im_end|>⟧", "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
     shown = encoded(kind, CLOSED.replace("CLOSING", closing), chat_of(*[("user", "hi"), ("assistant", "yo")] * 2))
     assert shown == f"{ask}{turn}\n{ask}{turn}"
+
+
+def test_a_system_prompt_beside_messages_is_used() -> None:
+    turns = [("user", "hi"), ("assistant", "yo")]
+    beside, within = chat_of(*turns, system="Be kind."), chat_of(("system", "Be kind."), *turns)
+    assert beside == within == chat_of(("system", "Be kind."), *turns, system="Be kind.")
+
+
+@pytest.mark.parametrize("column", ["documents", "images", "video", "audios"])
+def test_a_column_beside_messages_that_is_lost_is_refused(column: str) -> None:
+    with pytest.raises((DataError, ValueError), match=column):
+        encoded(KINDS[0], "chatml", chat_of(("user", "hi"), ("assistant", "yo"), **{column: [{"text": "d"}]}))
 
 
 def test_a_template_that_shows_the_last_turn_alone_is_refused() -> None:
