@@ -51,7 +51,7 @@ def _crown(search: SearchRun, history: History) -> ChampionResult:
     # Not before, since a search must not depend on them.
     log_datasets(ref, [(s.sub_dataset, "test", hashes[s.sub_dataset], {"rows": s.num_examples}) for s in test.scores])
     digests = {name: sha256[:16] for name, sha256 in hashes.items()}
-    log_test_scores(ref, registered, checkpoint, test, digests)
+    log_test_scores(ref, registered, checkpoint, validation, test, digests)
     return ChampionResult(
         key=checkpoint.key,
         directory=str(directory),

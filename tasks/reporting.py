@@ -14,7 +14,7 @@ from tasks.record.journal import History
 from tasks.record.paths import JOURNAL, REPORT
 from tasks.record.view import SearchView, view_of
 from tasks.registry.checkpoints import accept_path
-from tasks.registry.runs import close_round_run, close_search_run, describe_run, log_files, log_points, tag_run
+from tasks.registry.runs import close_round_run, close_search_run, describe_run, log_files, tag_run
 from tasks.report import messages, prefect_artifacts
 from tasks.report.markdown import tell_round, tell_search
 from tasks.report.messages import tell_table
@@ -89,15 +89,9 @@ def _write_files(search: SearchRef, view: SearchView, frames: Mapping[str, pd.Da
 def _log_end(search: SearchRef, view: SearchView, scores: pd.DataFrame) -> None:
     crowned = view.history.crowned
     assert crowned is not None
-    scored = zip(*(scores[column] for column in ("split", "sub_dataset", "score")), strict=True)
-    metrics = {f"champion/{split}/{name}": float(score) for split, name, score in scored}
-    for kind, line in view.totals.items():
-        metrics[f"ledger/{kind}/flops"] = line.flops
-        metrics[f"ledger/{kind}/tokens"] = float(line.num_tokens)
-        metrics[f"ledger/{kind}/bytes"] = float(line.num_bytes)
-    tags = {"msft.champion": str(crowned.champion.key), "msft.stop_reason": view.state.stop_reason}
-    # The time of the event, so that logging again changes nothing.
-    log_points(search, search.run_id, metrics, int(pd.Timestamp(crowned.at).timestamp()) * 1000)
+    # Tags, since a metric of one point becomes a chart of one bar; the ledger and the single scores are in report/.
+    means = {f"msft.mean_{split}": f"{mean:.4f}" for split, mean in scores.groupby("split")["score"].mean().items()}
+    tags = {"msft.champion": str(crowned.champion.key), "msft.stop_reason": view.state.stop_reason, **means}
     tag_run(search, search.run_id, tags)
     describe_run(search, search.run_id, tell_search(view))
 

@@ -60,7 +60,10 @@ def score_file_of(key: CheckpointKey) -> str:
     return f"round-{key.round:03d}-step-{key.step:08d}.json"
 
 
+RUNS_VIEW = "msft"  # the key of the saved view of MLflow's list of runs
 _LOCAL_PAGES = "http://127.0.0.1:5000"  # the default of `mlflow ui`
+# MLflow 3.17 chooses the layout by this, or by the browser's last one, and not by the experiment's kind.
+_TRAINING_LAYOUT = "workflowType=machine_learning"
 _NUM_NAMED = 4
 _LONGEST_TITLE = 250  # of a run, where MLflow keeps it in a database that checks
 
@@ -86,9 +89,18 @@ def mlflow_command(search: SearchRef) -> str:
 
 
 def mlflow_address(search: SearchRef) -> str:
-    """Return the address of the search's run on MLflow's pages, in the layout for training."""
+    """Return the address of the search's run on MLflow's pages."""
+    return f"{_experiment_address(search)}/runs/{search.run_id}?{_TRAINING_LAYOUT}"
+
+
+def mlflow_runs_address(search: SearchRef) -> str:
+    """Return the address of MLflow's list of runs with the columns of a search."""
+    return f"{_experiment_address(search)}/runs?{_TRAINING_LAYOUT}&viewStateShareKey={RUNS_VIEW}"
+
+
+def _experiment_address(search: SearchRef) -> str:
     base = _LOCAL_PAGES
     if search.tracking_uri.startswith("http"):
         parts = urlsplit(search.tracking_uri)
         base = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
-    return f"{base}/#/experiments/{search.experiment_id}/runs/{search.run_id}?workflowType=machine_learning"
+    return f"{base}/#/experiments/{search.experiment_id}"

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModel
+from mlflow.entities import LoggedModel, Metric
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from tasks.contracts import CheckpointScores, RegisteredCheckpoint, SearchRef, Value
-from tasks.registry.checkpoints import score_metrics
+from tasks.registry.checkpoints import means_of, score_metrics
 from tasks.registry.client import client_of, retry_while_unavailable
 from tasks.report.markdown import ModelCard, spaced
 
@@ -86,10 +86,18 @@ def log_test_scores(
     search: SearchRef,
     champion: RegisteredChampion,
     checkpoint: RegisteredCheckpoint,
-    scores: CheckpointScores,
+    validation: CheckpointScores,
+    test: CheckpointScores,
     digests: Mapping[str, str],
 ) -> None:
-    """Log the test scores on the champion's logged model; logging them again changes nothing."""
-    stamp_ms = checkpoint.published_at_ms
-    metrics = score_metrics(scores, "test", digests, stamp_ms, champion.model_id, search.run_id)
-    client_of(search.tracking_uri).log_batch(search.run_id, metrics=metrics)
+    """Log the test scores, and the means by which models are sorted, on the champion's logged model.
+
+    The run is that of the checkpoint's round: on the search's, each score would be a chart of one bar above the curves.
+    Logging them again changes nothing.
+    """
+    stamp_ms, step, run_id = checkpoint.published_at_ms, checkpoint.key.step, checkpoint.run_id
+    metrics = score_metrics(test, "test", digests, stamp_ms, champion.model_id, run_id)
+    metrics += [
+        Metric(key, value, stamp_ms, step, model_id=champion.model_id) for key, value in means_of(validation).items()
+    ]
+    client_of(search.tracking_uri).log_batch(run_id, metrics=metrics)

@@ -25,6 +25,7 @@ from tasks.registry.runs import log_training
 
 _PAGE = 100
 _CHECKPOINT = "msft-checkpoint"  # its model type
+_NUM_EXAMPLES = "validation/num_examples/"  # on a checkpoint's model; a flat line on the search's run
 
 
 class RoundCheckpoints:
@@ -97,7 +98,7 @@ def log_scores(
     """
     stamp, step, model_id = checkpoint.published_at_ms, checkpoint.key.step, checkpoint.model_id
     metrics = score_metrics(scores, "validation", digests, stamp, model_id, checkpoint.run_id)
-    means = _means(scores) if len(scores.scores) == len(digests) else {}
+    means = means_of(scores) if len(scores.scores) == len(digests) else {}
     costs = {f"evaluation/{key}": float(value) for key, value in scores.cost.model_dump().items()}
     metrics += [Metric(key, value, stamp, step, model_id=model_id) for key, value in (means | costs).items()]
     assert all(math.isfinite(metric.value) for metric in metrics)
@@ -125,7 +126,7 @@ def score_metrics(
     return metrics
 
 
-def _means(scores: CheckpointScores) -> dict[str, float]:
+def means_of(scores: CheckpointScores) -> dict[str, float]:
     """Return the means over all sub-datasets, by which the models page sorts."""
     held = scores.scores
     means = {"validation/mean_loss": math.fsum(score.loss for score in held) / len(held)}
@@ -177,7 +178,7 @@ def accept_path(search: SearchRef, round_index: int, target: CheckpointKey, inte
             points += [
                 Metric(point.key, point.value, point.timestamp, point.step)
                 for point in model.metrics or []
-                if point.key.startswith("validation/")
+                if point.key.startswith("validation/") and not point.key.startswith(_NUM_EXAMPLES)
             ]
     client.log_batch(search.run_id, metrics=points)
     for interval in intervals:
@@ -239,8 +240,7 @@ def _logged_scores(model: LoggedModel, key: CheckpointKey) -> CheckpointScores |
     """Return the scores on a logged model, without the single rows; None if there are none."""
     # The newest value counts: a checkpoint that is scored again keeps the older one beside it.
     held = {m.key: m.value for m in sorted(model.metrics or [], key=lambda metric: metric.timestamp)}
-    prefix = "validation/num_examples/"
-    names = sorted(metric.removeprefix(prefix) for metric in held if metric.startswith(prefix))
+    names = sorted(key.removeprefix(_NUM_EXAMPLES) for key in held if key.startswith(_NUM_EXAMPLES))
     if not names:
         return None
     scores = tuple(
@@ -248,7 +248,7 @@ def _logged_scores(model: LoggedModel, key: CheckpointKey) -> CheckpointScores |
             sub_dataset=name,
             accuracy=held.get(f"validation/accuracy/{name}"),
             loss=held[f"validation/loss/{name}"],
-            num_examples=int(held[f"{prefix}{name}"]),
+            num_examples=int(held[f"{_NUM_EXAMPLES}{name}"]),
             correct="",
         )
         for name in names

@@ -13,15 +13,21 @@ from mlflow.exceptions import MlflowException
 
 from tasks.contracts import IntervalStats, Mixture, SearchRef
 from tasks.errors import DeletedRunError, TrackingError
-from tasks.record.paths import round_title, search_title
+from tasks.record.paths import RUNS_VIEW, round_title, search_title
 from tasks.registry.client import client_of, is_not_there, retry_for, retry_while_unavailable
 from tasks.report.markdown import spaced
 
 # A start is refused soon where MLflow is down; a server that is just being restarted may take as long.
 _START_PATIENCE_S = 20.0
 _LONGEST_TAG = 8000
-# Without it, MLflow takes the experiment for one of language-model applications and calls checkpoints agents.
-_KIND = {"mlflow.experimentKind": "custom_model_development"}
+_COLUMNS = ("excluded", "num_rounds", "champion", "mean_validation", "mean_test")
+# A view as MLflow's pages save it when it is shared: the columns of the list of runs are kept nowhere else.
+_VIEW = {"selectedColumns": [f"tags.`msft.{name}`" for name in _COLUMNS], "runsExpanded": {}}
+_TAGS = {
+    # Without it, MLflow may take the experiment for one of language-model applications, and checkpoints for agents.
+    "mlflow.experimentKind": "custom_model_development",
+    f"mlflow.sharedViewState.{RUNS_VIEW}": json.dumps(_VIEW),
+}
 
 
 def open_search_run(
@@ -151,12 +157,15 @@ def close_round_run(search: SearchRef, run_id: str, tags: Mapping[str, str]) -> 
 def _experiment(client: MlflowClient, search: SearchRef, name: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is not None:
+        for key, value in _TAGS.items():
+            if key not in found.tags:  # an older version, or a person, created it
+                client.set_experiment_tag(found.experiment_id, key, value)
         return str(found.experiment_id)
     # MLflow's own default for a local store is a folder of the directory one happens to stand in.
     is_local = search.tracking_uri.startswith("sqlite:")
     location = str(Path(search.directory).resolve().parent / "mlflow-artifacts") if is_local else None
     try:
-        return str(client.create_experiment(name, artifact_location=location, tags=_KIND))
+        return str(client.create_experiment(name, artifact_location=location, tags=_TAGS))
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise

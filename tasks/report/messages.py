@@ -17,7 +17,7 @@ from rich.text import Text
 from tasks.algorithm.state import CheckpointKey, SearchState
 from tasks.contracts import ChampionResult, CheckpointScores, Mixture, SearchRef
 from tasks.planning.pricing import Price, Speed
-from tasks.record.paths import mlflow_address, mlflow_command, search_title
+from tasks.record.paths import mlflow_address, mlflow_command, mlflow_runs_address, search_title
 from tasks.record.plan import Plan
 from tasks.record.view import SearchView
 from tasks.report import tables, words
@@ -172,6 +172,7 @@ def show_pages(search: SearchRef, champion: ChampionResult, prefect_page: str) -
     tell(f"frames:  {report}/*.csv and *.parquet (curves, decisions, ledger, scores)")
     tell(f"model:   msft-{search.name} version {champion.model_version}, alias champion")
     tell(f"MLflow:  {first}{mlflow_address(search)}")
+    tell(f"runs:    {mlflow_runs_address(search)}")
     tell(f"Prefect: {prefect_page}")
 
 

@@ -18,6 +18,7 @@ from tasks.errors import EmptyCurveError
 from tasks.evaluation import curves_of
 from tasks.record.events import rounds_of, start_of
 from tasks.record.journal import read_events
+from tasks.record.paths import RUNS_VIEW
 from tasks.report.markdown import spaced
 
 
@@ -82,6 +83,30 @@ def test_checkpoints_sort_by_their_mean_and_link_their_rows(store: Store) -> Non
         assert {(m.dataset_name, m.dataset_digest) for m in losses} <= logged
         assert model.tags["msft.path"] in ("accepted", "discarded")
         assert int(model.params["step"]) == int(model.name[-8:])
+
+
+def test_the_champion_sorts_among_its_checkpoints(store: Store, searched: Any) -> None:
+    (champion,) = store.client.search_logged_models([store.experiment.experiment_id], filter_string="name = 'champion'")
+    key = searched[1].key
+    (own,) = [
+        m for m in store.checkpoints() if (m.tags["msft.round"], m.tags["msft.step"]) == (str(key.round), str(key.step))
+    ]
+    means = [{m.key: m.value for m in model.metrics}["validation/mean_loss"] for model in (champion, own)]
+    assert means[0] == pytest.approx(means[1], rel=1e-12)
+
+
+def test_the_charts_of_the_search_are_all_curves(store: Store) -> None:
+    run_id, keys = store.parent.info.run_id, store.parent.data.metrics
+    assert {key.split("/")[0] for key in keys} == {"train", "validation"}
+    assert all(len(store.client.get_metric_history(run_id, key)) > 1 for key in keys)
+
+
+def test_the_list_of_runs_has_a_view_with_filled_columns(store: Store) -> None:
+    view = json.loads(store.experiment.tags[f"mlflow.sharedViewState.{RUNS_VIEW}"])
+    columns = {column.removeprefix("tags.`").removesuffix("`") for column in view["selectedColumns"]}
+    held = {key for run in (store.parent, *store.rounds) for key in run.data.tags}
+    assert columns
+    assert columns <= held
 
 
 def test_the_champions_test_scores_link_their_rows(store: Store) -> None:

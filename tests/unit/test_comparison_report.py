@@ -160,3 +160,11 @@ def test_plots_show_the_numbers_of_the_frames(tmp_path: Path) -> None:
     assert "mean absolute shift: 0.50" in shifts.get_suptitle()
     for number, plot in enumerate((figure, peaks, shifts)):
         assert all(path.stat().st_size > 1000 for path in save_figure(plot, tmp_path / str(number)))
+
+
+def test_methods_that_coincide_have_markers_of_their_own() -> None:
+    summary = summary_frame(THREE, "sft")
+    figure = plot_comparison(summary.assign(mean=0.5, flops=1e12), "sft")
+    markers = [c.lines[0] for c in figure.axes[0].containers]  # type: ignore[attr-defined]
+    assert {marker.get_markerfacecolor() for marker in markers} == {"none"}
+    assert len({marker.get_markersize() for marker in markers}) == len(summary)

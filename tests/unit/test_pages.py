@@ -11,7 +11,7 @@ from tasks.algorithm.state import Champion, CheckpointKey
 from tasks.contracts import EvaluationCost, SearchRef
 from tasks.record.events import RoundDecided, SearchStarted
 from tasks.record.journal import History
-from tasks.record.paths import mlflow_address, mlflow_command, round_title
+from tasks.record.paths import mlflow_address, mlflow_command, mlflow_runs_address, round_title
 from tasks.record.view import SearchView, view_of
 from tasks.report.markdown import round_rows, spaced, tell_round, tell_search
 from tasks.report.prefect_artifacts import LOCAL_PAGES, page_of_this_run
@@ -45,6 +45,12 @@ def test_a_local_store_has_a_command_a_server_its_own_address() -> None:
     server = reference("https://me:secret@mlflow.example:8443/team/")
     assert mlflow_command(server) == ""
     assert mlflow_address(server).startswith("https://mlflow.example:8443/team/#/experiments/7/runs/beef")
+
+
+def test_addresses_open_mlflow_in_the_layout_for_training() -> None:
+    for address in (mlflow_address(reference("")), mlflow_runs_address(reference(""))):
+        assert "?workflowType=machine_learning" in address
+    assert "/experiments/7/runs?" in mlflow_runs_address(reference(""))
 
 
 def test_a_table_with_wider_cells_is_still_a_table() -> None:
