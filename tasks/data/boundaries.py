@@ -41,7 +41,8 @@ def encode_pair(tokenizer: Any, prompt: str, completion: str) -> EncodedText:
     begin = _begin(tokenizer)
     parts = [prompt_ids, _continued(tokenizer, prompt_ids, joined, completion)]
     lead = begin if prompt_ids[: len(begin)] != begin else []
-    ended = bool(parts[1]) and parts[1][-1] in tokenizer.all_special_ids
+    ends = {*tokenizer.all_special_ids} - {tokenizer.unk_token_id} | {tokenizer.eos_token_id}
+    ended = bool(parts[1]) and parts[1][-1] in ends
     end = parts[1][-1] if ended else tokenizer.eos_token_id
     notes = _compare(tokenizer, parts, [prompt, completion], end)
     if not ended and end is not None:

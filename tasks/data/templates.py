@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from string import Formatter, ascii_uppercase
@@ -29,6 +30,8 @@ class _Filler(Formatter):
 
     def get_field(self, field_name: str, args: Any, kwargs: Any) -> Any:
         self.field = field_name
+        if "." in re.sub(r"\[[^]]*\]", "", field_name):  # an attribute of Python's, such as a dict's `items`
+            raise AttributeError(f"{{{field_name}}}; write a part of an object as {{column[part]}}")
         if "[" in field_name:
             kwargs = {column: opened(value) for column, value in kwargs.items()}
             container, _ = super().get_field(field_name[: field_name.rindex("[")], args, kwargs)

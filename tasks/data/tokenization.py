@@ -115,10 +115,11 @@ class Encoder:
         if not any(row["loss_mask"]) or not all(row["choice_ids"]):
             raise ValueError("a completion or choice of no tokens")
         unknown = self.tokenizer.unk_token_id
-        if unknown != self.tokenizer.eos_token_id and unknown in learned:
-            raise ValueError(
-                f"a completion with characters that the tokenizer does not know: {row['completion']!r:.80}"
-            )
+        texts = [("completion", row["completion"], learned)]
+        texts += [("choice", *pair) for pair in zip(row["choices"], row["choice_ids"], strict=True)]
+        for kind, text, tokens in texts:
+            if unknown != self.tokenizer.eos_token_id and unknown in tokens:
+                raise ValueError(f"a {kind} with characters that the tokenizer does not know: {text!r:.80}")
 
     def _encode(self, example: Example) -> EncodedText:
         if not example.messages:

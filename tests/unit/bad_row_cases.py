@@ -130,6 +130,11 @@ CASES = {
         {"q": ["x"], "a": "y"}, "column:   q", "TypeError: a list, not a text: ['x']", template=TEMPLATE
     ),
     "template: an object": _row({"q": "x", "a": {"b": 1}}, "TypeError: an object, not a text", template=TEMPLATE),
+    "template: an attribute": _row(
+        {"q": {"items": "x"}, "a": "y"},
+        "AttributeError: {q.items}; write a part of an object as {column[part]}",
+        template={**TEMPLATE, "prompt": "{q.items}"},
+    ),
     "template: a list in a format": _row(
         {"q": ["x"], "a": "y"}, "TypeError: a list", template={**TEMPLATE, "prompt": "{q!s}"}
     ),

@@ -123,6 +123,14 @@ def test_what_closes_the_whole_chat_ends_no_turn(kind: str, closing: str) -> Non
     assert shown == f"{ask}{turn}\n{ask}{turn}"
 
 
+def test_a_wrong_choice_of_unknown_characters_is_refused(tmp_path: Path) -> None:
+    make_tokenizer("WordPiece").save_pretrained(tmp_path)
+    encoder = Encoder(str(tmp_path), 999, trust_remote_code=False)
+    row = encoder.encode(Example("The capital is", " Paris", "Paris", (" Paris", " 日本")))
+    with pytest.raises(ValueError, match="a choice with characters that the tokenizer does not know: ' 日本'"):
+        encoder.check(row)
+
+
 def test_a_system_prompt_beside_messages_is_used() -> None:
     turns = [("user", "hi"), ("assistant", "yo")]
     beside, within = chat_of(*turns, system="Be kind."), chat_of(("system", "Be kind."), *turns)
