@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from tasks.config.schema import SearchConfig
 from tasks.contracts import BaseModelRef
 from tasks.data.chat_template import read_template
+from tasks.data.hub import advice_on, hub_errors
 from tasks.errors import ModelError
 from tasks.runtime.files import hash_file, write_file
 from tasks.runtime.launch import run_module
@@ -120,18 +121,17 @@ def _package_file(source: str) -> Path:
 
 def _download(config: SearchConfig, source: str, path: Path) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     wanted = "a directory, a .gguf file, package:NAME/FILE or a hub id that the hub serves"
     try:
         return Path(snapshot_download(source, revision=config.model.revision, allow_patterns=list(_FILES)))
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except hub_errors() as error:
         cause = " ".join(str(error).split())[:200]
         raise ModelError(
             source,
             got=f"no directory {path}; as a hub id: {cause}",
             expected=wanted,
-            fix="fix model.source (paths are relative to the YAML file), or download the model first",
+            fix=advice_on(error, "model.revision", "fix model.source (paths are relative to the YAML file)"),
         ) from error
 
 

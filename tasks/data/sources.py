@@ -12,6 +12,7 @@ from tasks.data.examples import Example, to_example
 from tasks.data.files import Row, read_each_row
 from tasks.data.folder import split_files
 from tasks.data.forms import SAMPLE, Form, form_of
+from tasks.data.hub import advice_on, hub_errors
 from tasks.data.problems import Problems
 from tasks.data.splits import carve_split, sample_rows
 from tasks.errors import DataError
@@ -124,12 +125,12 @@ def _load_hub(sub_dataset: SubDatasetConfig, split: str) -> Iterable[Mapping[str
         rows: Iterable[Mapping[str, Any]] = datasets.load_dataset(
             sub_dataset.hub, sub_dataset.hub_config, split=split, revision=sub_dataset.revision
         )
-    except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
+    except (*hub_errors(), ValueError, datasets.exceptions.DatasetGenerationError) as error:
         raise DataError(
             sub_dataset.name,
             f"hub {sub_dataset.hub}, split {split}",
             got=" ".join(str(error).split())[:300],
             expected="a dataset on the hub with this configuration and split",
-            fix="check hub, hub_config, revision and splits; without a network, download it and use path",
+            fix=advice_on(error, "revision", "check hub, hub_config, revision and splits"),
         ) from error
     return rows
