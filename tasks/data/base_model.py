@@ -185,6 +185,14 @@ def _read_config(directory: Path) -> _ModelConfig:
         file = directory / (single if single.endswith(".index.json") else f"{single}.index.json")
         if file.is_file() and (file.name == single or not (directory / single).exists()):
             _check_shards(directory, file.name, _WeightsIndex.model_validate_json(file.read_bytes()))
+        elif not (directory / single).is_file():
+            names = sorted(path.name for path in directory.glob("*.safetensors"))
+            raise ModelError(
+                str(directory),
+                got=f"{', '.join(names[:12])}, and neither {single} nor {single}.index.json",
+                expected="weights under the names that transformers loads",
+                fix=f"rename the file to {single}, or download the index of the shards",
+            )
         for weights in directory.glob("*.safetensors"):
             file = weights
             with safe_open(weights, framework="np") as opened:

@@ -80,6 +80,12 @@ CASES = {
         spare__safetensors=safetensors.numpy.save({"weight": np.zeros(1)}),
         model__safetensors__index__json=_index("model-1.safetensors"),
     ),
+    "model: weights of another name": _copy(
+        "spare.safetensors, and neither model.safetensors nor model.safetensors.index.json",
+        "rename the file to model.safetensors, or download the index",
+        model__safetensors=None,
+        spare__safetensors=safetensors.numpy.save({"weight": np.zeros(1)}),
+    ),
     "model: an index that is none": _copy(
         "model.safetensors.index.json cannot be read: weight_map Field required",
         model__safetensors=None,
