@@ -12,7 +12,7 @@ import pandas as pd
 from tasks.contracts import SearchRef
 from tasks.record.journal import History
 from tasks.record.paths import JOURNAL, REPORT
-from tasks.record.view import SearchView, view_of
+from tasks.record.view import Score, SearchView, view_of
 from tasks.registry.checkpoints import accept_path
 from tasks.registry.runs import close_round_run, close_search_run, describe_run, log_files, tag_run
 from tasks.report import messages, prefect_artifacts
@@ -90,7 +90,10 @@ def _log_end(search: SearchRef, view: SearchView, scores: pd.DataFrame) -> None:
     crowned = view.history.crowned
     assert crowned is not None
     # Tags, since a metric of one point becomes a chart of one bar; the ledger and the single scores are in report/.
-    means = {f"msft.mean_{split}": f"{mean:.4f}" for split, mean in scores.groupby("split")["score"].mean().items()}
+    means = {
+        f"msft.mean_{split}": f"{Score(mean, view.metric).shown:.4f}"
+        for split, mean in scores.groupby("split")["score"].mean().items()
+    }
     tags = {"msft.champion": str(crowned.champion.key), "msft.stop_reason": view.state.stop_reason, **means}
     tag_run(search, search.run_id, tags)
     describe_run(search, search.run_id, tell_search(view))

@@ -58,6 +58,12 @@ def test_the_description_has_decisions_cost_and_champion(store: Store, searched:
         assert f"/ round-{run.data.tags['msft.round']} [max, cmp, roman]" in run.info.run_name
 
 
+def test_the_mean_of_a_search_by_loss_is_a_loss(store: Store, searched: Any) -> None:
+    scores = searched[1].validation.scores
+    mean = sum(score.loss for score in scores) / len(scores)
+    assert float(store.parent.data.tags["msft.mean_validation"]) == pytest.approx(mean, abs=1e-4)
+
+
 def test_the_curves_of_the_search_are_those_of_its_accepted_path(store: Store) -> None:
     expected = {}
     for event in store.decisions:
