@@ -38,7 +38,8 @@ def advice_on(error: BaseException, revision: str, otherwise: str) -> str:
         (
             lost,
             "Couldn't reach",
-            "check the network and HF_ENDPOINT, and run it again; or download it, and give its path",
+            "check the network and HF_ENDPOINT, and run it again; or download it, and give its path "
+            "(paths are relative to the YAML file)",
         ),
     ]
     for kinds, words, text in advice:
