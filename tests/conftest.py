@@ -41,14 +41,6 @@ TINY_LLAMA = {
 SKILLS = ("max", "cmp", "roman")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file on one worker, for its fixtures, and all that look at the finished search together."""
-    for item in items:
-        names = getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("searched" if "searched" in names else item.nodeid.partition("::")[0]))
-
-
 @pytest.fixture(scope="session")
 def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that all workers of pytest-xdist share."""

@@ -18,7 +18,7 @@ from tests.faults.processes import directory_of, events_of
 _OWN = {"at", "seconds", "published_at_ms", "directory", "environment", "sha256", "model_version"}
 # What was trained twice, and files that hold clock readings, are a byte longer or shorter.
 _OWN |= {"restarts", "num_bytes"}
-_OWN_METRICS = ("seconds", "/bytes")
+_OWN_METRICS = ("seconds", "ledger/restart/", "/bytes")
 # Readings of the machine, one a minute: how many there are depends on the clock too.
 _SYSTEM = "system/"
 
