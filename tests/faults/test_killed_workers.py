@@ -53,7 +53,13 @@ def test_a_worker_killed_four_times_ends_the_search(tmp_path: Path) -> None:
         command.kill_all()
 
 
-@pytest.mark.parametrize("beside", ["yes", "no"], ids=["beside the roll-out", "after the roll-out"])
+@pytest.mark.parametrize(
+    "beside",
+    [
+        pytest.param("yes", id="beside the roll-out"),
+        pytest.param("no", id="after the roll-out", marks=pytest.mark.nightly),
+    ],
+)
 def test_a_killed_scorer_changes_no_decision_and_no_score(
     undisturbed: Undisturbed, tmp_path: Path, beside: str
 ) -> None:
