@@ -90,9 +90,9 @@ class WorkerPool:
         stem = worker.folder / f"{worker.num_requests:06}"
         worker.num_requests += 1
         content = {"module": module, "spec": str(spec), "log": str(log)}
-        write_file(stem.with_suffix(".json"), json.dumps(content))
         request = Request(worker.process, stem.with_suffix(".done"), is_first=worker.num_requests == 1)
         try:
+            write_file(stem.with_suffix(".json"), json.dumps(content))
             yield request
         finally:
             if request.is_done:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,6 +98,15 @@ def test_a_request_is_done_when_the_last_rank_has_finished(folder: Path) -> None
     for rank in (0, 1):
         first, second = pids(folder, rank)
         assert first == second
+
+
+def test_a_request_that_cannot_be_written_leaves_no_process(folder: Path) -> None:
+    run(folder, "one")
+    shutil.rmtree(folder / "workers")
+    (folder / "workers").touch()
+    with pytest.raises(OSError, match="workers"):
+        run(folder, "two")
+    assert not psutil.pid_exists(pids(folder)[0])
 
 
 def test_the_processes_and_their_files_end_with_the_pool(tmp_path: Path, folder: Path) -> None:
