@@ -7,7 +7,7 @@ no loss, and `token_losses` skips these.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,6 +100,70 @@ def _bounds(rows: Sequence[Row], device: torch.device) -> dict[str, Any]:
     ends = torch.from_numpy(np.cumsum([0, *lengths], dtype=np.int32)).to(device)
     longest = max(lengths)
     return {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
+
+
+class LogitsAt:
+    """Computes logits at chosen positions of the rows of a batch, and at no others.
+
+    The hidden states at the positions are taken in front of the model's output layer, inside its own forward pass: so
+    what wraps the model stays in force, and so does what it does behind that layer (soft-capping, scaling). A model
+    whose logits at the positions then differ from its own, such as one without an output layer of its own, computes
+    them at all columns with a position in any row.
+
+    Args:
+        model: the model to call, perhaps wrapped for several processes.
+        unwrapped: the model within; `model` if not given.
+    """
+
+    def __init__(self, model: Any, unwrapped: Any | None = None) -> None:
+        self.model, inner = model, unwrapped if unwrapped is not None else model
+        self._keeps_columns = supports_logit_positions(inner)
+        self._head = inner.get_output_embeddings()
+        if self._head is not None and not self._agrees(inner):
+            self._head = None
+
+    def __call__(self, inputs: Mapping[str, Any], positions: torch.Tensor) -> torch.Tensor:
+        """Return float32 logits (k, vocabulary) at `positions` (k,), counted through all rows one after another."""
+        if self._head is not None:
+            return self._gathered(inputs, positions).float()
+        width = inputs["input_ids"].shape[1]
+        columns, column_of = torch.unique(positions % width, return_inverse=True)
+        if self._keeps_columns:
+            logits = self.model(**inputs, use_cache=False, logits_to_keep=columns).logits
+        else:
+            logits = self.model(**inputs, use_cache=False).logits[:, columns]
+        result: torch.Tensor = logits[positions // width, column_of].float()
+        return result
+
+    def _gathered(self, inputs: Mapping[str, Any], positions: torch.Tensor) -> torch.Tensor:
+        def gather(_head: Any, hidden: tuple[torch.Tensor, ...]) -> torch.Tensor:
+            return hidden[0].flatten(0, -2).index_select(0, positions)[None]
+
+        with self._head.register_forward_pre_hook(gather):
+            logits: torch.Tensor = self.model(**inputs, use_cache=False).logits
+        return logits.flatten(0, -2)
+
+    def _agrees(self, inner: Any) -> bool:
+        """Return whether logits of two short rows, gathered in front of the output layer, are the model's own."""
+        weight = next(inner.parameters())
+        was_training = self.model.training
+        self.model.eval()
+        ids = torch.arange(12, device=weight.device).view(2, 6) % inner.config.get_text_config().vocab_size
+        positions = torch.tensor([0, 4, 5, 7, 11], device=weight.device)
+        with torch.no_grad():
+            own = self.model(input_ids=ids, use_cache=False).logits.flatten(0, 1)[positions].float()
+            try:
+                gathered = self._gathered({"input_ids": ids}, positions).float()
+            except (IndexError, RuntimeError):
+                return False
+            finally:
+                self.model.train(was_training)
+        lowers = torch.is_autocast_enabled(weight.device.type)
+        dtype = torch.get_autocast_dtype(weight.device.type) if lowers else weight.dtype
+        # Other kernels may compute a product of fewer rows; a wrong position is off by about a standard deviation.
+        return own.shape == gathered.shape and bool(
+            (own - gathered).abs().max() <= torch.finfo(dtype).eps ** 0.5 * own.std()
+        )
 
 
 def supports_logit_positions(model: Any) -> bool:
