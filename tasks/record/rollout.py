@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,23 +21,39 @@ TRAINER = "trainer_state.json"
 
 
 def publish_with_manifest(
-    directory: Path, write: Callable[[Path], None], meta: Mapping[str, Any], num_bytes: int
-) -> None:
-    """Publish the files that `write` puts into the folder passed to it, with a manifest of their sizes and hashes.
+    directory: Path, contents: Mapping[str, Iterable[bytes | memoryview]], meta: Mapping[str, Any], num_bytes: int
+) -> str:
+    """Publish files with a manifest of their sizes and hashes, and return the manifest's sha256.
+
+    The hashes are of the memory that is written, so no file is read back.
 
     Args:
+        contents: each file's content in parts, by its name.
         meta: further entries of the manifest.
         num_bytes: approximate size of the files.
     Raises:
         NoDiskSpaceError: the files do not fit; none is left behind.
     """
+    manifest = ""
 
     def write_all(staging: Path) -> None:
-        write(staging)
-        files = {file.name: describe_file(file) for file in sorted(staging.iterdir())}
-        (staging / MANIFEST).write_text(json.dumps({**meta, "files": files}, indent=1))
+        nonlocal manifest
+        files = {name: write_hashed(staging / name, contents[name]) for name in sorted(contents)}
+        manifest = json.dumps({**meta, "files": files}, indent=1)
+        (staging / MANIFEST).write_text(manifest)
 
     publish_folder(directory, write_all, "a checkpoint", num_bytes)
+    return hashlib.sha256(manifest.encode()).hexdigest()
+
+
+def write_hashed(file: Path, parts: Iterable[bytes | memoryview]) -> dict[str, Any]:
+    """Write a file and return the manifest's entry for it: its size and hash."""
+    digest = hashlib.sha256()
+    with file.open("wb") as stream:
+        for part in parts:
+            digest.update(part)
+            stream.write(part)
+        return {"bytes": stream.tell(), "sha256": digest.hexdigest()}
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
@@ -102,11 +119,6 @@ def intervals_before(directory: Path) -> list[IntervalStats]:
     """Return the training up to a checkpoint, one entry per evaluation interval."""
     trainer = json.loads((directory / TRAINER).read_text())
     return [IntervalStats.model_validate(interval) for interval in trainer["intervals"]]
-
-
-def describe_file(file: Path) -> dict[str, Any]:
-    """Return the manifest's entry for a file: its size and hash."""
-    return {"bytes": file.stat().st_size, "sha256": hash_file(file)}
 
 
 _PROGRESS = "progress.json"
@@ -184,13 +196,14 @@ class ProgressFile:
             "at_ms": time.time_ns() // 1_000_000,
         }
         with suppress(NoDiskSpaceError):  # only for display; the next checkpoint reports a full disk
-            write_file(self._directory / _PROGRESS, json.dumps(line))
+            # Not synced, which would make the step wait for the disk: after a power loss it may be empty.
+            write_file(self._directory / _PROGRESS, json.dumps(line), is_synced=False)
 
 
 def read_progress(round_directory: Path) -> dict[str, Any] | None:
-    """Return the progress of a roll-out; None before its first report."""
+    """Return the progress of a roll-out; None before its first report, or where a power loss took it."""
     line: dict[str, Any] | None = None
-    with suppress(FileNotFoundError):
+    with suppress(FileNotFoundError, ValueError):
         line = json.loads((round_directory / _PROGRESS).read_text())
     return line
 

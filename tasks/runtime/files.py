@@ -17,10 +17,10 @@ _BLOCK = 1 << 22
 _CANNOT_SYNC = (errno.EINVAL, errno.ENOTSUP)
 
 
-def write_file(path: Path, content: str | bytes, what: str = "a small file") -> None:
+def write_file(path: Path, content: str | bytes, what: str = "a small file", *, is_synced: bool = True) -> None:
     """Write a file whole; see `publish_file`."""
     raw = content.encode() if isinstance(content, str) else content
-    publish_file(path, lambda staging: staging.write_bytes(raw), what, len(raw))
+    publish_file(path, lambda staging: staging.write_bytes(raw), what, len(raw), is_synced=is_synced)
 
 
 def publish_file(
@@ -30,15 +30,15 @@ def publish_file(
     num_bytes: int | None = None,
     *,
     keeps_older: bool = False,
+    is_synced: bool = True,
 ) -> None:
-    """Let `write` fill a staging file beside `path`, sync it, and move it into place.
-
-    The parent folder is created where it is missing.
+    """Let `write` fill a staging file beside `path`, sync it, and move it into place; create missing parents.
 
     Args:
         write: fills the file it is given, whose name has the suffix of `path`.
         what, num_bytes: name and size for the message of a full disk.
         keeps_older: a file that is there already stays as it is; by default it is replaced.
+        is_synced: wait for the disk; without, a power loss may leave the file empty.
     Raises:
         NoDiskSpaceError: the file does not fit; nothing of it is left.
     """
@@ -47,7 +47,8 @@ def publish_file(
     staging.unlink(missing_ok=True)
     try:
         write(staging)
-        sync(staging)
+        if is_synced:
+            sync(staging)
         if keeps_older:
             with suppress(FileExistsError):
                 os.link(staging, path)
@@ -59,7 +60,8 @@ def publish_file(
         raise
     finally:
         staging.unlink(missing_ok=True)
-    sync(path.parent)
+    if is_synced:
+        sync(path.parent)
 
 
 def publish_folder(folder: Path, write: Callable[[Path], object], what: str, num_bytes: int | None = None) -> None:

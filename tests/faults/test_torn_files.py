@@ -6,14 +6,14 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from mlflow import MlflowClient
-from safetensors.torch import save_file
 
 from tasks.contracts import RolloutResult, RolloutSpec, SearchRef
 from tasks.errors import NoDiskSpaceError
@@ -23,6 +23,7 @@ from tasks.registry import runs as tracking
 from tasks.registry.live import record_rollout
 from tasks.training import is_done
 from tasks.workers.train import Trainer, train
+from tasks.workers.training.tensor_file import safetensors_parts
 from tests.faults.comparison import tracked
 
 MakeRollout = Callable[..., Path]
@@ -153,17 +154,17 @@ def test_a_disk_that_fills_up_leaves_older_checkpoints_whole(
     undisturbed = make_rollout("undisturbed")
     train(undisturbed)
     spec_path = make_rollout("full")
-    calls: list[Path] = []
+    calls = count(1)
 
-    def full(tensors: Any, file: Path) -> None:
-        calls.append(file)
-        if len(calls) == 2 + file_number:  # two files a checkpoint; the base model's fits
-            file.write_bytes(b"half of it")
+    def full(tensors: Any) -> Iterator[bytes | memoryview]:
+        number = next(calls)
+        if number == 2 + file_number:  # two files a checkpoint; the base model's fits
+            yield b"half of it"
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        save_file(tensors, file)
+        yield from safetensors_parts(tensors)
 
     with monkeypatch.context() as patch:
-        patch.setattr("tasks.workers.training.checkpoint.save_file", full)
+        patch.setattr("tasks.workers.training.checkpoint.safetensors_parts", full)
         with pytest.raises(NoDiskSpaceError, match="no room for a checkpoint"):
             train(spec_path)
     left = [path.name for path in (spec_path.parent / "checkpoints").iterdir()]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,14 +13,12 @@ from tasks.runtime.files import hash_file, write_file
 META = {"round": 1, "step": 30}
 
 
-def _write(staging: Path) -> None:
-    (staging / "weights").write_bytes(b"0123456789")
-    (staging / "state").write_text("{}")
+CONTENTS = {"weights": [b"01234", b"56789"], "state": [b"{}"]}
 
 
 def _publish(parent: Path) -> Path:
     directory = parent / "checkpoints" / "step-30"
-    publish_with_manifest(directory, _write, META, num_bytes=12)
+    publish_with_manifest(directory, CONTENTS, META, num_bytes=12)
     return directory
 
 
@@ -46,12 +45,12 @@ def test_a_published_directory_is_listed_with_sizes_and_hashes(tmp_path: Path) -
     ],
 )
 def test_a_writer_that_fails_leaves_nothing(tmp_path: Path, error: BaseException, raised: type[BaseException]) -> None:
-    def write(staging: Path) -> None:
-        _write(staging)
+    def fails() -> Iterator[bytes]:
+        yield b"half"
         raise error
 
     with pytest.raises(raised):
-        publish_with_manifest(tmp_path / "step-30", write, META, num_bytes=12)
+        publish_with_manifest(tmp_path / "step-30", {**CONTENTS, "weights": fails()}, META, num_bytes=12)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -63,11 +62,12 @@ def test_what_a_killed_writer_left_is_not_published(tmp_path: Path) -> None:
 
 
 def test_files_that_do_not_fit_are_refused_before_a_write(tmp_path: Path) -> None:
-    def write(staging: Path) -> None:
+    def written() -> Iterator[bytes]:
         raise AssertionError("written though there is no room")
+        yield b""
 
     with pytest.raises(NoDiskSpaceError, match=r"expected: 1,152,921,504,606,846,976 bytes"):
-        publish_with_manifest(tmp_path / "step-30", write, META, num_bytes=1 << 60)
+        publish_with_manifest(tmp_path / "step-30", {"weights": written()}, META, num_bytes=1 << 60)
     assert list(tmp_path.iterdir()) == []
 
 

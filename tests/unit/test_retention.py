@@ -37,14 +37,10 @@ def search(prepare_root: Callable[[Path], Path], tmp_path: Path) -> SearchRef:
         for step in (4, 8):
             directory = checkpoint_directory(round_directory(search.directory, round_index), step)
             meta = {"round": round_index, "step": step, "cursors": {}, "published_at_ms": step}
-            publish_with_manifest(directory, write_weights, meta, 1_500_000)
+            publish_with_manifest(directory, {"model.safetensors": [bytes(1_500_000)]}, meta, 1_500_000)
             reference = reference_to(directory, Path(search.directory))
             RoundCheckpoints(search, run_id).register([reference], [])
     return search
-
-
-def write_weights(staging: Path) -> None:
-    (staging / "model.safetensors").write_bytes(bytes(1_500_000))
 
 
 def on_disk(search: SearchRef) -> set[str]:

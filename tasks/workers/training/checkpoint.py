@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -25,6 +25,7 @@ from tasks.errors import CheckpointDamagedError
 from tasks.record.paths import ROLLOUT_RESULT, checkpoint_directory, published_checkpoints, step_of
 from tasks.record.rollout import TRAINER, publish_with_manifest, reference_to, set_aside, verify
 from tasks.runtime.files import write_file
+from tasks.workers.training.tensor_file import safetensors_parts
 
 OPTIMIZER = "optimizer.safetensors"
 # Full tensors on the CPU, keyed by parameter name: the number of processes and FSDP leave no trace in them.
@@ -71,14 +72,11 @@ def publish_checkpoint(
     if directory.exists():
         return
 
-    def write(staging: Path) -> None:
-        for file, content in tensors.items():
-            save_file(dict(content), staging / file)
-        (staging / TRAINER).write_text(json.dumps(trainer))
-
     num_bytes = sum(t.numel() * t.element_size() for part in tensors.values() for t in part.values())
     meta = {"round": key.round, "step": key.step, "cursors": trainer["cursors"], "published_at_ms": published_at_ms}
-    publish_with_manifest(directory, write, meta, num_bytes + (1 << 20))
+    contents = {file: safetensors_parts(content) for file, content in tensors.items()}
+    state = json.dumps(trainer).encode()
+    publish_with_manifest(directory, {**contents, TRAINER: [state]}, meta, num_bytes + (1 << 20))
 
 
 def newest_whole(output: Path, wanted: Iterable[int]) -> Path | None:
