@@ -24,8 +24,9 @@ os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 from tasks.config.schema import TrainingConfig
 from tasks.config.sub_datasets import SyntheticConfig
 from tasks.contracts import BaseModelRef, Mixture, RolloutSpec, ScoreSplit, SubDatasetDraws
+from tasks.data.encoder import Encoder
 from tasks.data.examples import Example
-from tasks.data.tokenization import Encoder, tokenize_split
+from tasks.data.tokenization import tokenize_split
 from tasks.report.terminal import log_to_terminal
 
 log_to_terminal()

@@ -9,7 +9,10 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+
 from tasks.data.chat_template import RenderedChat, num_shared
+from tasks.data.token_calls import Asking, result_of
 
 # Texts that a part is tokenized after where the tokens of the joined text span its start: what follows one of them
 # gets no space in front, which SentencePiece's tokenizers give to the start of a text.
@@ -37,9 +40,14 @@ class EncodedText:
 
 def encode_pair(tokenizer: Any, prompt: str, completion: str) -> EncodedText:
     """Return the tokens of a prompt and its completion, with one begin and one end."""
-    prompt_ids, joined = _ids(tokenizer, prompt), _ids(tokenizer, prompt + completion)
+    return result_of(tokenizer, pair_tokens(tokenizer, prompt, completion))
+
+
+def pair_tokens(tokenizer: Any, prompt: str, completion: str) -> Asking[EncodedText]:
+    """Return what `encode_pair` does, as a row of `run_together`."""
+    prompt_ids, joined = yield [prompt, prompt + completion]
     begin = _begin(tokenizer)
-    parts = [prompt_ids, _continued(tokenizer, prompt_ids, joined, completion)]
+    parts = [prompt_ids, (yield from _continued(tokenizer, prompt_ids, joined, completion))]
     lead = begin if prompt_ids[: len(begin)] != begin else []
     ends = {*tokenizer.all_special_ids} - {tokenizer.unk_token_id} | {tokenizer.eos_token_id}
     ended = bool(parts[1]) and parts[1][-1] in ends
@@ -57,11 +65,17 @@ def encode_chat(tokenizer: Any, chat: RenderedChat) -> EncodedText:
     Raises:
         ValueError: nothing ends the assistant's last turn, or the tokens are of another text.
     """
+    return result_of(tokenizer, chat_tokens(tokenizer, chat))
+
+
+def chat_tokens(tokenizer: Any, chat: RenderedChat) -> Asking[EncodedText]:
+    """Return what `encode_chat` does, as a row of `run_together`."""
     cuts = [0, *chat.cuts]
     texts = [chat.text[start:end] for start, end in pairwise(cuts)]
     parts: list[list[int]] = []
-    for cut, text in zip(cuts[1:], texts, strict=True):
-        parts.append(_continued(tokenizer, _flat(parts), _ids(tokenizer, chat.text[:cut]), text))
+    joined = yield [chat.text[:cut] for cut in cuts[1:]]
+    for ids, text in zip(joined, texts, strict=True):
+        parts.append((yield from _continued(tokenizer, _flat(parts), ids, text)))
     ended = chat.is_closed and bool(parts[-1]) and parts[-1][-1] in tokenizer.added_tokens_decoder
     end = parts[-1][-1] if ended else tokenizer.eos_token_id
     if end is None:
@@ -78,7 +92,13 @@ def encode_chat(tokenizer: Any, chat: RenderedChat) -> EncodedText:
 
 def decode(tokenizer: Any, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
     """Return the text of tokens, with the spaces that they have."""
-    text: str = tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False)
+    return _decoded(tokenizer, tuple(ids), skip_special_tokens)
+
+
+@lru_cache(maxsize=32)  # the choices of a row share its prompt
+def _decoded(tokenizer: Any, ids: tuple[int, ...], skip_special_tokens: bool) -> str:
+    array = np.asarray(ids, np.int64)  # of a list, the tokenizer checks the type of each id
+    text: str = tokenizer.decode(array, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False)
     return text
 
 
@@ -103,7 +123,7 @@ def _begin(tokenizer: Any) -> list[int]:
     return []
 
 
-def _continued(tokenizer: Any, before: list[int], joined: list[int], text: str) -> list[int]:
+def _continued(tokenizer: Any, before: list[int], joined: list[int], text: str) -> Asking[list[int]]:
     """Return the tokens of `text` after those of the text before it.
 
     These are the further tokens of the joined text, as lm-evaluation-harness has them. Where a joined token spans the
@@ -111,14 +131,12 @@ def _continued(tokenizer: Any, before: list[int], joined: list[int], text: str) 
     """
     if joined[: len(before)] == before and (len(joined) > len(before) or not text):
         return joined[len(before) :]
-    nested = []
-    for lead in _LEADS:
-        lead_ids, ids = _ids(tokenizer, lead), _ids(tokenizer, lead + text)
-        if lead_ids and ids[: len(lead_ids)] == lead_ids:
-            if decode(tokenizer, ids) == decode(tokenizer, lead_ids) + text:
-                return ids[len(lead_ids) :]
-            nested.append(ids[len(lead_ids) :])
-    return nested[0] if nested else _ids(tokenizer, text)
+    alone, *led = yield [text, *_LEADS, *(lead + text for lead in _LEADS)]
+    pairs = zip(led[: len(_LEADS)], led[len(_LEADS) :], strict=True)
+    nested = [(lead, ids) for lead, ids in pairs if lead and ids[: len(lead)] == lead]
+    exact = (pair for pair in nested if decode(tokenizer, pair[1]) == decode(tokenizer, pair[0]) + text)
+    lead, ids = next(exact, nested[0] if nested else ([], alone))
+    return ids[len(lead) :]
 
 
 def _compare(tokenizer: Any, parts: Sequence[list[int]], texts: Sequence[str], end: int | None) -> tuple[str, ...]:

@@ -13,11 +13,12 @@ from tasks.config.schema import SearchConfig
 from tasks.config.sub_datasets import SubDatasetConfig
 from tasks.contracts import BY_CHOICES, BaseModelRef, Inputs, Metric, ScoreSplit, SplitRef, SubDatasetRef
 from tasks.data.base_model import prepare_base_model
+from tasks.data.encoder import Encoder
 from tasks.data.examples import Example, fingerprint
 from tasks.data.leaks import comparable, shared_texts
 from tasks.data.problems import Problems
 from tasks.data.sources import SPLITS, known_form, read_splits, train_source
-from tasks.data.tokenization import Encoder, longest_completion, read_tokenized, tokenize_split
+from tasks.data.tokenization import longest_completion, read_tokenized, tokenize_split
 from tasks.errors import ConfigError, DataError, ModelError, SplitOverlapError
 
 logger = logging.getLogger(__name__)

@@ -11,10 +11,10 @@ from typing import Any
 from tasks.config.schema import SearchConfig
 from tasks.data.base_model import prepare_base_model
 from tasks.data.boundaries import decode
+from tasks.data.encoder import Encoder
 from tasks.data.examples import Example
 from tasks.data.inputs import answer_warnings, make_encoder
 from tasks.data.sources import SPLITS, read_splits
-from tasks.data.tokenization import UNUSABLE, Encoder
 from tasks.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -85,16 +85,17 @@ def inspect_rows(config: SearchConfig, name: str | None = None, split: str | Non
         for warning in answer_warnings(config, sub_dataset, splits) if splits else ():
             logger.warning(warning)
         wanted = (split,) if split is not None else SPLITS[:2]
-        for place, row in ((one, row) for one in wanted for row in enumerate(splits.get(one, ()))):
-            yield _inspected(encoder, (sub_dataset.name, place, row[0]), row[1], config.mixture.on_too_long)
+        for place in wanted:
+            examples = splits.get(place, [])
+            for index, (example, row) in enumerate(zip(examples, encoder.encode_all(examples), strict=True)):
+                yield _inspected(encoder, (sub_dataset.name, place, index), example, row, config.mixture.on_too_long)
 
 
-def _inspected(encoder: Encoder, place: tuple[str, str, int], example: Example, on_too_long: str) -> InspectedRow:
-    try:
-        row = encoder.encode(example)
-        encoder.check(row)
-    except UNUSABLE as error:
-        problem = " ".join(str(error).split())
+def _inspected(
+    encoder: Encoder, place: tuple[str, str, int], example: Example, row: dict[str, Any] | Exception, on_too_long: str
+) -> InspectedRow:
+    if isinstance(row, Exception):
+        problem = " ".join(str(row).split())
         return InspectedRow(*place, example.where, example.prompt, (example.completion,), (), (), (), problem, ())
     ids, tokenizer = row["input_ids"], encoder.tokenizer
     tokens = _texts(tokenizer, ids)

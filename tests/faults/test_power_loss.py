@@ -17,7 +17,8 @@ from tasks.comparison.report import write_frames
 from tasks.config.schema import SearchConfig
 from tasks.contracts import BaseModelRef, ScoreRequest, ScoreSpec, ScoreSplit
 from tasks.data.base_model import prepare_base_model
-from tasks.data.tokenization import Encoder, tokenize_split
+from tasks.data.encoder import Encoder
+from tasks.data.tokenization import tokenize_split
 from tasks.errors import CheckpointDamagedError
 from tasks.record.events import EnvironmentChanged, Event
 from tasks.record.journal import append_event, read_events

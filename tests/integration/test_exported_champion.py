@@ -14,9 +14,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tasks.algorithm.state import CheckpointKey
 from tasks.contracts import BaseModelRef, CheckpointScores, Mixture, ScoreRequest, ScoreSpec, ScoreSplit
 from tasks.data.chats import Message
+from tasks.data.encoder import Encoder
 from tasks.data.examples import Example
 from tasks.data.synthetic import character_tokenizer
-from tasks.data.tokenization import Encoder, tokenize_split
+from tasks.data.tokenization import tokenize_split
 from tasks.record.paths import checkpoint_directory, score_file_of
 from tasks.workers.build_base import build_base
 from tasks.workers.score import score

@@ -19,7 +19,8 @@ from tasks.algorithm.state import CheckpointKey
 from tasks.config.schema import LoraConfig, ModelConfig, SearchConfig
 from tasks.contracts import BaseModelRef, Mixture, ScoreRequest, ScoreSpec, ScoreSplit, SplitRef
 from tasks.data.base_model import prepare_base_model
-from tasks.data.tokenization import Encoder, tokenize_split
+from tasks.data.encoder import Encoder
+from tasks.data.tokenization import tokenize_split
 from tasks.errors import ModelError
 from tasks.record.paths import checkpoint_directory
 from tasks.workers.model import load_base, load_weights

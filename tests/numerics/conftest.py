@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tasks.contracts import BaseModelRef
-from tasks.data.tokenization import Encoder
+from tasks.data.encoder import Encoder
 from tests.conftest import examples_of
 
 

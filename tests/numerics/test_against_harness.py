@@ -20,8 +20,9 @@ from tasks.algorithm.answers import Answer
 from tasks.config.loading import parse_config
 from tasks.contracts import ScoreSplit
 from tasks.data.base_model import prepare_base_model
+from tasks.data.encoder import Encoder
 from tasks.data.examples import Example
-from tasks.data.tokenization import Encoder, tokenize_split
+from tasks.data.tokenization import tokenize_split
 from tasks.workers.model import load_base, shape_of
 from tasks.workers.scoring import Scorer
 

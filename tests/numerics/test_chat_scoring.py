@@ -11,9 +11,10 @@ from transformers import AutoModelForCausalLM
 
 from tasks.contracts import ScoreSplit
 from tasks.data.chats import Message
+from tasks.data.encoder import Encoder
 from tasks.data.examples import Example
 from tasks.data.synthetic import character_tokenizer
-from tasks.data.tokenization import Encoder, tokenize_split
+from tasks.data.tokenization import tokenize_split
 from tasks.workers.generation import end_tokens
 from tasks.workers.model import shape_of
 from tasks.workers.scoring import Scorer

@@ -13,8 +13,8 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from tasks.contracts import BaseModelRef, ScoreSplit
+from tasks.data.encoder import Encoder
 from tasks.data.examples import Example
-from tasks.data.tokenization import Encoder
 from tasks.workers.generation import Generator, Goal
 from tasks.workers.model import load_base, shape_of
 from tasks.workers.scoring import Scorer

@@ -12,9 +12,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from tasks.contracts import BaseModelRef, ScoreSplit
 from tasks.data.chats import Message
+from tasks.data.encoder import Encoder
 from tasks.data.examples import Example
 from tasks.data.synthetic import character_tokenizer
-from tasks.data.tokenization import Encoder, tokenize_split
+from tasks.data.tokenization import tokenize_split
 from tasks.workers.model import load_tokenizer, shape_of
 from tasks.workers.scoring import Scorer
 from tests.conftest import TINY_LLAMA

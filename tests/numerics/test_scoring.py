@@ -11,8 +11,8 @@ from transformers import LlamaConfig, MambaConfig, PreTrainedConfig
 
 from tasks.algorithm.answers import number_in
 from tasks.contracts import ScoreSplit
+from tasks.data.encoder import Encoder
 from tasks.data.examples import Example
-from tasks.data.tokenization import Encoder
 from tasks.workers.generation import Goal, generated_tokens
 from tasks.workers.model import shape_of
 from tasks.workers.scoring import Scorer

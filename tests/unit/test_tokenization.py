@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from tasks.data.chats import Message
+from tasks.data.encoder import Encoder
 from tasks.data.examples import Example, fingerprint
 from tasks.data.synthetic import character_tokenizer
-from tasks.data.tokenization import Encoder, tokenize_split
+from tasks.data.tokenization import tokenize_split
 from tasks.errors import DataError
 from tasks.workers.training.batches import RowStore
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tasks.data.boundaries import EncodedText, decode, encode_chat, encode_pair
 from tasks.data.chat_template import render_chat
 from tasks.data.chats import Message, read_chat
+from tasks.data.encoder import Encoder
 from tasks.data.examples import Example
-from tasks.data.tokenization import Encoder
 from tasks.errors import DataError
 from tests.made_tokenizers import KINDS, TEMPLATES, make_tokenizer
 
