@@ -114,12 +114,12 @@ class Trainer:
         step = self.stepper.measure(rows, self.position.step + 1)
         left_out = [i for i, draw in enumerate(rows) if self.policy.is_left_out(draw)]
         trained = [i for i, draw in enumerate(rows) if not self.policy.is_left_out(draw)]
-        losses = self.stepper.take(step, trained, left_out)
+        losses, owners = self.stepper.take(step, trained, left_out)
         shape = self.learner.shape
         flops = step.cost(trained).training_flops(shape) + step.cost(left_out).forward_flops(shape)
         self.position.advance(rows, self.account.names)
         self.learner.update_average(self.position.step)
-        self.account.add_losses(step, losses)
+        self.account.add_losses(owners, losses)
         self.policy.after_step(rows, self._row_means(step, losses), self._look_ahead)
         self.account.add_step(step, flops, time.monotonic() - began)
         if self.accelerator.is_main_process:
@@ -134,6 +134,7 @@ class Trainer:
         """Return each row's mean loss a token over all processes; empty where the policy does not want them."""
         if not self.policy.watches_rows:
             return []
+        self.stepper.check()
         sums = self.accelerator.reduce(losses, reduction="sum").tolist()
         return [total / max(1, count) for total, count in zip(sums, step.counts, strict=True)]
 
@@ -155,10 +156,13 @@ class Trainer:
     def _report_progress(self) -> None:
         done = self.position.step - self.spec.first_step
         if self.progress.is_due(done):
+            if self.accelerator.num_processes == 1:  # else all processes check at the next checkpoint
+                self.stepper.check()
             account = self.account
             self.progress.report(done, account.mean_loss(), account.tokens_per_s(), account.trained())
 
     def _close_interval(self) -> None:
+        self.stepper.check()
         seconds = self.account.interval.seconds
         if self.accelerator.is_main_process:
             _, seconds = self.timestamps.keep(self.position.step, seconds)
@@ -166,7 +170,8 @@ class Trainer:
         self.account.close(self._key(), learning_rate, self.position.batch_hash, seconds)
 
     def _publish(self) -> None:
-        """Publish the state between two optimizer steps; no other state is saved."""
+        """Publish the state between two optimizer steps; no other state is saved, and none after a bad gradient."""
+        self.stepper.check()
         self.account.gather()
         tensors = self.learner.gather()
         if self.accelerator.is_main_process:

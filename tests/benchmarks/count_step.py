@@ -51,7 +51,7 @@ SHAPE: dict[str, Any] = {
 KERNELS, CASTS, COMPUTED, NEEDED = "kernels", "weight casts", "logit positions computed", "logit positions needed"
 COPIES, READS = "copies to the device", "reads from the device"
 _ALLOCATIONS = ("empty", "new_empty", "detach", "alias", "_unsafe_view", "lift_fresh", "set_", "resize_")
-_READS = ("item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__", "__index__")
+_READS = ("item", "tolist", "cpu", "__bool__", "__float__", "__int__", "__index__")
 _COPIES = ("to", "cuda", "tensor", "as_tensor")
 
 

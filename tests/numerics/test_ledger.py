@@ -18,6 +18,7 @@ from tasks.workers.forward import collate, supports_logit_positions, token_logit
 from tasks.workers.model import load_base, shape_of
 from tasks.workers.training import stepping
 from tasks.workers.training.batches import RowStore
+from tasks.workers.training.layout import lay_out
 
 TOLERANCE = 0.02
 # The formula charges adapters with the gradient of the first layer's inputs, which nobody needs: a large part of two
@@ -32,11 +33,11 @@ def test_the_ledger_counts_what_reached_the_model(
     """Counted where the rows become a batch, one micro-batch at a time, and padding left out."""
     lengths: list[int] = []
 
-    def counting(rows: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
-        lengths.extend(len(ids) for ids, _ in rows)
-        return collate(rows, *args, **kwargs)
+    def counting(groups: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
+        lengths.extend(len(ids) for group in groups for _, (ids, _) in group)
+        return lay_out(groups, *args, **kwargs)
 
-    monkeypatch.setattr(stepping, "collate", counting)
+    monkeypatch.setattr(stepping, "lay_out", counting)
     spec_path = make_rollout("one", batching=batching, micro_batch_size=4)
     worker.train(spec_path)
     result = RolloutResult.model_validate_json((spec_path.parent / "rollout_result.json").read_text())

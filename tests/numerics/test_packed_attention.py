@@ -18,8 +18,9 @@ from torch.nn.attention import varlen
 from transformers import AutoModelForCausalLM, GemmaConfig, LlamaConfig, MistralConfig, PreTrainedConfig
 
 from tasks.contracts import BaseModelRef
-from tasks.workers.forward import Row, collate, token_logits, token_losses
+from tasks.workers.forward import LogitsAt, Row
 from tasks.workers.training.attention import attends_within_rows, use_packed_attention
+from tasks.workers.training.layout import Pass, lay_out
 
 GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if GPU else "cpu")
@@ -60,18 +61,25 @@ def model_of(config: PreTrainedConfig) -> Any:
     return AutoModelForCausalLM.from_config(deepcopy(config), dtype=torch.float32).to(DEVICE)
 
 
+def passes_of(groups: list[list[tuple[int, Row]]], packed: bool, bounded: bool) -> list[Pass]:
+    return lay_out(groups, np.zeros(0, dtype=np.int64), DEVICE, packed=packed, bounded=bounded)[0]
+
+
+def losses_of(model: Any, one: Pass) -> torch.Tensor:
+    with torch.autocast(DEVICE.type, torch.bfloat16, enabled=GPU):  # the kernel takes no float32
+        return LogitsAt(model).losses(one.inputs, one.positions, one.labels)
+
+
 def losses_and_gradients(model: Any, rows: list[Row], *, packed: bool) -> tuple[list[float], list[torch.Tensor]]:
     """Return each row's loss, and the gradient of their sum."""
     model.zero_grad()
     sums = torch.zeros(len(rows), device=DEVICE)
     parts = [list(range(len(rows)))] if packed else [[index] for index in range(len(rows))]
-    for part in parts:
-        batch = collate([rows[i] for i in part], DEVICE, packed=packed, bounded=attends_within_rows(model))
-        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=GPU):  # the kernel takes no float32
-            losses = token_losses(token_logits(model, batch, at_positions=True), batch)
+    passes = passes_of([[(i, rows[i]) for i in part] for part in parts], packed, attends_within_rows(model))
+    for one in passes:
+        losses = losses_of(model, one)
         losses.sum().backward()
-        owners = torch.tensor(part, device=DEVICE)[batch.row_of]
-        sums.index_add_(0, owners.flatten(), losses.detach().flatten())
+        sums.index_add_(0, one.row_of, losses.detach())
     gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
     return sums.tolist(), gradients
 
@@ -123,10 +131,8 @@ def test_rows_without_their_bounds_see_each_other(tiny_base: BaseModelRef) -> No
     rows, model = rows_of(7, 19), model_of(LLAMA)
     use_packed_attention(model, tiny_base, torch.device("cuda"), "bf16")
     right, _ = losses_and_gradients(model, rows, packed=True)
-    batch = collate(rows, DEVICE, packed=True)
-    with torch.autocast(DEVICE.type, torch.bfloat16, enabled=GPU):
-        losses = token_losses(token_logits(model, batch, at_positions=True), batch)
-    assert abs(losses.sum().item() - sum(right)) > 0.01
+    (unbounded,) = passes_of([list(enumerate(rows))], packed=True, bounded=False)
+    assert abs(losses_of(model, unbounded).sum().item() - sum(right)) > 0.01
 
 
 @pytest.mark.parametrize(

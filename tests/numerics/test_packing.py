@@ -75,13 +75,13 @@ def test_a_model_of_attention_passes_and_trains_on(make_rollout: MakeRollout, pr
 def test_attention_without_row_bounds_is_refused(make_rollout: MakeRollout, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a model's own code may, which drops the positions and counts on."""
     trainer = Trainer(spec_of(make_rollout("llama", batching="packed")))
-    collate = packing.collate
+    lay_out = packing.lay_out
 
     def without_positions(*args: Any, **kwargs: Any) -> Any:
-        batch = collate(*args, **kwargs)
-        batch.inputs.pop("position_ids", None)
-        return batch
+        passes, also = lay_out(*args, **kwargs)
+        passes[0].inputs.pop("position_ids", None)
+        return passes, also
 
-    monkeypatch.setattr(packing, "collate", without_positions)
+    monkeypatch.setattr(packing, "lay_out", without_positions)
     with pytest.raises(ModelError, match="packed rows that affect each other"):
         packing.check_packing(trainer.stepper)

@@ -112,7 +112,7 @@ def test_a_look_ahead_leaves_no_trace_in_weights_and_moments(make_rollout: MakeR
     trainer = Trainer(RolloutSpec.model_validate_json(make_rollout("look").read_text()))
     rows = plan_steps(trainer.spec.mixture, trainer.spec.seed, 16)
     step = trainer.stepper.measure(rows[0], 1)
-    trainer.stepper.descend(step, range(16), trainer.stepper.no_losses(step))
+    trainer.stepper.take(step, range(16), [])
     before = [parameter.detach().clone() for parameter in trainer.learner.model.parameters()]
     moments = [dict(state) for state in trainer.learner.optimizer.optimizer.state.values()]
     moments = [{kind: value.clone() for kind, value in state.items()} for state in moments]
@@ -146,13 +146,13 @@ def test_ies_only_measures_mastered_rows_and_charges_for_it(
 ) -> None:
     """With so wide a delta, each row is trained three times and then only watched."""
     trained: Counter[Draw] = Counter()
-    descend = Stepper.descend
+    take = Stepper.take
 
-    def counting(self: Stepper, step: Any, positions: Any, losses: Any) -> None:
+    def counting(self: Stepper, step: Any, positions: Any, left_out: Any) -> Any:
         trained.update(step.rows[i] for i in positions)
-        descend(self, step, positions, losses)
+        return take(self, step, positions, left_out)
 
-    monkeypatch.setattr(Stepper, "descend", counting)
+    monkeypatch.setattr(Stepper, "take", counting)
     path = make_rollout("ies", mixture=long_mixture, method="ies", options={"delta": 100.0})
     train(path)
     assert len(trained) == 72
@@ -202,16 +202,16 @@ def test_rehearsal_trains_rows_that_the_averaged_weights_answer(
         return path, spec
 
     trained: list[set[int]] = [set(), set(), set()]
-    descend = Stepper.descend
+    take = Stepper.take
 
-    def counting(self: Stepper, step: Any, positions: Any, losses: Any) -> None:
+    def counting(self: Stepper, step: Any, positions: Any, left_out: Any) -> Any:
         for i in positions:
             trained[step.rows[i].sub_dataset].add(step.rows[i].row)
-        descend(self, step, positions, losses)
+        return take(self, step, positions, left_out)
 
     straight, spec = go_on("straight")
     with monkeypatch.context() as patch:
-        patch.setattr(Stepper, "descend", counting)
+        patch.setattr(Stepper, "take", counting)
         train(straight)
     rehearsed = [part.name for part in draws].index("cmp")
     answered = _answered_alone(spec, rehearsed, _files(before, 180)["average.safetensors"])
@@ -237,7 +237,7 @@ def test_an_answer_depends_on_neither_dropout_nor_other_rows(
     stepper = trainer.stepper
     step = stepper.measure([Draw(1, row) for row in range(24)], 100)
     for _ in range(60):
-        stepper.descend(step, range(24), stepper.no_losses(step))
+        stepper.take(step, range(24), [])
     forwards: list[int] = []
     trainer.learner.model.register_forward_pre_hook(
         lambda model, args, kwargs: forwards.append(len(kwargs["input_ids"])), with_kwargs=True

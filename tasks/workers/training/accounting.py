@@ -67,9 +67,8 @@ class IntervalAccount:
         self.interval = Interval(dict.fromkeys(self.names, 0), dict.fromkeys(self.names, 0.0))
         self._own_losses = torch.zeros(len(self.names), dtype=torch.float64, device=self.accelerator.device)
 
-    def add_losses(self, step: Step, losses: torch.Tensor) -> None:
-        """Add each row's summed loss in nats, as far as this process has computed them."""
-        owners = torch.tensor([draw.sub_dataset for draw in step.rows], device=losses.device)
+    def add_losses(self, owners: torch.Tensor, losses: torch.Tensor) -> None:
+        """Add each row's summed loss in nats to its sub-dataset's, as far as this process has computed them."""
         self._own_losses.index_add_(0, owners, losses.detach().double())
 
     def add_step(self, step: Step, flops: float, seconds: float) -> None:

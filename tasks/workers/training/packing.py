@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from tasks.errors import ModelError
-from tasks.workers.forward import Row, collate, token_logits
+from tasks.workers.forward import Row
+from tasks.workers.training.layout import lay_out
 from tasks.workers.training.stepping import Stepper, without_dropout
 
 _NUM_TOKENS = 16
@@ -26,7 +27,7 @@ def check_packing(stepper: Stepper) -> None:
     """
     stores = (stepper.stores[0], stepper.stores[-1])
     tokens = [stores[0].row(0)[0][:_NUM_TOKENS], stores[1].row(len(stores[1]) - 1)[0][:_NUM_TOKENS]]
-    rows = [(ids, np.ones(len(ids), dtype=np.int8)) for ids in tokens]
+    rows = [(index, (ids, np.ones(len(ids), dtype=np.int8))) for index, ids in enumerate(tokens)]
     with torch.no_grad(), without_dropout(stepper.model):
         together = _logits(stepper, rows, packed=True)
         alone = torch.cat([_logits(stepper, [row], packed=False) for row in rows])
@@ -41,8 +42,9 @@ def check_packing(stepper: Stepper) -> None:
         )
 
 
-def _logits(stepper: Stepper, rows: list[Row], *, packed: bool) -> torch.Tensor:
+def _logits(stepper: Stepper, rows: list[tuple[int, Row]], *, packed: bool) -> torch.Tensor:
     """Return the logits before each row's second and later tokens, of shape (tokens, vocabulary)."""
-    batch = collate(rows, stepper.accelerator.device, packed=packed, bounded=stepper.bounds_rows)
+    none, device = np.zeros(0, dtype=np.int64), stepper.accelerator.device
+    (one,), _ = lay_out([rows], none, device, packed=packed, bounded=stepper.bounds_rows)
     with stepper.accelerator.autocast():
-        return token_logits(stepper.model, batch, at_positions=stepper.keeps_logits)[0]
+        return stepper.logits_at(one.inputs, one.positions)

@@ -7,16 +7,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch.distributed.tensor import DTensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from tasks.algorithm.costs import RowCost
 from tasks.contracts import RolloutSpec
 from tasks.errors import NonFiniteLossError
-from tasks.workers.forward import Batch, collate, supports_logit_positions, token_logits, token_losses
+from tasks.workers.forward import IGNORED, LogitsAt
 from tasks.workers.training.accounting import Step
 from tasks.workers.training.attention import attends_within_rows
 from tasks.workers.training.batches import Draw, RowStore, micro_batches
+from tasks.workers.training.layout import Pass, lay_out
 from tasks.workers.training.optimization import learning_rate_at, undone
 
 
@@ -34,7 +37,8 @@ def without_dropout(model: Any) -> Iterator[None]:
 class Stepper:
     """Takes steps of a prepared model and optimizer; each process computes its share of the rows.
 
-    `losses` holds one sum in nats for each row of the step; each process fills in its own rows.
+    A step copies to the device once and reads nothing from it: its losses stay there, and so does the norm of its
+    gradient until `check`. `losses` holds one sum in nats for each row of the step; each process fills in its own rows.
     """
 
     def __init__(self, spec: RolloutSpec, accelerator: Any, model: Any, optimizer: Any) -> None:
@@ -43,8 +47,9 @@ class Stepper:
         self.model = model
         self.optimizer = optimizer
         self.stores = [RowStore(part.train) for part in spec.mixture.draws]
-        self.keeps_logits = supports_logit_positions(accelerator.unwrap_model(model))
+        self.logits_at = LogitsAt(model, accelerator.unwrap_model(model))
         self.bounds_rows = attends_within_rows(accelerator.unwrap_model(model))
+        self._unchecked: list[tuple[Step, torch.Tensor]] = []
 
     def measure(self, rows: Sequence[Draw], number: int) -> Step:
         """Return the rows of optimizer step `number`, from 1 on the accepted path, with their sizes."""
@@ -52,43 +57,71 @@ class Stepper:
         loss_masks = [self.stores[draw.sub_dataset].row(draw.row)[1] for draw in rows]
         return Step(number, rows, lengths, [int(loss_mask[1:].sum()) for loss_mask in loss_masks])
 
-    def take(self, step: Step, trained: Sequence[int], left_out: Sequence[int]) -> torch.Tensor:
-        """Take an optimizer step on the rows at `trained`, after measuring those at `left_out`; return the losses."""
+    def take(self, step: Step, trained: Sequence[int], left_out: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Take an optimizer step on the rows at `trained`, after measuring those at `left_out`.
+
+        Returns:
+            The loss of each row, and the number of its sub-dataset.
+        """
+        (watched, learned), owners = self._to_device(step, left_out, trained)
         losses = self.no_losses(step)
-        if left_out:
-            self.watch(step, left_out, losses)
+        self.watch(watched, losses)
         if trained:
-            self.descend(step, trained, losses)
-        return losses
+            self.descend(step, learned, sum(step.counts[i] for i in trained), losses)
+        return losses, owners
 
     def no_losses(self, step: Step) -> torch.Tensor:
         """Return zeros for `losses`."""
         return torch.zeros(len(step.rows), dtype=torch.float64, device=self.accelerator.device)
 
-    def descend(self, step: Step, positions: Sequence[int], losses: torch.Tensor) -> None:
-        """Take an optimizer step on the rows at `positions`.
+    def descend(self, step: Step, passes: Sequence[Pass], num_labels: int, losses: torch.Tensor) -> None:
+        """Take an optimizer step on the rows of `passes`; the loss is the mean over their labels.
 
-        The loss is the mean over their labels.
-
-        Raises:
-            NonFiniteLossError: the gradient is not finite.
+        A gradient that is not finite changes nothing, and `check` tells of it.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate_at(self.spec, step.number - 1)
-        num_labels = sum(step.counts[i] for i in positions)
-        *others, last = self._parts(step, positions)
+        *others, last = passes
         for part in others:
             with self.accelerator.no_sync(self.model):
-                self._backward(step, part, num_labels, losses)
-        self._backward(step, last, num_labels, losses)
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.spec.training.max_grad_norm)
+                self._backward(part, num_labels, losses)
+        self._backward(last, num_labels, losses)
+        parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
+        norm = get_total_norm([parameter.grad for parameter in parameters])
         # A process may hold only its part of a sharded model's norm, and all processes must reach the same verdict.
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        if not math.isfinite(float(norm)):
-            names = sorted({self.spec.mixture.draws[draw.sub_dataset].name for draw in step.rows})
-            raise NonFiniteLossError(step.number, float(norm), names)
+        clip_grads_with_norm_(parameters, self.spec.training.max_grad_norm, norm)
+        self._unchecked.append((step, norm))
+        self.optimizer.optimizer.found_inf = (~norm.isfinite()).float()  # fused AdamW then leaves everything as it is
         self.optimizer.step()
         self.optimizer.zero_grad()
+
+    def check(self) -> None:
+        """Read the norms of all gradients since the last call.
+
+        Raises:
+            NonFiniteLossError: one of them is not finite; the first is named.
+        """
+        unchecked, self._unchecked = self._unchecked, []
+        norms = torch.stack([norm for _, norm in unchecked]).tolist() if unchecked else []
+        for (step, _), norm in zip(unchecked, norms, strict=True):
+            if not math.isfinite(norm):
+                names = sorted({self.spec.mixture.draws[draw.sub_dataset].name for draw in step.rows})
+                raise NonFiniteLossError(step.number, norm, names)
+
+    def _to_device(self, step: Step, *positions: Sequence[int]) -> tuple[list[list[Pass]], torch.Tensor]:
+        """Return the passes over the rows at each of `positions`, and the sub-dataset of each row of the step."""
+        parts = [self._parts(step, of_pass) if of_pass else [] for of_pass in positions]
+        groups = [
+            [(i, self.stores[step.rows[i].sub_dataset].row(step.rows[i].row)) for i in part]
+            for of_pass in parts
+            for part in of_pass
+        ]
+        owners = np.array([draw.sub_dataset for draw in step.rows], dtype=np.int64)
+        packed = self.spec.training.batching == "packed"
+        passes, moved = lay_out(groups, owners, self.accelerator.device, packed=packed, bounded=self.bounds_rows)
+        remaining = iter(passes)
+        return [[next(remaining) for _ in of_pass] for of_pass in parts], moved
 
     def _parts(self, step: Step, positions: Sequence[int]) -> list[list[int]]:
         """Return this rank's share of the rows at `positions` in micro-batches; without a size, in one."""
@@ -102,52 +135,45 @@ class Stepper:
             by_length=training.batching != "padded",
         )
 
-    def _backward(self, step: Step, part: Sequence[int], num_labels: int, losses: torch.Tensor) -> None:
-        total = self._forward(step, part, losses)
+    def _backward(self, part: Pass, num_labels: int, losses: torch.Tensor) -> None:
+        total = self._forward(part, losses)
         # Processes average their gradients, so each scales its sum by their number.
         self.accelerator.backward(total * self.accelerator.num_processes / num_labels)
 
-    def watch(self, step: Step, positions: Sequence[int], losses: torch.Tensor) -> None:
-        """Measure the losses of the rows at `positions`."""
+    def watch(self, passes: Sequence[Pass], losses: torch.Tensor) -> None:
+        """Measure the losses of the rows of `passes`."""
         with torch.no_grad():
-            for part in self._parts(step, positions):
-                self._forward(step, part, losses)
+            for part in passes:
+                self._forward(part, losses)
+
+    def _forward(self, part: Pass, losses: torch.Tensor) -> torch.Tensor:
+        """Return the summed loss of some rows, and add each row's loss to `losses`."""
+        with self.accelerator.autocast():
+            each = self.logits_at.losses(part.inputs, part.positions, part.labels)
+        losses.index_add_(0, part.row_of, each.detach().double())
+        return each.sum()
 
     def answered(self, step: Step) -> list[bool]:
         """Return for each row of the step whether the model's most likely tokens are the row's labels."""
+        (passes,), _ = self._to_device(step, range(len(step.rows)))
         wrong = self.no_losses(step)
         with torch.no_grad(), without_dropout(self.model):
-            for part in self._parts(step, range(len(step.rows))):
-                batch, logits = self._logits(step, part)
-                if part:
-                    missed = (logits.argmax(dim=-1) != batch.labels) & batch.has_label
-                    position = torch.tensor(part, device=missed.device)[batch.row_of]
-                    wrong.index_add_(0, position.flatten(), missed.flatten().double())
+            for part in passes:
+                with self.accelerator.autocast():
+                    likeliest = self.logits_at(part.inputs, part.positions).argmax(dim=-1)
+                missed = (likeliest != part.labels) & (part.labels != IGNORED)
+                wrong.index_add_(0, part.row_of, missed.double())
         return [count == 0 for count in self.accelerator.reduce(wrong, reduction="sum").tolist()]
-
-    def _logits(self, step: Step, part: Sequence[int]) -> tuple[Batch, torch.Tensor]:
-        rows = [self.stores[step.rows[i].sub_dataset].row(step.rows[i].row) for i in part]
-        packed = self.spec.training.batching == "packed"
-        batch = collate(rows, self.accelerator.device, packed=packed, bounded=self.bounds_rows)
-        with self.accelerator.autocast():
-            return batch, token_logits(self.model, batch, at_positions=self.keeps_logits)
-
-    def _forward(self, step: Step, part: Sequence[int], losses: torch.Tensor) -> torch.Tensor:
-        """Return the summed loss of some rows, and add each row's loss to `losses`."""
-        batch, logits = self._logits(step, part)
-        each = token_losses(logits, batch)
-        if part:
-            position = torch.tensor(part, device=each.device)[batch.row_of]
-            losses.index_add_(0, position.flatten(), each.detach().flatten().double())
-        return each.sum()
 
     def look_ahead(self, rows: Sequence[Draw], number: int) -> tuple[float, float, RowCost]:
         """Take a step on `rows` and undo it; return their mean loss a token before and after, and the work."""
         step, everything = self.measure(rows, number), list(range(len(rows)))
+        (passes,), _ = self._to_device(step, everything)
         before, after = self.no_losses(step), self.no_losses(step)
         with undone(self.model, self.optimizer.optimizer):
-            self.descend(step, everything, before)
-            self.watch(step, everything, after)
+            self.descend(step, passes, sum(step.counts), before)
+            self.watch(passes, after)
+        self.check()
         work = step.cost(everything)
         sums = self.accelerator.reduce(torch.stack([before, after]), reduction="sum").sum(dim=1).tolist()
         return sums[0] / max(1, work.num_head_positions), sums[1] / max(1, work.num_head_positions), work
