@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,9 @@ from tasks.config.presets import PRESETS, check_methods
 from tasks.errors import ConfigError
 from tasks.report.messages import tell
 from tasks.report.terminal import log_to_terminal
+
+if TYPE_CHECKING:
+    from tasks.contracts import SearchRef
 
 
 def _list_on_help(methods: str) -> str:
@@ -79,13 +82,19 @@ def _run(
     chosen, numbers = _split(methods), _seeds_of(seeds)
     check_methods([*chosen, *_split(control)])  # before heavy modules are imported
     loaded = load_config(config, overrides or [], is_shared=True)
-    from flows.compare import compare_methods
     from tasks.comparison.grid import read_axis
-    from tasks.comparison.report import read_report
     from tasks.runtime.prefect_server import run_flow
 
     axes = tuple(read_axis(text) for text in over)
-    done = run_flow(lambda: compare_methods(loaded, chosen, numbers, control, axes, parallel), loaded.output_root)
+
+    def run() -> SearchRef:
+        from flows.compare import compare_methods
+
+        return compare_methods(loaded, chosen, numbers, control, axes, parallel)
+
+    done = run_flow(run, loaded.output_root, "flows.compare")
+    from tasks.comparison.report import read_report
+
     give(read_report(done.directory))
 
 

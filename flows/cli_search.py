@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -16,6 +16,7 @@ from tasks.report.messages import tell
 from tasks.report.terminal import log_to_terminal
 
 if TYPE_CHECKING:
+    from tasks.config.schema import SearchConfig
     from tasks.data.inspection import InspectedRow
 
 
@@ -109,12 +110,12 @@ def plan(
     tokenized, which the search reuses.
     """
     give = log_to_terminal(quiet=quiet, as_json=as_json).give
+    loaded = load_config(config, overrides or [])
     from tasks.planning.plan import make_plan
     from tasks.planning.pricing import measured_speed, num_devices_of, price_plan, stated_speed
     from tasks.preparation import prepare_inputs
     from tasks.report.messages import show_plan
 
-    loaded = load_config(config, overrides or [])
     inputs = prepare_inputs.fn(loaded)
     planned = make_plan(loaded, inputs)
     speed = stated_speed(flops_per_s) if flops_per_s else measured_speed(loaded.output_root, inputs.model.sha256)
@@ -145,9 +146,10 @@ def score(
     A path is relative to the folder one stands in.
     """
     give = log_to_terminal(quiet=quiet, as_json=as_json).give
+    loaded = load_config(config, overrides or [])
     from tasks.commands.score import score_model, show_scores
 
-    scores = score_model(load_config(config, overrides or []), model, split, with_rows=rows)
+    scores = score_model(loaded, model, split, with_rows=rows)
     show_scores(scores)
     give(scores.model_dump())
 
@@ -168,13 +170,7 @@ def search(
     if print_config:
         print(explain_config(loaded), end="")
         return
-    from flows.search import msft_search
-    from tasks.record.ownership import directory_of
-    from tasks.record.status import read_summary
-    from tasks.runtime.prefect_server import run_flow
-
-    run_flow(lambda: msft_search(loaded, accept_changes), loaded.output_root)
-    give(read_summary(str(directory_of(loaded))))
+    _search(loaded, accept_changes, give)
 
 
 def resume(
@@ -187,14 +183,23 @@ def resume(
 ) -> None:
     """Resume a search from its directory, without its configuration file."""
     give = log_to_terminal(quiet=quiet, as_json=as_json).give
-    from flows.search import msft_search
-    from tasks.record.status import find_search, read_summary, resumed_config
+    from tasks.record.status import find_search, resumed_config
+
+    _search(resumed_config(find_search(output_root, search), overrides or []), accept_changes, give)
+
+
+def _search(config: SearchConfig, accept_changes: bool, give: Callable[[Any], None]) -> None:
+    from tasks.record.ownership import directory_of
+    from tasks.record.status import read_summary
     from tasks.runtime.prefect_server import run_flow
 
-    directory = find_search(output_root, search)
-    config = resumed_config(directory, overrides or [])
-    run_flow(lambda: msft_search(config, accept_changes), config.output_root)
-    give(read_summary(directory))
+    def run() -> object:
+        from flows.search import msft_search
+
+        return msft_search(config, accept_changes)
+
+    run_flow(run, config.output_root, "flows.search")
+    give(read_summary(str(directory_of(config))))
 
 
 def status(

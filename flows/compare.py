@@ -16,6 +16,7 @@ from tasks.config.schema import SearchConfig
 from tasks.contracts import SearchRef
 from tasks.opening import mark_failed_on_error
 from tasks.record.ownership import HANDOVER_S
+from tasks.runtime.pool import worker_pool
 
 
 def _run_name() -> str:
@@ -71,7 +72,8 @@ def compare_file(
 def _compare(config: SearchConfig, grid: Grid, parallel: int | None = None, wait_s: float = 0.0) -> SearchRef:
     with mark_failed_on_error(comparison_of(config, grid), config.tracking.experiment):
         comparison = open_comparison(config, grid)
-        outcomes = run_searches(comparison, grid, gpu_slots(config, parallel), search_part, wait_s)
+        with worker_pool(comparison.directory):  # for searches in this process
+            outcomes = run_searches(comparison, grid, gpu_slots(config, parallel), search_part, wait_s)
         report_comparison(config, comparison, grid, outcomes)
         refuse_failures(outcomes)
     return comparison

@@ -12,6 +12,8 @@ from tasks.runtime.processes import settle_environment
 if TYPE_CHECKING:
     import pandas as pd
 
+    from tasks.contracts import ChampionResult
+
 
 @dataclass(frozen=True)
 class SearchResult:
@@ -35,14 +37,20 @@ def search(config: str, *overrides: str, quiet: bool = False) -> SearchResult:
     """
     settle_environment()  # before Prefect is imported
     log_to_terminal(quiet=quiet)
-    from flows.search import msft_search
-    from tasks.record.ownership import directory_of
-    from tasks.record.view import read_view
-    from tasks.reporting import frames_of
     from tasks.runtime.prefect_server import run_flow
 
     loaded = load_config(config, overrides)
-    champion = run_flow(lambda: msft_search(loaded), loaded.output_root)
+
+    def run() -> ChampionResult:
+        from flows.search import msft_search
+
+        return msft_search(loaded)
+
+    champion = run_flow(run, loaded.output_root, "flows.search")
+    from tasks.record.ownership import directory_of
+    from tasks.record.view import read_view
+    from tasks.reporting import frames_of
+
     directory = str(directory_of(loaded))
     frames = frames_of(read_view(directory))
     shown = {name: frames[name] for name in ("curves", "decisions", "scores", "ledger")}

@@ -17,6 +17,7 @@ from tasks.report.prefect_artifacts import log_to_run_page, search_run_name
 from tasks.reporting import report_round, write_report
 from tasks.rollback import roll_back
 from tasks.runtime.pool import worker_pool
+from tasks.training import start_workers
 
 
 @flow(name="msft-search", flow_run_name=search_run_name, persist_result=False)
@@ -66,6 +67,7 @@ def _search(
         own_gpus(config, wait_s, is_shared=shares_gpus),
         worker_pool(directory),
     ):
+        start_workers(config, directory)
         with own_cache(config):
             inputs = prepare_inputs(config)
         search = SearchRun(ref=reference_to(config, directory), config=config, inputs=inputs)

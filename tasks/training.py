@@ -20,15 +20,21 @@ from tasks.contracts import (
 )
 from tasks.errors import CheckpointDamagedError
 from tasks.evaluation import scoring_beside
-from tasks.record.paths import ROLLOUT_RESULT, ROLLOUT_SPEC, published_checkpoints, round_directory
+from tasks.record.paths import CHAMPION, ROLLOUT_RESULT, ROLLOUT_SPEC, published_checkpoints, round_directory
 from tasks.record.rollout import read_progress, set_aside, verify
 from tasks.registry.live import live_pages, record_rollout
 from tasks.report import messages
 from tasks.runtime.files import write_file
-from tasks.runtime.launch import run_accelerate
+from tasks.runtime.launch import run_accelerate, start_pool
 from tasks.stage import stage
 
 logger = logging.getLogger(__name__)
+
+
+def start_workers(config: SearchConfig, directory: str) -> None:
+    """Start the workers of a search, unless it has exported its champion; they import torch while data is prepared."""
+    if not Path(directory, CHAMPION).exists():
+        start_pool(_with_local_paths(config))
 
 
 @stage("train roll-out", run_name="train round {state.round}")

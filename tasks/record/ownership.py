@@ -15,8 +15,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from prefect.runtime import flow_run
-
 from tasks.config.identity import differences, identity_in, identity_of, search_id_of
 from tasks.config.schema import SearchConfig
 from tasks.config.strict_yaml import read_yaml
@@ -106,6 +104,8 @@ def _locked(path: Path, what: str, wait_s: float, kind: int = fcntl.LOCK_EX) -> 
     has_told = False
     deadline = time.monotonic() + wait_s
     # A restarted comparison gives its searches new flow runs, and keeps its own.
+    from prefect.runtime import flow_run  # a command that owns nothing answers without Prefect, which takes 2 s
+
     run = f", flow run {flow_run.root_flow_run_id or flow_run.id}" if flow_run.id else ""
     with _open_for_all(path) as lock:
         while not _try_lock(lock, kind):

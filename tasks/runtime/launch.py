@@ -25,7 +25,9 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
 _LOG_TAIL = 15
 # In place of the file that `accelerate config` may have left in the home.
 _NO_CONFIG = str(Path(__file__).with_name("accelerate.yaml"))
+# The name of a worker that it imports before its first request follows.
 _SERVE = "tasks.workers.serve"
+_SINGLE = (*PYTHON, "-m", _SERVE, "score")
 OnPoll = Callable[[], None]
 Progress = Callable[[], int]
 
@@ -50,6 +52,13 @@ class _Job:
             yield request
 
 
+def start_pool(training: TrainingConfig) -> None:
+    """Start the workers of the open pool before there is a request: one, and a group by `accelerate launch`."""
+    with current_pool() as pool:
+        pool.start(_SINGLE, worker_environment(training.threads))
+        pool.start(*_accelerate(training))
+
+
 def run_module(
     module: str,
     spec: Path,
@@ -68,7 +77,7 @@ def run_module(
     Raises:
         WorkerError: it failed, and gives the worker's own account; or it was preempted again and again.
     """
-    job = _Job((*PYTHON, "-m", _SERVE), worker_environment(threads), module, spec)
+    job = _Job(_SINGLE, worker_environment(threads), module, spec)
     _run(job, name, on_poll, progress)
 
 
@@ -82,6 +91,11 @@ def run_accelerate(
     progress: Progress = lambda: 0,
 ) -> None:
     """Run `accelerate launch -m module spec` to its end, as `run_module`."""
+    _run(_Job(*_accelerate(training), module, spec), name, on_poll, progress)
+
+
+def _accelerate(training: TrainingConfig) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Return the command that launches trainers, and their environment."""
     environment = worker_environment(training.threads)
     is_on_cpu = training.device == "cpu" or not has_accelerator()
     # The launcher of several processes has no flag for the CPU, and starts gloo processes with this variable;
@@ -95,8 +109,7 @@ def run_accelerate(
             flags += ["--multi_gpu", "--main_process_port", "0"]
         elif is_on_cpu:
             flags += ["--cpu"]
-    command = (*SUPERVISED, "accelerate.commands.launch", *flags, "-m", _SERVE)
-    _run(_Job(command, environment, module, spec), name, on_poll, progress)
+    return (*SUPERVISED, "accelerate.commands.launch", *flags, "-m", _SERVE, "train"), environment
 
 
 @contextmanager
@@ -105,7 +118,7 @@ def beside(module: str, spec: Path, *, threads: int | None, on_poll: OnPoll) -> 
 
     Its failure raises nothing, since whoever needs its work finds it missing. If the block fails, the worker is ended.
     """
-    job = _Job((*PYTHON, "-m", _SERVE), worker_environment(threads), module, spec)
+    job = _Job(_SINGLE, worker_environment(threads), module, spec)
     with job.start() as request:
         yield
         wait_until(lambda: request.is_over, on_poll)

@@ -20,6 +20,8 @@ from tasks.runtime.files import make_folder, write_file
 from tasks.runtime.processes import Process, end_groups, spawn
 
 _FOLDER = "workers"
+_EARLY_LOG = "starts.log"  # of workers without a request
+Key = tuple[str, ...]
 _GRACE_S = 5.0  # of an idle worker, which has nothing to save
 
 
@@ -57,7 +59,7 @@ class Request:
 
 
 class WorkerPool:
-    """The workers of a search, one for each command and environment.
+    """The workers of a search, one for each command.
 
     Args:
         folder: for the files of requests and answers.
@@ -65,7 +67,7 @@ class WorkerPool:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._idle: dict[tuple[object, ...], _Worker] = {}
+        self._idle: dict[Key, _Worker] = {}
         self._num_started = 0
 
     @contextmanager
@@ -83,7 +85,7 @@ class WorkerPool:
             spec: path of the input.
             log: file that the output is appended to.
         """
-        key = (*command, *sorted(environment.items()))
+        key = _key(command, environment)
         worker = self._idle.pop(key, None)
         if worker is None or worker.process.poll() is not None:
             worker = self._start(command, environment, log)
@@ -100,6 +102,12 @@ class WorkerPool:
             else:
                 end_groups([worker.process])
 
+    def start(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        """Start a worker before its first request, so that it imports what it needs in the meantime."""
+        key = _key(command, environment)
+        if key not in self._idle:
+            self._idle[key] = self._start(command, environment, self._folder / _EARLY_LOG)
+
     def _start(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> _Worker:
         folder = self._folder / f"worker-{self._num_started}"
         self._num_started += 1
@@ -112,12 +120,23 @@ class WorkerPool:
         self._idle.clear()
 
 
+def _key(command: Sequence[str], environment: Mapping[str, str]) -> Key:
+    # Not the whole environment: libraries that this process imports later add variables to it.
+    return *command, environment.get("OMP_NUM_THREADS", "")
+
+
 _open: ContextVar[WorkerPool | None] = ContextVar("_open", default=None)
 
 
 @contextmanager
 def worker_pool(directory: str) -> Iterator[None]:
-    """Keep the workers of all requests in the block until it ends; their files are in `directory/workers` meanwhile."""
+    """Keep the workers of all requests in the block until it ends; their files are in `directory/workers` meanwhile.
+
+    A pool that is open already is kept: the searches of a comparison share its workers.
+    """
+    if _open.get() is not None:
+        yield
+        return
     folder = Path(directory, _FOLDER).resolve()
     shutil.rmtree(folder, ignore_errors=True)  # of a search that was killed
     make_folder(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import re
 import socket
@@ -52,13 +53,15 @@ def settings_for_children() -> dict[str, str]:
     return get_current_settings().to_environment_variables(exclude_unset=True)
 
 
-def run_flow(flow: Callable[[], Result], output_root: str) -> Result:
+def run_flow(flow: Callable[[], Result], output_root: str, module: str = "") -> Result:
     """Call a flow with an API: that of PREFECT_API_URL, or else of an embedded server; return its result.
 
     Prefect's temporary server outlives a flow that is killed, gets the terminal's Ctrl-C before the flow has
     reported its end, and takes the flow with it when it dies. The embedded one does none of the three. A flow that
     lost the server, or that the server failed (HTTP 5xx), is called again, and goes on where it was.
 
+    Args:
+        module: imported while the embedded server starts, which takes as long.
     Raises:
         PrefectServerError: the server does not answer, or fails again and again.
     """
@@ -67,7 +70,7 @@ def run_flow(flow: Callable[[], Result], output_root: str) -> Result:
     logging.getLogger("websockets.client").setLevel(logging.CRITICAL)
     bypass_proxy()
     # Each flow would wait a second for its heartbeat thread; deployments keep theirs.
-    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}), _api(output_root) as url:
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}), _api(output_root, module) as url:
         for pause_s in _PAUSES_S:
             try:
                 return _call(flow, url)
@@ -99,7 +102,7 @@ def _call(flow: Callable[[], Result], url: str) -> Result:
 
 
 @contextmanager
-def _api(output_root: str) -> Iterator[str]:
+def _api(output_root: str, module: str) -> Iterator[str]:
     """Yield the URL of the API that flows use in the block."""
     configured = PREFECT_API_URL.value()
     if configured:
@@ -113,6 +116,8 @@ def _api(output_root: str) -> Iterator[str]:
         temporary_settings({PREFECT_API_URL: url, PREFECT_UI_URL: LOCAL_PAGES, PREFECT_HOME: _home(output_root)}),
         _serve(url, output_root) as exit_codes,
     ):
+        if module:
+            importlib.import_module(module)
         _wait_for(url, output_root, _START_S, exit_codes)
         yield url
 

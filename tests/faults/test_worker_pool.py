@@ -14,7 +14,7 @@ import pytest
 
 from tasks.config.schema import TrainingConfig
 from tasks.errors import WorkerError
-from tasks.runtime.launch import log_path_of, run_accelerate, run_module
+from tasks.runtime.launch import log_path_of, run_accelerate, run_module, start_pool
 from tasks.runtime.pool import worker_pool
 
 # Adds its process id to a list, and ends as the spec says.
@@ -34,15 +34,21 @@ def main(path):
 
 sys.exit(run_worker(main, Path(sys.argv[1])))
 """
-TWO_RANKS = {"batch_size": 2, "learning_rate": 1.0, "max_length": 8, "device": "cpu", "threads": 1, "num_processes": 2}
+ONE_RANK = {"batch_size": 2, "learning_rate": 1.0, "max_length": 8, "device": "cpu", "threads": 1}
+TWO_RANKS = {**ONE_RANK, "num_processes": 2}
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     modules = tmp_path / "modules"
     modules.mkdir()
     (modules / "pooled_worker.py").write_text(WORKER)
     monkeypatch.setenv("PYTHONPATH", str(modules), prepend=os.pathsep)
+    return modules
+
+
+@pytest.fixture
+def folder(tmp_path: Path, modules: Path) -> Iterator[Path]:
     with worker_pool(str(tmp_path)):
         yield tmp_path
 
@@ -109,9 +115,33 @@ def test_a_request_that_cannot_be_written_leaves_no_process(folder: Path) -> Non
     assert not psutil.pid_exists(pids(folder)[0])
 
 
-def test_the_processes_and_their_files_end_with_the_pool(tmp_path: Path, folder: Path) -> None:
-    with worker_pool(str(tmp_path / "inner")):
-        run(folder, "one")
-        assert psutil.pid_exists(pids(folder)[0])
-    assert not psutil.pid_exists(pids(folder)[0])
-    assert not (tmp_path / "inner" / "workers").exists()
+def test_the_processes_and_their_files_end_with_the_outer_pool(modules: Path, tmp_path: Path) -> None:
+    with worker_pool(str(tmp_path)):
+        for name in ("one", "two"):  # as the searches of a comparison
+            with worker_pool(str(tmp_path / name)):
+                run(tmp_path, name)
+        assert (tmp_path / "workers").exists()
+        assert psutil.pid_exists(pids(tmp_path)[0])
+    assert len(set(pids(tmp_path))) == 1
+    assert not psutil.pid_exists(pids(tmp_path)[0])
+    assert not (tmp_path / "workers").exists()
+
+
+def test_a_worker_that_was_started_early_takes_the_first_request(folder: Path) -> None:
+    training = TrainingConfig.model_validate(ONE_RANK)
+    start_pool(training)
+    run(folder, "one")
+    run_accelerate("pooled_worker", spec_in(folder, "two"), name="two", training=training)
+    assert sorted(path.name for path in (folder / "workers").glob("worker-*")) == ["worker-0", "worker-1"]
+
+
+def test_an_early_worker_that_cannot_start_costs_no_request(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as broken:
+        broken.setenv("PYTHONPATH", str(folder / "broken"), prepend=os.pathsep)
+        (folder / "broken").mkdir()
+        (folder / "broken" / "torch.py").write_text("raise ImportError('broken')")
+        start_pool(TrainingConfig.model_validate(ONE_RANK))
+        while any(process.is_running() for process in psutil.Process().children()):
+            psutil.wait_procs(psutil.Process().children(), timeout=1)
+    run(folder, "one")
+    assert len(pids(folder)) == 1
