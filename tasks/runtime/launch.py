@@ -25,9 +25,9 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
 _LOG_TAIL = 15
 # In place of the file that `accelerate config` may have left in the home.
 _NO_CONFIG = str(Path(__file__).with_name("accelerate.yaml"))
-# The name of a worker that it imports before its first request follows.
+# What a worker imports before its first request follows.
 _SERVE = "tasks.workers.serve"
-_SINGLE = (*PYTHON, "-m", _SERVE, "score")
+_SINGLE = (*PYTHON, "-m", _SERVE, "scoring")
 OnPoll = Callable[[], None]
 Progress = Callable[[], int]
 
@@ -109,7 +109,7 @@ def _accelerate(training: TrainingConfig) -> tuple[tuple[str, ...], dict[str, st
             flags += ["--multi_gpu", "--main_process_port", "0"]
         elif is_on_cpu:
             flags += ["--cpu"]
-    return (*SUPERVISED, "accelerate.commands.launch", *flags, "-m", _SERVE, "train"), environment
+    return (*SUPERVISED, "accelerate.commands.launch", *flags, "-m", _SERVE, "training.learner"), environment
 
 
 @contextmanager

@@ -1,6 +1,6 @@
-"""Run one request after another: `python -m tasks.workers.serve WORKER… FOLDER`, directly or by `accelerate launch`.
+"""Run one request after another: `python -m tasks.workers.serve MODULE… FOLDER`, directly or by `accelerate launch`.
 
-The modules `tasks.workers.WORKER` are imported first, before there is a request.
+The modules, of `tasks.workers`, are imported first, before there is a request.
 
 Request n is the file `n.json` with `module`, `spec` and `log`. Every rank runs it as `python -m module spec` would;
 when all have finished, rank 0 writes `n.done`. A request that fails ends the process with its exit code, so that the
@@ -26,12 +26,12 @@ from tasks.workers.supervisor import exit_on_sigterm, num_ranks, rank, watch_own
 _POLL_S = 0.02
 
 
-def serve(workers: Sequence[str], folder: Path) -> None:
+def serve(modules: Sequence[str], folder: Path) -> None:
     """Serve the requests of a folder until a signal, a failure or the loss of the owner ends the process."""
     watch_owner()
     exit_on_sigterm(partial(_spec_of, folder / f"{0:06}.json"))
-    for worker in workers:
-        importlib.import_module(f"tasks.workers.{worker}")
+    for module in modules:
+        importlib.import_module(f"tasks.workers.{module}")
     for number in itertools.count():
         path = folder / f"{number:06}.json"
         exit_on_sigterm(partial(_spec_of, path))
