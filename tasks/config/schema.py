@@ -258,6 +258,9 @@ def _launcher_problems(content: Mapping[str, Any], training: TrainingConfig) -> 
     for engine in ("deepspeed", "megatron_lm"):  # they own the optimizer, which our checkpoints and averages need
         if kind == engine or content.get(f"{engine}_config"):
             yield f"got {engine}; expected FSDP (deployments/accelerate/fsdp.yaml) for a large model"
+    fsdp = content.get("fsdp_config") or {}
+    if kind == "fsdp" and isinstance(fsdp, dict) and str(fsdp.get("fsdp_version", 1)) != "2":
+        yield "got FSDP 1, whose flat parameters hide the model's; write fsdp_version: 2 under fsdp_config"
     # Each machine would run a search of its own, and wait for the lock of the other's.
     if content.get("num_machines", 1) not in (1, None):
         yield f"got num_machines {content['num_machines']}; expected 1: a search runs on the GPUs of one machine"

@@ -18,6 +18,7 @@ from tasks.config.schema import SearchConfig, TrainingConfig
 from tasks.runtime.processes import capture
 
 DEVICES = Path("/dev")
+_CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,18 @@ _SAME_AS_SETTING = {"gpus": "training.device", "num_cores": "training.threads"}
 def num_threads(threads: int | None) -> int:
     """Return the number of threads of a worker: as configured, or one a core."""
     return threads or os.cpu_count() or 1
+
+
+def host_memory() -> tuple[int, int]:
+    """Return the free and the whole memory in bytes, of the container (cgroup v2) where it has a limit of its own."""
+    free, total = psutil.virtual_memory().available, psutil.virtual_memory().total
+    try:
+        limit = int((_CGROUP / "memory.max").read_text())
+        entries = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):  # no cgroup v2, or "max"
+        return free, total
+    used = int(entries.get("anon", 0)) + int(entries.get("kernel", 0))  # cached files give way
+    return min(free, limit - used), min(total, limit)
 
 
 def describe_environment() -> dict[str, Any]:

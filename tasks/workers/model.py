@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -132,19 +132,22 @@ def load_weights(model: Any, directory: Path, file: str = WEIGHTS) -> None:
         ModelError: the tensors of the checkpoint are not those of the model.
     """
     tensors: Mapping[str, torch.Tensor] = load_file(directory / file)
-    wanted = set(trained_names(model))
-    if wanted != set(tensors):
-        odd = sorted(wanted ^ set(tensors))[:5]
-        raise ModelError(
-            str(directory),
-            got=f"other tensors than the model's, such as {', '.join(odd)}",
-            expected="a checkpoint of this search",
-            fix="start another search with a new name",
-        )
+    check_names(tensors, trained_names(model), str(directory))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name in tensors:
                 parameter.copy_(tensors[name])
+
+
+def check_names(tensors: Iterable[str], names: Iterable[str], where: str) -> None:
+    """Raise ModelError if the names of a checkpoint's tensors are not those that the model trains."""
+    if odd := sorted(set(tensors) ^ set(names)):
+        raise ModelError(
+            where,
+            got=f"other tensors than the model's, such as {', '.join(odd[:5])}",
+            expected="a checkpoint of this search",
+            fix="start another search with a new name",
+        )
 
 
 def shape_of(model: Any) -> ModelShape:

@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType, broadcast_object_list
 
 from tasks.algorithm.state import CheckpointKey
 from tasks.contracts import RolloutSpec
 from tasks.data.randomness import seed_from
 from tasks.record.rollout import ProgressFile
+from tasks.workers.kept import keep, leaves_room, take
 from tasks.workers.model import device_name
 from tasks.workers.supervisor import Preempted, StopFlag, run_worker
 from tasks.workers.training.accounting import IntervalAccount, Step
 from tasks.workers.training.batches import Draw, Position
-from tasks.workers.training.checkpoint import Timestamps, newest_whole, publish_checkpoint, read_trainer, write_result
-from tasks.workers.training.learner import load_learner
+from tasks.workers.training.checkpoint import (
+    Timestamps,
+    file_reader,
+    newest_whole,
+    publish_checkpoint,
+    read_trainer,
+    write_result,
+)
+from tasks.workers.training.learner import Kept, load_learner
 from tasks.workers.training.optimization import learning_rate_at
 from tasks.workers.training.packing import check_packing
 from tasks.workers.training.policies import worker_policy
+from tasks.workers.training.publishing import Files, HostCopies, Publisher, Snapshot, goes_behind
 from tasks.workers.training.stepping import Stepper
+
+T = TypeVar("T")
+_KIND = "learner"  # of what is kept from one roll-out to the next
 
 
 class Trainer:
@@ -33,28 +47,40 @@ class Trainer:
 
     Random numbers come from a seed of (search, round, step, rank), and the order of the data is a pure function, so a
     roll-out that is killed and started again takes exactly the same steps. The constructor loads the newest checkpoint
-    of this roll-out, or else the one it starts from, or the base model; only `run` writes anything.
+    of this roll-out, or else the one it starts from, or the base model; only `run` writes anything. The model and what
+    belongs to it are kept for the next roll-out of the process.
     """
 
     def __init__(self, spec: RolloutSpec) -> None:
         self.spec = spec
         self.output = Path(spec.output_directory)
         self.stop = StopFlag()
-        self.accelerator = Accelerator(mixed_precision="bf16" if spec.training.precision == "bf16" else "no")
+        self._key = (spec.model, spec.training)
+        # The base model's weights are not kept.
+        kept: Kept | None = take(_KIND, self._key if spec.start is not None else None)
+        precision = "bf16" if spec.training.precision == "bf16" else "no"
+        self.accelerator = kept.learner.accelerator if kept is not None else Accelerator(mixed_precision=precision)
         self.policy = worker_policy(spec)
         self.evaluated_steps = {spec.first_step + offset for offset in spec.mixture.evaluation_offsets}
         self.kept_steps = self.evaluated_steps | ({0} if spec.start is None else set())
         self.position = Position.at_start(spec)
         self.timestamps = Timestamps(self.output)
         self.account = IntervalAccount([part.name for part in spec.mixture.draws], self.accelerator)
-        resumed_from = self._newest_checkpoint()
+        self._kept = kept or Kept(load_learner(spec, self.accelerator), HostCopies())
+        self.learner = self._kept.learner
+        resumed_from, is_live = self._agree(self._resumption())
         self.is_resumed = resumed_from is not None
-        self.learner = load_learner(spec, self.accelerator, resumed_from)
+        self.restored_from = self._restore_learner(resumed_from, is_live=is_live)
         self.stepper = Stepper(spec, self.accelerator, self.learner.model, self.learner.optimizer)
         if spec.training.batching == "packed":
             check_packing(self.stepper)
         if resumed_from is not None:
-            self._restore(read_trainer(resumed_from))
+            self._restore(read_trainer(Path(resumed_from)))
+        if self.accelerator.is_main_process:
+            print(f"weights of step {self.position.step} from {self.restored_from}", flush=True)
+        is_sharded = self.accelerator.distributed_type is DistributedType.FSDP
+        self.publisher = Publisher(behind=goes_behind(self.accelerator.device) and not is_sharded)
+        self._snapshot: Snapshot | None = None
 
     def run(self) -> None:
         """Train to the end of the roll-out, or to the end of the step in which SIGTERM comes.
@@ -62,10 +88,23 @@ class Trainer:
         Raises:
             Preempted: SIGTERM came; the state after the last step is published.
         """
+        hook = self.learner.optimizer.optimizer.register_step_pre_hook(self._before_update)
+        try:
+            self._run()
+        finally:
+            hook.remove()
+            self.publisher.close()
+        if self.position.step not in self.evaluated_steps:
+            self._kept.live = None
+        if self._count(leaves_room(self.accelerator.device)) == self.accelerator.num_processes:
+            keep(_KIND, self._key, self._kept)
+
+    def _run(self) -> None:
         self.start_progress()
         if not self.is_resumed:
             self._begin()
         while self.position.step < self.spec.first_step + self.spec.mixture.num_steps:
+            self.publisher.check()
             index = self.position.step - self.spec.first_step
             self.train_step(self.policy.rows(index, self.position.cursors))
             if self.position.step in self.evaluated_steps:
@@ -73,20 +112,46 @@ class Trainer:
                 self._publish()
             if self._should_stop():
                 self._publish()
-                raise Preempted
+                break
+        self.publisher.wait()
+        if self._should_stop():
+            raise Preempted
         if self.accelerator.is_main_process:
             write_result(self.spec, self.kept_steps, self.account.closed)
 
-    def _newest_checkpoint(self) -> Path | None:
-        """Return the checkpoint of this roll-out to resume from, as rank 0 finds it."""
-        found = newest_whole(self.output, self.kept_steps) if self.accelerator.is_main_process else None
-        if self.accelerator.num_processes == 1:
-            return found
-        from accelerate.utils import broadcast_object_list
+    def _resumption(self) -> tuple[str | None, bool]:
+        """Return the checkpoint of this roll-out to resume from, and whether the learner is at the one to start from.
 
-        box = [str(found) if found is not None else None]
-        broadcast_object_list(box)
-        return Path(box[0]) if box[0] is not None else None
+        Only rank 0's answer counts.
+        """
+        if not self.accelerator.is_main_process:
+            return None, False
+        found = newest_whole(self.output, self.kept_steps)
+        start = self.spec.start
+        return str(found) if found is not None else None, start is not None and start.sha256 == self._kept.live
+
+    def _agree(self, value: T) -> T:
+        """Return rank 0's value on every rank."""
+        box = [value]
+        if self.accelerator.num_processes > 1:
+            broadcast_object_list(box)
+        return box[0]
+
+    def _restore_learner(self, resumed_from: str | None, *, is_live: bool) -> str:
+        """Bring the learner to where the roll-out goes on; return where that was found."""
+        start, directory = self.spec.start, resumed_from or self.spec.start_directory
+        self._kept.live = None
+        if directory is None:
+            return "the base model"
+        with_optimizer = resumed_from is not None or self.spec.optimizer == "restore"
+        if resumed_from is None and is_live:
+            if not with_optimizer:
+                self.learner.reset_optimizer()
+            return "memory, in place"
+        held = self._kept.copies.find(start.sha256) if resumed_from is None and start is not None else None
+        read = held.__getitem__ if held is not None else file_reader(Path(directory))
+        self.learner.restore(read, directory, with_optimizer=with_optimizer)
+        return "host memory" if held is not None else "disk"
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.position = Position(state["step"], state["cursors"], state["batch_hash"])
@@ -167,33 +232,56 @@ class Trainer:
         if self.accelerator.is_main_process:
             _, seconds = self.timestamps.keep(self.position.step, seconds)
         learning_rate = learning_rate_at(self.spec, self.position.step - 1)
-        self.account.close(self._key(), learning_rate, self.position.batch_hash, seconds)
+        self.account.close(self._checkpoint_key(), learning_rate, self.position.batch_hash, seconds)
+
+    def _before_update(self, *_: Any) -> None:
+        if self._snapshot is not None:
+            self._snapshot.hold_back()
 
     def _publish(self) -> None:
         """Publish the state between two optimizer steps; no other state is saved, and none after a bad gradient."""
         self.stepper.check()
         self.account.gather()
-        tensors = self.learner.gather()
+        files = self.learner.tensors()
         if self.accelerator.is_main_process:
-            trainer = {
-                **self.position.state(),
-                "num_processes": self.accelerator.num_processes,
-                "policy": self.policy.state(),
-                **self.account.state(),
-            }
-            published_at_ms, _ = self.timestamps.keep(self.position.step, 0.0)
-            publish_checkpoint(self.output, self._key(), tensors, trainer, published_at_ms)
+            self._start_publishing(files)
         self.accelerator.wait_for_everyone()
 
-    def _key(self) -> CheckpointKey:
+    def _start_publishing(self, files: Files) -> None:
+        trainer = {
+            **self.position.state(),
+            "num_processes": self.accelerator.num_processes,
+            "policy": self.policy.state(),
+            **self.account.state(),
+        }
+        published_at_ms, _ = self.timestamps.keep(self.position.step, 0.0)
+        key, trainer, kept = self._checkpoint_key(), copy.deepcopy(trainer), self._kept
+        self.publisher.wait()
+        is_held = self.accelerator.num_processes == 1 and kept.copies.have_room(files)
+        snapshot = Snapshot(files, self.accelerator.device) if is_held or self.publisher.behind else None
+        self._snapshot = snapshot
+
+        def publish() -> None:
+            content = snapshot.wait() if snapshot is not None else files
+            kept.live = publish_checkpoint(self.output, key, content, trainer, published_at_ms)
+            if is_held and kept.live is not None:
+                kept.copies.keep(kept.live, content)
+
+        self.publisher.start(publish)
+
+    def _checkpoint_key(self) -> CheckpointKey:
         return CheckpointKey(self.spec.mixture.round, self.position.step)
 
     def _should_stop(self) -> bool:
         """Return whether any process has received SIGTERM."""
+        return self._count(self.stop.is_set) > 0
+
+    def _count(self, holds: bool) -> int:
+        """Return in how many processes something holds."""
         if self.accelerator.num_processes == 1:
-            return self.stop.is_set
-        flag = torch.tensor([float(self.stop.is_set)], device=self.accelerator.device)
-        return bool(self.accelerator.reduce(flag, reduction="sum").item())
+            return int(holds)
+        flag = torch.tensor([float(holds)], device=self.accelerator.device)
+        return int(self.accelerator.reduce(flag, reduction="sum").item())
 
 
 def train(spec_path: Path) -> None:

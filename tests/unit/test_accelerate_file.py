@@ -36,6 +36,7 @@ def load(tmp_path: Path, accelerate: str, *overrides: str) -> list[str]:
         ("distributed_type: DEEPSPEED\nnum_processes: 2\n", "got deepspeed; expected FSDP"),
         (ONE_MACHINE + "deepspeed_config: {zero_stage: 3}\n", "got deepspeed"),
         ("distributed_type: MEGATRON_LM\n", "got megatron_lm"),
+        ("distributed_type: FSDP\nnum_processes: 2\n", "write fsdp_version: 2 under fsdp_config"),
         (ONE_MACHINE + "mixed_precision: bf16\n", "got mixed_precision bf16 beside training.precision fp32"),
         (ONE_MACHINE + "mixed_precision: fp16\n", "got mixed_precision fp16 beside training.precision fp32"),
         (ONE_MACHINE + "compute_environment: AMAZON_SAGEMAKER\n", "expected LOCAL_MACHINE"),

@@ -23,8 +23,9 @@ MUTATING = {"add", "append", "clear", "discard", "extend", "insert", "pop", "pop
 
 # They hand the environment to other processes, learn from it who started them and which GPUs they may use, or show
 # the configured server.
-# The open pool of workers, which every stage of a search reaches through Prefect's tasks.
-MAY_KEEP_STATE = {"tasks/runtime/pool.py": ["ContextVar"]}
+# The open pool of workers, which every stage of a search reaches through Prefect's tasks; what a worker keeps from one
+# request to the next.
+MAY_KEEP_STATE = {"tasks/runtime/pool.py": ["ContextVar"], "tasks/workers/kept.py": ["_kept"]}
 MAY_READ_ENVIRONMENT = {
     "tasks/runtime/machine.py",
     "tasks/runtime/processes.py",

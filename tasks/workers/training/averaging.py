@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
-from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
-from tasks.workers.model import AVERAGE, WEIGHTS
-
-# Each rank has the full tensors and loads its part of them; frozen weights are missing.
-_FULL = StateDictOptions(full_state_dict=True, strict=False)
+from tasks.workers.training.checkpoint import Tensors, put_weights
 
 
 class WeightAverage:
@@ -30,11 +24,16 @@ class WeightAverage:
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._average = [parameter.detach().clone() for parameter in self._parameters]
 
-    def restore(self, directory: Path) -> None:
-        """Continue from the average of a checkpoint."""
-        set_model_state_dict(self._model, dict(load_file(directory / AVERAGE)), options=_FULL)
-        self._average = [parameter.detach().clone() for parameter in self._parameters]
-        set_model_state_dict(self._model, dict(load_file(directory / WEIGHTS)), options=_FULL)
+    @property
+    def values(self) -> list[torch.Tensor]:
+        """Return the averaged weights, in the order of the model's trained parameters."""
+        return self._average
+
+    def restore(self, average: Tensors) -> None:
+        """Continue from the average of a checkpoint; the model's weights are set after this."""
+        put_weights(self._model, average)
+        for held, parameter in zip(self._average, self._parameters, strict=True):
+            held.copy_(parameter.detach())
 
     def update(self, step: int) -> None:
         """Include the weights after optimizer step number `step`, counted from 1."""

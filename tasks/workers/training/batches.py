@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -80,6 +81,12 @@ class RowStore:
         """Return the row's token ids and loss mask, both of shape (tokens,)."""
         span = slice(self._offsets[row], self._offsets[row + 1])
         return self._ids[span], self._loss_mask[span]
+
+
+@cache  # the splits of a search, whose every roll-out draws from them
+def row_store(split: SplitRef) -> RowStore:
+    """Return the rows of a split, which stay open in this process."""
+    return RowStore(split)
 
 
 def plan_steps(mixture: Mixture, seed: int, batch_size: int) -> list[list[Draw]]:

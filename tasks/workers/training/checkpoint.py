@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ import torch
 from safetensors.torch import load_file
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
-    get_model_state_dict,
     get_optimizer_state_dict,
+    set_model_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.tensor import DTensor
 
 from tasks.algorithm.state import CheckpointKey
 from tasks.contracts import CheckpointRef, IntervalStats, RolloutResult, RolloutSpec
@@ -28,39 +29,30 @@ from tasks.runtime.files import write_file
 from tasks.workers.training.tensor_file import safetensors_parts
 
 OPTIMIZER = "optimizer.safetensors"
-# Full tensors on the CPU, keyed by parameter name: the number of processes and FSDP leave no trace in them.
-_FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
+# Full tensors, of which each rank loads its part; frozen weights are missing.
+_FULL = StateDictOptions(full_state_dict=True, strict=False)
+
+Tensors = Mapping[str, torch.Tensor]
+# Returns the tensors of one file of a checkpoint by their names.
+ReadFile = Callable[[str], Tensors]
 
 
-Tensors = dict[str, torch.Tensor]
-
-
-def gather_weights(model: Any, names: list[str]) -> Tensors:
-    """Return the weights of `names`; every rank takes part, rank 0 has the result."""
-    weights = get_model_state_dict(model, options=_FULL)
-    # On one CPU process these are the model's own tensors, which may change before they are written.
-    return {name: weights[name].clone().contiguous() for name in names if name in weights}
-
-
-def gather_moments(model: Any, optimizer: torch.optim.Optimizer) -> Tensors:
-    """Return the optimizer's moments; every rank takes part, rank 0 has the result."""
-    # For an optimizer that has not stepped, torch would take a step of zeros and count it.
-    full = get_optimizer_state_dict(model, optimizer, options=_FULL) if optimizer.state else {}
-    return {
-        f"{name}/{kind}": value.contiguous()
-        for name, kinds in full.get("state", {}).items()
-        for kind, value in kinds.items()
-    }
+def gather_shards(tensors: Tensors, accelerator: Any) -> Tensors:
+    """Return tensors with the sharded ones whole and on the CPU; every rank takes part, rank 0 has the result."""
+    gathered = {}
+    for name, value in tensors.items():
+        whole = value.to(accelerator.device).full_tensor() if isinstance(value, DTensor) else value
+        if accelerator.is_main_process:
+            gathered[name] = whole.detach().cpu() if isinstance(value, DTensor) else whole.detach()
+    return gathered
 
 
 def publish_checkpoint(
-    output: Path,
-    key: CheckpointKey,
-    tensors: Mapping[str, Mapping[str, torch.Tensor]],
-    trainer: Mapping[str, Any],
-    published_at_ms: int,
-) -> None:
-    """Publish a checkpoint of a roll-out by one atomic rename; an existing one of this step is never overwritten.
+    output: Path, key: CheckpointKey, tensors: Mapping[str, Tensors], trainer: Mapping[str, Any], published_at_ms: int
+) -> str | None:
+    """Publish a checkpoint of a roll-out by one atomic rename, and return the sha256 of its manifest.
+
+    An existing one of this step is never overwritten, and gives None.
 
     Args:
         output: the roll-out's directory.
@@ -70,13 +62,12 @@ def publish_checkpoint(
     """
     directory = checkpoint_directory(output, key.step)
     if directory.exists():
-        return
-
+        return None
     num_bytes = sum(t.numel() * t.element_size() for part in tensors.values() for t in part.values())
     meta = {"round": key.round, "step": key.step, "cursors": trainer["cursors"], "published_at_ms": published_at_ms}
     contents = {file: safetensors_parts(content) for file, content in tensors.items()}
     state = json.dumps(trainer).encode()
-    publish_with_manifest(directory, {**contents, TRAINER: [state]}, meta, num_bytes + (1 << 20))
+    return publish_with_manifest(directory, {**contents, TRAINER: [state]}, meta, num_bytes + (1 << 20))
 
 
 def newest_whole(output: Path, wanted: Iterable[int]) -> Path | None:
@@ -112,15 +103,25 @@ def read_trainer(directory: Path) -> dict[str, Any]:
     return content
 
 
-def load_optimizer(model: Any, optimizer: torch.optim.Optimizer, directory: Path) -> None:
-    """Load a checkpoint's moments into the optimizer; a checkpoint of the base model has none."""
-    moments = load_file(directory / OPTIMIZER)
+def file_reader(directory: Path) -> ReadFile:
+    """Return the reader of a checkpoint on the disk."""
+    return lambda file: load_file(directory / file)
+
+
+def put_weights(model: Any, weights: Tensors) -> None:
+    """Copy weights into a prepared model; every rank has all of them."""
+    set_model_state_dict(model, dict(weights), options=_FULL)
+
+
+def put_moments(model: Any, optimizer: torch.optim.Optimizer, moments: Tensors) -> None:
+    """Give a prepared optimizer copies of the moments of a checkpoint; one of the base model has none."""
     if not moments:
+        optimizer.state.clear()
         return
     state: dict[str, dict[str, torch.Tensor]] = {}
     for key, value in moments.items():
         name, _, kind = key.rpartition("/")
-        state.setdefault(name, {})[kind] = value
+        state.setdefault(name, {})[kind] = value.clone()  # torch may take these very tensors
     groups = get_optimizer_state_dict(model, optimizer)["param_groups"]
     set_optimizer_state_dict(model, optimizer, optim_state_dict={"state": state, "param_groups": groups}, options=_FULL)
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tasks.algorithm.costs import ModelShape
 from tasks.contracts import RolloutSpec
-from tasks.workers.model import AVERAGE, WEIGHTS, load_base, load_weights, shape_of, trained_names
+from tasks.workers.model import AVERAGE, WEIGHTS, check_names, load_base, shape_of, trained_names
 from tasks.workers.training.attention import use_packed_attention
 from tasks.workers.training.averaging import WeightAverage
-from tasks.workers.training.checkpoint import OPTIMIZER, Tensors, gather_moments, gather_weights, load_optimizer
+from tasks.workers.training.checkpoint import OPTIMIZER, ReadFile, Tensors, gather_shards, put_moments, put_weights
 from tasks.workers.training.optimization import adamw
+from tasks.workers.training.publishing import HostCopies
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Learner:
         names: parameters that training changes.
     """
 
+    accelerator: Any
     model: Any
     optimizer: Any
     average: WeightAverage | None
@@ -35,32 +37,61 @@ class Learner:
         if self.average is not None:
             self.average.update(step)
 
-    def gather(self) -> dict[str, Tensors]:
-        """Return the tensors of a checkpoint by file; every rank takes part, rank 0 has the result."""
-        tensors = {
-            WEIGHTS: gather_weights(self.model, self.names),
-            OPTIMIZER: gather_moments(self.model, self.optimizer.optimizer),
+    def tensors(self) -> Mapping[str, Tensors]:
+        """Return the tensors of a checkpoint by file; every rank takes part, rank 0 has the result.
+
+        Those that are not sharded are the ones in training, which the next step changes.
+        """
+        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        named = list(zip(self.names, parameters, strict=True))
+        state = self.optimizer.optimizer.state
+        files: dict[str, Tensors] = {
+            WEIGHTS: dict(named),
+            OPTIMIZER: {f"{name}/{kind}": v for name, p in named if p in state for kind, v in state[p].items()},
         }
         if self.average is not None:
-            with self.average.in_place():
-                tensors[AVERAGE] = gather_weights(self.model, self.names)
-        return tensors
+            files[AVERAGE] = dict(zip(self.names, self.average.values, strict=True))
+        return {file: gather_shards(content, self.accelerator) for file, content in files.items()}
+
+    def reset_optimizer(self) -> None:
+        """Forget the optimizer's moments."""
+        self.optimizer.optimizer.state.clear()
+
+    def restore(self, read: ReadFile, where: str, *, with_optimizer: bool) -> None:
+        """Continue from the checkpoint of the directory `where`; every rank reads all of it.
+
+        Raises:
+            ModelError: the tensors of the checkpoint are not those of the model.
+        """
+        weights = read(WEIGHTS)
+        check_names(weights, self.names, where)
+        put_moments(self.model, self.optimizer.optimizer, read(OPTIMIZER) if with_optimizer else {})
+        if self.average is not None:
+            self.average.restore(read(AVERAGE))
+        put_weights(self.model, weights)
 
 
-def load_learner(spec: RolloutSpec, accelerator: Any, resumed_from: Path | None) -> Learner:
-    """Load the checkpoint `resumed_from` of this roll-out, else the one it starts from, else the base model."""
-    start = resumed_from or (Path(spec.start_directory) if spec.start_directory is not None else None)
+@dataclass
+class Kept:
+    """What a training process keeps for its next roll-out.
+
+    Attributes:
+        copies: checkpoints in host memory, in the one process that trains alone.
+        live: sha256 of the manifest of the checkpoint that the learner is at; only rank 0 knows it.
+    """
+
+    learner: Learner
+    copies: HostCopies
+    live: str | None = None
+
+
+def load_learner(spec: RolloutSpec, accelerator: Any) -> Learner:
+    """Load the base model."""
     model = load_base(spec.model)
-    if start is not None:
-        load_weights(model, start)
     if spec.training.batching == "packed":
         use_packed_attention(model, spec.model, accelerator.device, spec.training.precision)
     names, shape = trained_names(model), shape_of(model)
     model.train()
     model, optimizer = accelerator.prepare(model, adamw(model, spec))
-    if start is not None and (resumed_from is not None or spec.optimizer == "restore"):
-        load_optimizer(model, optimizer.optimizer, start)
     average = WeightAverage(model, spec.training.ema) if spec.training.ema is not None else None
-    if average is not None and start is not None:
-        average.restore(start)
-    return Learner(model, optimizer, average, names, shape)
+    return Learner(accelerator, model, optimizer, average, names, shape)

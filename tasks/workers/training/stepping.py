@@ -18,7 +18,7 @@ from tasks.errors import NonFiniteLossError
 from tasks.workers.forward import IGNORED, LogitsAt
 from tasks.workers.training.accounting import Step
 from tasks.workers.training.attention import attends_within_rows
-from tasks.workers.training.batches import Draw, RowStore, micro_batches
+from tasks.workers.training.batches import Draw, micro_batches, row_store
 from tasks.workers.training.layout import Pass, lay_out
 from tasks.workers.training.optimization import learning_rate_at, undone
 
@@ -46,7 +46,7 @@ class Stepper:
         self.accelerator = accelerator
         self.model = model
         self.optimizer = optimizer
-        self.stores = [RowStore(part.train) for part in spec.mixture.draws]
+        self.stores = [row_store(part.train) for part in spec.mixture.draws]
         self.logits_at = LogitsAt(model, accelerator.unwrap_model(model))
         self.bounds_rows = attends_within_rows(accelerator.unwrap_model(model))
         self._unchecked: list[tuple[Step, torch.Tensor]] = []

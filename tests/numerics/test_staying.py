@@ -1,0 +1,160 @@
+"""Roll-outs of one process, which keeps its model, end with the bits of roll-outs in processes of their own."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tasks.config.schema import LoraConfig
+from tasks.contracts import BaseModelRef
+from tasks.record.rollout import read_manifest
+from tasks.runtime.launch import log_path_of, run_accelerate
+from tasks.runtime.pool import worker_pool
+from tasks.workers import kept
+from tasks.workers.train import Trainer
+from tasks.workers.training.publishing import HostCopies
+from tests.numerics.test_training import from_checkpoint, spec_of
+
+MakeRollout = Callable[..., Path]
+LAST = 9
+
+
+@pytest.fixture(autouse=True)
+def _fresh_process() -> Iterator[None]:
+    torch.set_num_threads(1)
+    forget()
+    yield
+    forget()
+
+
+def forget() -> None:
+    """Keep no more than a process that has just started."""
+    kept.take("learner", None)
+
+
+def files_of(spec_path: Path) -> dict[str, Any]:
+    """Return the sizes and hashes of all files of the roll-out's checkpoints, the trainer's state without seconds."""
+    directories = sorted((spec_path.parent / "checkpoints").iterdir())
+    files = {directory.name: read_manifest(directory)["files"] for directory in directories}
+    for content in files.values():
+        del content["trainer_state.json"]  # has the seconds that training took
+    return files
+
+
+def run(path: Path) -> str:
+    """Run a roll-out, and return where its start was found."""
+    trainer = Trainer(spec_of(path))
+    trainer.run()
+    return trainer.restored_from
+
+
+@pytest.fixture
+def rollouts(make_rollout: MakeRollout, tiny_base: BaseModelRef) -> Callable[..., dict[str, Path]]:
+    """Return a function that makes a roll-out, and others that go on from its middle, its end, or with a reset."""
+
+    def make(where: str, lora: bool = False, **training: Any) -> dict[str, Path]:
+        base = tiny_base.model_copy(update={"lora": LoraConfig(r=4, alpha=8, dropout=0.1)}) if lora else tiny_base
+        paths = {
+            name: make_rollout(f"{where}-{name}", base=base, **training)
+            for name in ("first", "middle", "end", "reset", "reset at the end")
+        }
+        run(paths["first"])
+        for name, path in paths.items():
+            if name != "first":
+                step = 4 if name in ("middle", "reset") else LAST
+                from_checkpoint(paths["first"], path, step, "reset" if "reset" in name else "restore")
+        return paths
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"ema": 0.9, "micro_batch_size": 4}, {"batching": "packed"}, {"lora": True, "ema": 0.9}],
+    ids=["plain", "average and accumulation", "packed", "LoRA with dropout"],
+)
+@pytest.mark.parametrize("order", [("middle", "end"), ("end", "middle"), ("end", "reset at the end", "reset")])
+def test_rollouts_in_one_process_equal_those_in_two(
+    rollouts: Callable[..., dict[str, Path]], settings: dict[str, Any], order: tuple[str, ...]
+) -> None:
+    together = rollouts("one", **settings)
+    found = [run(together[name]) for name in order]
+    assert found[0] == ("host memory" if order[0] == "middle" else "memory, in place")
+    assert set(found[1:]) == {"host memory"}
+    apart = rollouts("two", **settings)
+    for name in order:
+        forget()
+        assert run(apart[name]) == "disk"
+        assert files_of(apart[name]) == files_of(together[name])
+    assert files_of(apart["first"]) == files_of(together["first"])
+
+
+def test_a_checkpoint_without_a_copy_is_read_from_the_disk(
+    rollouts: Callable[..., dict[str, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HostCopies, "have_room", lambda self, files: False)
+    paths = rollouts("one")
+    expected = run(paths["end"]), files_of(paths["end"])
+    assert expected[0] == "memory, in place"
+    assert run(paths["middle"]) == "disk"
+    forget()
+    shutil.rmtree(paths["end"].parent / "checkpoints")
+    (paths["end"].parent / "rollout_result.json").unlink()
+    assert (run(paths["end"]), files_of(paths["end"])) == ("disk", expected[1])
+
+
+def test_a_checkpoint_that_was_made_again_is_not_taken_from_memory(rollouts: Callable[..., dict[str, Path]]) -> None:
+    """Its manifest is another, so nothing in memory is known to be its content."""
+    paths = rollouts("one")
+    spec = spec_of(paths["end"])
+    assert spec.start is not None
+    changed = spec.model_copy(update={"start": spec.start.model_copy(update={"sha256": "0" * 64})})
+    paths["end"].write_text(changed.model_dump_json())
+    assert run(paths["end"]) == "disk"
+
+
+def test_a_rollout_of_other_settings_loads_its_own_model(make_rollout: MakeRollout) -> None:
+    one, other = make_rollout("one"), make_rollout("other", weight_decay=0.1)
+    run(one)
+    from_checkpoint(one, other, LAST, "restore")
+    assert run(other) == "disk"
+
+
+def test_a_rollout_that_failed_leaves_nothing_for_the_next(
+    rollouts: Callable[..., dict[str, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = rollouts("one")
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_close_interval", lambda self: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(paths["end"])
+    assert run(paths["end"]) == "disk"
+
+
+def test_two_ranks_that_stay_equal_ranks_that_start_anew(make_rollout: MakeRollout, tmp_path: Path) -> None:
+    made: dict[str, dict[str, Path]] = {}
+    for where in ("together", "apart"):
+        settings = {"num_processes": 2, "micro_batch_size": 4, "ema": 0.9}
+        paths = made[where] = {name: make_rollout(f"{where}-{name}", **settings) for name in ("first", "end", "middle")}
+
+        def start(path: Path) -> None:
+            run_accelerate("tasks.workers.train", path, name="it", training=spec_of(path).training)
+
+        with worker_pool(str(tmp_path / where)):
+            start(paths["first"])
+            for name, step in (("end", LAST), ("middle", 4)):
+                from_checkpoint(paths["first"], paths[name], step, "restore")
+                if where == "together":
+                    start(paths[name])
+        if where == "apart":
+            for name in ("middle", "end"):
+                start(paths[name])
+    for name in ("first", "end", "middle"):
+        assert files_of(made["together"][name]) == files_of(made["apart"][name])
+    told = [log_path_of(made["together"][name]).read_text() for name in ("end", "middle")]
+    assert ["in place" in text for text in told] == [True, False]
