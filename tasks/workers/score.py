@@ -17,6 +17,7 @@ from tasks.record.paths import ANSWERS, BASE, score_file_of
 from tasks.record.rollout import MANIFEST, verify
 from tasks.runtime.files import hash_file, make_folder, publish_folder, write_file
 from tasks.workers.generation import end_tokens, greedy_settings
+from tasks.workers.kept import keep, leaves_room, take
 from tasks.workers.model import (
     choose_device,
     load_base,
@@ -30,6 +31,7 @@ from tasks.workers.scoring import Cost, Scorer, read_rows
 from tasks.workers.supervisor import run_worker
 
 _POLL_S = 0.05
+_KIND = "scored model"  # of what is kept from one request to the next
 
 
 def score(spec_path: Path) -> None:
@@ -38,8 +40,8 @@ def score(spec_path: Path) -> None:
     output = Path(spec.output_directory)
     make_folder(output)
     device = choose_device(spec.device)
-    tokenizer = load_tokenizer(spec.model)
-    model = load_base(spec.model)
+    key = _key(spec)
+    model, tokenizer = take(_KIND, key) or (load_base(spec.model), load_tokenizer(spec.model))
     shape = shape_of(model)
     shown = (*spec.end_splits, *(split.split for split in spec.splits))
     ends = end_tokens(tokenizer, [row for split in shown for row in read_rows(split.directory)])
@@ -59,6 +61,16 @@ def score(spec_path: Path) -> None:
         _score_model(scorer, spec.splits, BASE, spec.model.sha256, output)
     if scorer.answers is not None:
         write_file(output / ANSWERS, TypeAdapter(dict[str, list[Answer]]).dump_json(scorer.answers))
+    if key is not None and leaves_room(device):
+        keep(_KIND, key, (model, tokenizer))
+
+
+def _key(spec: ScoreSpec) -> tuple[object, ...] | None:
+    """Return what the model is kept by; None where it has to be loaded anew and is not kept.
+
+    The weights of each checkpoint replace those of the one before. The base model has its own; an export changes it.
+    """
+    return (spec.model, spec.device) if spec.requests and spec.export_directory is None else None
 
 
 def _wait_for(directory: Path) -> None:

@@ -10,14 +10,19 @@ from typing import Any
 import pytest
 import torch
 
+from tasks.algorithm.state import CheckpointKey
 from tasks.config.schema import LoraConfig
-from tasks.contracts import BaseModelRef
+from tasks.contracts import BaseModelRef, CheckpointScores, ScoreRequest, ScoreSpec, ScoreSplit
+from tasks.record.paths import checkpoint_directory
 from tasks.record.rollout import read_manifest
 from tasks.runtime.launch import log_path_of, run_accelerate
 from tasks.runtime.pool import worker_pool
 from tasks.workers import kept
+from tasks.workers.model import load_base
+from tasks.workers.score import score
 from tasks.workers.train import Trainer
 from tasks.workers.training.publishing import HostCopies
+from tests.conftest import examples_of
 from tests.numerics.test_training import from_checkpoint, spec_of
 
 MakeRollout = Callable[..., Path]
@@ -34,7 +39,8 @@ def _fresh_process() -> Iterator[None]:
 
 def forget() -> None:
     """Keep no more than a process that has just started."""
-    kept.take("learner", None)
+    for kind in ("learner", "scored model"):
+        kept.take(kind, None)
 
 
 def files_of(spec_path: Path) -> dict[str, Any]:
@@ -158,3 +164,39 @@ def test_two_ranks_that_stay_equal_ranks_that_start_anew(make_rollout: MakeRollo
         assert files_of(made["together"][name]) == files_of(made["apart"][name])
     told = [log_path_of(made["together"][name]).read_text() for name in ("end", "middle")]
     assert ["in place" in text for text in told] == [True, False]
+
+
+def scores_of(path: Path, base: BaseModelRef, split: ScoreSplit, steps: tuple[int, ...], name: str) -> list[str]:
+    """Score checkpoints of a roll-out in one request, or the base model without steps; return the scores."""
+    spec_path = path.with_name(f"{name}_spec.json")
+    directories = {step: str(checkpoint_directory(path.parent, step)) for step in steps}
+    requests = tuple(
+        ScoreRequest(key=CheckpointKey(0, step), directory=directory, sub_datasets=(split.name,))
+        for step, directory in directories.items()
+    )
+    spec = ScoreSpec(
+        search_id="x", model=base, requests=requests, splits=(split,), batch_tokens=512, threads=1, device="cpu",
+        precision="fp32", export_directory=None, output_directory=str(path.with_name(name)),
+    )  # fmt: skip
+    spec_path.write_text(spec.model_dump_json())
+    score(spec_path)
+    files = sorted(Path(spec.output_directory).iterdir())
+    return [CheckpointScores.model_validate_json(file.read_text()).scores[0].model_dump_json() for file in files]
+
+
+def test_a_scorer_that_stays_scores_as_one_that_starts(
+    make_rollout: MakeRollout, tiny_base: BaseModelRef, make_split: Callable[..., ScoreSplit]
+) -> None:
+    path = make_rollout("one", learning_rate=1e-2)
+    split = make_split("max", "exact_match", examples_of("max", "validation"))
+    run(path)
+    wanted = [(0, 4), (LAST,), (), (4,)]
+    loaded = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tasks.workers.score.load_base", lambda base: loaded.append(base) or load_base(base))
+        together = [scores_of(path, tiny_base, split, steps, f"one-{n}") for n, steps in enumerate(wanted)]
+    assert len(loaded) == 3  # for the first, for the base model and after it
+    for n, steps in enumerate(wanted):
+        forget()
+        assert scores_of(path, tiny_base, split, steps, f"two-{n}") == together[n]
+    assert together[0][1] == together[3][0] != together[1][0]
