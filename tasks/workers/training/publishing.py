@@ -101,9 +101,14 @@ class Publisher:
         if not self.behind:
             self.wait()
 
+    @property
+    def is_under_way(self) -> bool:
+        """Return whether a publication is being written."""
+        return self._under_way is not None and not self._under_way.done()
+
     def check(self) -> None:
         """Raise the error of a publication that has failed."""
-        if self._under_way is not None and self._under_way.done():
+        if not self.is_under_way:
             self.wait()
 
     def wait(self) -> None:
