@@ -60,9 +60,9 @@ def doctor(
     Exits with 1 if a check fails; warnings do not count.
     """
     give = log_to_terminal(as_json=as_json).give
+    loaded = load_config(config, overrides or []) if config is not None else None
     from tasks.commands.doctor import diagnose, show_checks
 
-    loaded = load_config(config, overrides or []) if config is not None else None
     checks = diagnose(loaded, output_root, tracking_uri)
     show_checks(checks)
     give([check.model_dump() for check in checks])

@@ -28,6 +28,7 @@ from tasks.data.encoder import Encoder
 from tasks.data.examples import Example
 from tasks.data.tokenization import tokenize_split
 from tasks.report.terminal import log_to_terminal
+from tests.prefect_home import SHARED
 
 log_to_terminal()
 TINY_LLAMA = {
@@ -42,11 +43,13 @@ TINY_LLAMA = {
 SKILLS = ("max", "cmp", "roman")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)
 def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that all workers of pytest-xdist share."""
     folder = tmp_path_factory.getbasetemp()
-    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    os.environ[SHARED] = str(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ import psutil
 
 from tasks.record.events import Event
 from tasks.record.journal import read_events
+from tests.prefect_home import prepare_home
 
 MARK = "MSFT_CHAOS_RUN"
 # What a process is, by a word of its command line or of the request that it works on; the first that fits.
@@ -52,6 +53,7 @@ class Command:
         overrides: Sequence[str] = (),
         program: Sequence[str] = ("-m", "flows.cli"),
     ) -> None:
+        prepare_home(prefect_home)
         self.output_root = output_root
         self.mark = uuid.uuid4().hex
         self.began = time.monotonic()

@@ -19,6 +19,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.states import Running
 
 from tests.integration.conftest import REPOSITORY
+from tests.prefect_home import prepare_home
 
 SMOKE = str(REPOSITORY / "deployments" / "configs" / "smoke.yaml")
 # No server listens on this port.
@@ -31,6 +32,7 @@ def msft(
 ) -> subprocess.CompletedProcess[str]:
     """Run the command in an environment without servers, other than those of `environment`."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT_", "MLFLOW_"))}
+    prepare_home(home)
     paths = {"PREFECT_HOME": str(home), "PYTHONPATH": str(REPOSITORY)}
     return subprocess.run(
         [sys.executable, "-m", "flows.cli", *arguments],
