@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import logging
+import os
 import signal
 import sys
+from contextlib import suppress
 from types import FrameType
 from typing import Annotated, Any
 
@@ -113,11 +116,38 @@ class _EndOnSignal:
         sys.exit(128 + number)
 
 
+class _EndAtOnce:
+    """Ends the process as soon as all threads and exit handlers have ended.
+
+    Python would destroy the modules of torch and MLflow one by one: 1.5 s of CPU.
+    """
+
+    def __init__(self) -> None:
+        self.code = 1  # of an error that is not ours, whose traceback Python has printed
+        atexit.register(self._end)  # the first handler is called last
+
+    def _end(self) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):  # closed, as that of a closed terminal
+                stream.flush()
+        os._exit(self.code)
+
+
 def main() -> None:
     """Run the command; print our own errors without a traceback and exit with 2 for the configuration, otherwise 1.
 
     Ctrl-C exits with 130, SIGTERM with 143 and a closed terminal with 129, after workers have saved a checkpoint.
     """
+    end = _EndAtOnce()
+    try:
+        _run()
+    except SystemExit as exited:
+        end.code = exited.code if isinstance(exited.code, int) else int(exited.code is not None)
+        raise
+    end.code = 0
+
+
+def _run() -> None:
     terminal.log_to_terminal()
     end = _EndOnSignal()
     try:
