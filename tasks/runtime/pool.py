@@ -1,12 +1,15 @@
 """Worker processes that stay between requests, so that a search starts each of them once.
 
 A worker (`tasks.workers.serve`) reads requests from files in a folder of its own and answers with files there; a
-process that shares the folder may run on another machine. A worker that fails, is preempted or loses its launcher
-ends; the next request starts another.
+process that shares the folder may run on another machine, so that both open the next name rather than list the folder,
+which a network mount may keep from before. A worker that fails, is preempted or loses its launcher ends; the next
+request starts another, as a new attempt with a folder of its own. The results of the work are the truth: an answer says
+no more than that they are there, and counts with the attempt and the spec's hash of its request alone.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import tempfile
@@ -15,8 +18,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from tasks.runtime.files import make_folder, write_file
+from tasks.runtime.files import hash_file, make_folder, write_file
 from tasks.runtime.processes import Process, end_groups, spawn
 
 _FOLDER = "workers"
@@ -29,6 +33,7 @@ _GRACE_S = 5.0  # of an idle worker, which has nothing to save
 class _Worker:
     process: Process
     folder: Path
+    attempt: int
     num_requests: int = 0
 
 
@@ -38,13 +43,14 @@ class Request:
 
     process: Process
     answer: Path
+    expected: Mapping[str, object]
     is_first: bool
     _is_done: bool = False
 
     @property
     def is_done(self) -> bool:
         """Return whether all ranks have finished the request; it stays done when the pool's files are removed."""
-        self._is_done = self._is_done or self.answer.exists()
+        self._is_done = self._is_done or read_json(self.answer) == self.expected
         return self._is_done
 
     @property
@@ -63,12 +69,13 @@ class WorkerPool:
 
     Args:
         folder: for the files of requests and answers.
+        first: number of the first attempt.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, first: int) -> None:
         self._folder = folder
         self._idle: dict[Key, _Worker] = {}
-        self._num_started = 0
+        self._attempts = itertools.count(first)
 
     @contextmanager
     def request(
@@ -85,16 +92,17 @@ class WorkerPool:
             spec: path of the input.
             log: file that the output is appended to.
         """
-        key = _key(command, environment)
+        key, sha256 = _key(command, environment), hash_of(spec)
         worker = self._idle.pop(key, None)
         if worker is None or worker.process.poll() is not None:
             worker = self._start(command, environment, log)
         stem = worker.folder / f"{worker.num_requests:06}"
         worker.num_requests += 1
+        expected = {"attempt": worker.attempt, "spec_sha256": sha256}
         content = {"module": module, "spec": str(spec), "log": str(log)}
-        request = Request(worker.process, stem.with_suffix(".done"), is_first=worker.num_requests == 1)
+        request = Request(worker.process, stem.with_suffix(".done"), expected, is_first=worker.num_requests == 1)
         try:
-            write_file(stem.with_suffix(".json"), json.dumps(content))
+            write_file(stem.with_suffix(".json"), json.dumps(content | {"answer": expected}))
             yield request
         finally:
             if request.is_done:
@@ -109,10 +117,10 @@ class WorkerPool:
             self._idle[key] = self._start(command, environment, self._folder / _EARLY_LOG)
 
     def _start(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> _Worker:
-        folder = self._folder / f"worker-{self._num_started}"
-        self._num_started += 1
+        attempt = next(self._attempts)
+        folder = self._folder / f"worker-{attempt}"
         make_folder(folder)
-        return _Worker(spawn([*command, str(folder)], log, environment), folder)
+        return _Worker(spawn([*command, str(folder)], log, environment), folder, attempt)
 
     def close(self) -> None:
         """End the idle workers."""
@@ -123,6 +131,20 @@ class WorkerPool:
 def _key(command: Sequence[str], environment: Mapping[str, str]) -> Key:
     # Not the whole environment: libraries that this process imports later add variables to it.
     return *command, environment.get("OMP_NUM_THREADS", "")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Return the content of a request or an answer; None where it is not there yet."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except OSError:
+        return None
+    return content
+
+
+def hash_of(spec: Path) -> str:
+    """Return the sha256 of a spec; empty where there is none."""
+    return hash_file(spec) if spec.is_file() else ""
 
 
 _open: ContextVar[WorkerPool | None] = ContextVar("_open", default=None)
@@ -138,9 +160,11 @@ def worker_pool(directory: str) -> Iterator[None]:
         yield
         return
     folder = Path(directory, _FOLDER).resolve()
-    shutil.rmtree(folder, ignore_errors=True)  # of a search that was killed
+    # Of a search that was killed; one of its workers may still be about to answer.
+    before = [int(worker.name.rpartition("-")[2]) for worker in folder.glob("worker-*")]
+    shutil.rmtree(folder, ignore_errors=True)
     make_folder(folder)
-    pool = WorkerPool(folder)
+    pool = WorkerPool(folder, first=1 + max(before, default=-1))
     token = _open.set(pool)
     try:
         yield

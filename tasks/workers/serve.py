@@ -2,9 +2,9 @@
 
 The modules, of `tasks.workers`, are imported first, before there is a request.
 
-Request n is the file `n.json` with `module`, `spec` and `log`. Every rank runs it as `python -m module spec` would;
-when all have finished, rank 0 writes `n.done`. A request that fails ends the process with its exit code, so that the
-next one starts from a fresh process.
+Request n is the file `n.json` with `module`, `spec`, `log` and the `answer` that it expects (`tasks.runtime.pool`).
+Every rank runs it as `python -m module spec` would; when all have finished, rank 0 writes the answer to `n.done`. A
+request that fails ends the process with its exit code, so that the next one starts from a fresh process.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from tasks.runtime.files import write_file
+from tasks.runtime.pool import hash_of, read_json
 from tasks.workers.supervisor import exit_on_sigterm, num_ranks, rank, watch_owner
 
 _POLL_S = 0.02
@@ -35,10 +37,13 @@ def serve(modules: Sequence[str], folder: Path) -> None:
     for number in itertools.count():
         path = folder / f"{number:06}.json"
         exit_on_sigterm(partial(_spec_of, path))
-        _wait_for([path])
-        request = json.loads(path.read_text())
+        while (request := read_json(path)) is None:
+            time.sleep(_POLL_S)
         path.with_suffix(".read").touch()
         _redirect_output(Path(request["log"]))
+        answer = request["answer"] | {"spec_sha256": hash_of(Path(request["spec"]))}
+        if answer != request["answer"]:
+            sys.exit(f"{request['spec']} is not yet the file that was asked for; ending")
         code = _run(request["module"], request["spec"])
         if code != 0:
             sys.exit(code)
@@ -47,11 +52,12 @@ def serve(modules: Sequence[str], folder: Path) -> None:
         ended[rank()].touch()
         if rank() == 0:
             _wait_for(ended)
-            path.with_suffix(".done").touch()
+            write_file(path.with_suffix(".done"), json.dumps(answer))
 
 
 def _spec_of(request: Path) -> Path | None:
-    return Path(json.loads(request.read_text())["spec"]) if request.exists() else None
+    content = read_json(request)
+    return Path(content["spec"]) if content is not None else None
 
 
 def _wait_for(paths: list[Path]) -> None:

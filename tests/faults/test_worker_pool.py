@@ -14,8 +14,10 @@ import pytest
 
 from tasks.config.schema import TrainingConfig
 from tasks.errors import WorkerError
+from tasks.runtime.files import hash_file
 from tasks.runtime.launch import log_path_of, run_accelerate, run_module, start_pool
-from tasks.runtime.pool import worker_pool
+from tasks.runtime.pool import Request, worker_pool
+from tasks.runtime.processes import end_groups, spawn
 
 # Adds its process id to a list, and ends as the spec says.
 WORKER = """
@@ -113,6 +115,32 @@ def test_a_request_that_cannot_be_written_leaves_no_process(folder: Path) -> Non
     with pytest.raises(OSError, match="workers"):
         run(folder, "two")
     assert not psutil.pid_exists(pids(folder)[0])
+
+
+def test_an_answer_counts_only_with_its_attempt_and_spec(folder: Path) -> None:
+    run(folder, "one")
+    answer = folder / "workers/worker-0/000000.done"
+    told = json.loads(answer.read_text())
+    assert told == {"attempt": 0, "spec_sha256": hash_file(folder / "one_spec.json")}
+    process = spawn(["/bin/sleep", "60"], folder / "log", {})
+    for change, counts in (({}, True), ({"attempt": 1}, False), ({"spec_sha256": "0"}, False)):
+        answer.write_text(json.dumps(told | change))
+        assert Request(process, answer, told, is_first=True).is_done == counts
+    end_groups([process])
+
+
+def test_a_worker_does_not_run_a_spec_that_was_not_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.runtime.pool.hash_of", lambda spec: "of another content")
+    with pytest.raises(WorkerError, match="is not yet the file that was asked for"):
+        run(folder, "one")
+    assert not (folder / "pids-0").exists()
+
+
+def test_attempts_are_counted_on_after_a_killed_owner(modules: Path, tmp_path: Path) -> None:
+    (tmp_path / "workers" / "worker-11").mkdir(parents=True)
+    with worker_pool(str(tmp_path)):
+        run(tmp_path, "one")
+        assert [worker.name for worker in (tmp_path / "workers").glob("worker-*")] == ["worker-12"]
 
 
 def test_the_processes_and_their_files_end_with_the_outer_pool(modules: Path, tmp_path: Path) -> None:
