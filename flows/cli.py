@@ -20,7 +20,7 @@ from flows.cli_operations import deploy, doctor
 from flows.cli_search import export, init, inspect, plan, report, resume, score, search, status
 from tasks.errors import ConfigError, MsftError
 from tasks.report import terminal
-from tasks.runtime.processes import settle_environment
+from tasks.runtime.processes import leave_torch_to_workers, settle_environment
 
 logger = logging.getLogger("flows.cli")  # `python -m flows.cli` names this module __main__
 _EPILOG = (
@@ -138,6 +138,7 @@ def main() -> None:
 
     Ctrl-C exits with 130, SIGTERM with 143 and a closed terminal with 129, after workers have saved a checkpoint.
     """
+    leave_torch_to_workers()
     end = _EndAtOnce()
     try:
         _run()

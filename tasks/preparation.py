@@ -12,5 +12,5 @@ from tasks.stage import stage
 @stage("prepare inputs")
 def prepare_inputs(config: SearchConfig) -> Inputs:
     """Return the base model and the tokenized sub-datasets; what is in the cache is not built again."""
-    with messages.stage_progress("preparing", len(config.mixture.sub_datasets)) as advance:
-        return load_inputs(config, advance)
+    with messages.stage_progress("preparing", 1) as show:
+        return load_inputs(config, lambda done, total: show(done, total=total))

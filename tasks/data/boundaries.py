@@ -9,8 +9,6 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
-
 from tasks.data.chat_template import RenderedChat, num_shared
 from tasks.data.token_calls import Asking, result_of
 
@@ -97,9 +95,21 @@ def decode(tokenizer: Any, ids: Sequence[int], *, skip_special_tokens: bool = Fa
 
 @lru_cache(maxsize=32)  # the choices of a row share its prompt
 def _decoded(tokenizer: Any, ids: tuple[int, ...], skip_special_tokens: bool) -> str:
-    array = np.asarray(ids, np.int64)  # of a list, the tokenizer checks the type of each id
-    text: str = tokenizer.decode(array, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False)
+    text: str
+    if _decodes_plainly(tokenizer):  # three times as fast as `decode`, which looks for tensors first
+        text = tokenizer.backend_tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
+    else:
+        text = tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False)
     return text
+
+
+@lru_cache(maxsize=8)
+def _decodes_plainly(tokenizer: Any) -> bool:
+    """Return whether a tokenizer decodes as those of the `tokenizers` library do."""
+    from transformers import PreTrainedTokenizerFast
+
+    own, plain = type(tokenizer), PreTrainedTokenizerFast
+    return all(getattr(own, name, None) is getattr(plain, name, ()) for name in ("decode", "_decode"))
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
+from tasks.config.schema import SearchConfig
+from tasks.contracts import BaseModelRef
 from tasks.data.boundaries import EncodedText, chat_tokens, decode, pair_tokens
 from tasks.data.chat_template import THOUGHT_END, render_chat, with_fixed_date
 from tasks.data.examples import Example
 from tasks.data.token_calls import UNUSABLE, Asking, run_together
-from tasks.errors import ModelError
+from tasks.errors import ConfigError, ModelError
+from tasks.runtime.processes import without_torch
 
 # Part of the cache's key; raised when `encode` returns other columns for the same text.
 _ENCODING_VERSION = 5
 # Rows that share their calls of the tokenizer; characters bound the memory where rows are long.
-_SLICE_ROWS, _SLICE_CHARACTERS = 10_000, 2_000_000
+_SLICE_ROWS, _SLICE_CHARACTERS = 10_000, 1_000_000
 
 
 class Encoder:
@@ -33,8 +37,8 @@ class Encoder:
         num_embeddings: int = 0,
         chat_template: str | None = None,
     ) -> None:
-        from transformers import AutoTokenizer
-
+        with nullcontext() if trust_remote_code else without_torch():  # code from a hub may need it
+            from transformers import AutoTokenizer
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
         except Exception as error:  # `tokenizers` raises bare Exception for a file that it cannot read
@@ -46,6 +50,7 @@ class Encoder:
             ) from error
         self.tokenizer.chat_template = with_fixed_date(chat_template or self.tokenizer.chat_template)
         self.max_length = max_length
+        self.on_rows: Callable[[int], None] = lambda count: None  # told how many rows of a slice have been encoded
         self.num_embeddings = num_embeddings
 
     @cached_property
@@ -81,6 +86,7 @@ class Encoder:
         for part in _slices(examples):
             for row in self._encode(part):
                 yield row if isinstance(row, Exception) else self._checked(row)
+            self.on_rows(len(part))
 
     def _encode(self, examples: Sequence[Example]) -> Iterator[dict[str, Any] | Exception]:
         """Yield the columns of each example, or the error that it raises."""
@@ -156,6 +162,26 @@ class Encoder:
             return (yield from pair_tokens(self.tokenizer, example.prompt, example.completion))
         chat = render_chat(self.tokenizer, example.messages, example.template_options)
         return (yield from chat_tokens(self.tokenizer, chat))
+
+
+def make_encoder(config: SearchConfig, model: BaseModelRef) -> Encoder:
+    """Return the encoder of a search's rows.
+
+    Raises:
+        ConfigError, ModelError: the model has too few positions, or its tokenizer cannot be loaded.
+    """
+    limit = model.max_positions
+    if limit is not None and config.training.max_length > limit:
+        raise ConfigError(
+            config.name, [f"training.max_length: the model has {limit} positions; got {config.training.max_length}"]
+        )
+    return Encoder(
+        model.directory,
+        config.training.max_length,
+        trust_remote_code=model.trust_remote_code,
+        num_embeddings=model.vocab_size,
+        chat_template=model.chat_template,
+    )
 
 
 def _unless_error(encoded: EncodedText | Exception) -> EncodedText:

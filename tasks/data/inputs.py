@@ -13,7 +13,7 @@ from tasks.config.schema import SearchConfig
 from tasks.config.sub_datasets import SubDatasetConfig
 from tasks.contracts import BY_CHOICES, BaseModelRef, Inputs, Metric, ScoreSplit, SplitRef, SubDatasetRef
 from tasks.data.base_model import prepare_base_model
-from tasks.data.encoder import Encoder
+from tasks.data.encoder import Encoder, make_encoder
 from tasks.data.examples import Example, fingerprint
 from tasks.data.leaks import comparable, shared_texts
 from tasks.data.problems import Problems
@@ -27,23 +27,24 @@ MIN_VALIDATION_ROWS = 200
 _SHOWN_OVERLAPS = 10
 
 Splits = dict[str, list[Example]]
+OnRows = Callable[[int, int], None]
 
 
-def load_inputs(config: SearchConfig, on_prepared: Callable[[], None] = lambda: None) -> Inputs:
+def load_inputs(config: SearchConfig, on_rows: OnRows = lambda done, total: None) -> Inputs:
     """Return the base model and the tokenized sub-datasets, in the cache of `output_root`.
 
     Args:
-        on_prepared: called after each sub-dataset.
+        on_rows: called with the number of rows that are tokenized, and of all.
 
     Raises:
         DataError, SplitOverlapError, ConfigError, ModelError: a row, split, length, tokenizer or model is unusable.
     """
     model = prepare_base_model(config)
-    return Inputs(model=model, sub_datasets=prepare_sub_datasets(config, model, on_prepared))
+    return Inputs(model=model, sub_datasets=prepare_sub_datasets(config, model, on_rows))
 
 
 def prepare_sub_datasets(
-    config: SearchConfig, model: BaseModelRef, on_prepared: Callable[[], None] = lambda: None
+    config: SearchConfig, model: BaseModelRef, on_rows: OnRows = lambda done, total: None
 ) -> tuple[SubDatasetRef, ...]:
     """Read, check and tokenize the train and validation rows of every sub-dataset.
 
@@ -59,12 +60,27 @@ def prepare_sub_datasets(
     problems.check()
     _check_overlap(config, splits)
     refs: list[SubDatasetRef] = []
+    sizes = {name: sum(map(len, own.values())) for name, own in splits.items()}
+    num_done = 0
+
+    def add(count: int) -> None:
+        nonlocal num_done
+        num_done += count
+        on_rows(num_done, sum(sizes.values()))
+
+    encoder.on_rows = add
     for sub_dataset in config.mixture.sub_datasets:
+        end = num_done + sizes[sub_dataset.name]
         with problems.collected():
             refs.append(_prepare(config, sub_dataset, splits[sub_dataset.name], encoder))
-        on_prepared()
+        add(end - num_done)  # those in the cache
     problems.check()
     refs = [*_with_shared_sources(config, refs, splits)]
+    _warn(refs)
+    return tuple(refs)
+
+
+def _warn(refs: Sequence[SubDatasetRef]) -> None:
     for ref in refs:
         for warning in ref.warnings:
             logger.warning(warning)
@@ -73,7 +89,6 @@ def prepare_sub_datasets(
                 f"{ref.name}: {ref.validation.num_rows} validation rows; below {MIN_VALIDATION_ROWS} "
                 "a decision repeats only about half of the time between two halves of the data"
             )
-    return tuple(refs)
 
 
 def open_splits(config: SearchConfig, model: BaseModelRef, split: str) -> tuple[ScoreSplit, ...]:
@@ -89,26 +104,6 @@ def open_splits(config: SearchConfig, model: BaseModelRef, split: str) -> tuple[
             limit = max(_num_generated(sub_dataset, part) for part in tokenized.values())
             opened.append(ScoreSplit(name=name, metric=metric, max_new_tokens=limit, split=tokenized[split]))
     return tuple(opened)
-
-
-def make_encoder(config: SearchConfig, model: BaseModelRef) -> Encoder:
-    """Return the encoder of a search's rows.
-
-    Raises:
-        ConfigError, ModelError: the model has too few positions, or its tokenizer cannot be loaded.
-    """
-    limit = model.max_positions
-    if limit is not None and config.training.max_length > limit:
-        raise ConfigError(
-            config.name, [f"training.max_length: the model has {limit} positions; got {config.training.max_length}"]
-        )
-    return Encoder(
-        model.directory,
-        config.training.max_length,
-        trust_remote_code=model.trust_remote_code,
-        num_embeddings=model.vocab_size,
-        chat_template=model.chat_template,
-    )
 
 
 def _splits_by_role(config: SearchConfig, sub_dataset: SubDatasetConfig) -> Splits:

@@ -11,9 +11,9 @@ from typing import Any
 from tasks.config.schema import SearchConfig
 from tasks.data.base_model import prepare_base_model
 from tasks.data.boundaries import decode
-from tasks.data.encoder import Encoder
+from tasks.data.encoder import Encoder, make_encoder
 from tasks.data.examples import Example
-from tasks.data.inputs import answer_warnings, make_encoder
+from tasks.data.inputs import answer_warnings
 from tasks.data.sources import SPLITS, read_splits
 from tasks.errors import ConfigError
 

@@ -68,18 +68,19 @@ def tell_table(table: tables.Table) -> None:
 def stage_progress(title: str, total: int) -> Iterator[Callable[..., None]]:
     """Give a function that counts parts of a stage as done, by default one more; a bar on a terminal alone.
 
-    With a detail, each tenth is a line in logs and pages too.
+    With a detail, each tenth is a line in logs and pages too. The function takes another total where that is known
+    late.
     """
-    done, tenth = 0, -1
+    done, tenth, parts = 0, -1, total
 
-    def show(now: int | None = None, detail: str = "") -> None:
-        nonlocal done, tenth
-        done = done + 1 if now is None else now
-        is_line = bool(detail) and done * 10 // total > tenth
-        tenth = done * 10 // total if is_line else tenth
-        extra: dict[str, Any] = {"bar": Bar(title, done, total, detail), "send_to_api": is_line}
+    def show(now: int | None = None, detail: str = "", total: int | None = None) -> None:
+        nonlocal done, tenth, parts
+        done, parts = done + 1 if now is None else now, total or parts
+        is_line = bool(detail) and done * 10 // parts > tenth
+        tenth = done * 10 // parts if is_line else tenth
+        extra: dict[str, Any] = {"bar": Bar(title, done, parts, detail), "send_to_api": is_line}
         level = logging.INFO if is_line else logging.DEBUG
-        logger.log(level, "%s: step %d/%d, %s", title, done, total, detail, extra=extra)
+        logger.log(level, "%s: step %d/%d, %s", title, done, parts, detail, extra=extra)
 
     try:
         yield show

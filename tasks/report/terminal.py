@@ -63,7 +63,7 @@ class TerminalHandler(logging.Handler):
             self._bars = Progress(*columns, console=self._console, transient=True)
             self._bar_id = self._bars.add_task("", total=bar.total, detail="")
             self._bars.start()
-        self._bars.update(self._bar_id, completed=bar.done, detail=bar.detail)
+        self._bars.update(self._bar_id, completed=bar.done, total=bar.total, detail=bar.detail)
 
 
 def log_to_terminal(*, quiet: bool = False, as_json: bool = False) -> TerminalHandler:

@@ -39,6 +39,8 @@ _QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
 Process = Popen[bytes]
+_NO_ADVICE = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
+_LEAVES_TORCH = "MSFT_LEAVES_TORCH_TO_WORKERS"
 _NOT_PROXIED = ("127.0.0.1", "localhost", "::1")
 
 
@@ -57,6 +59,31 @@ def settle_environment() -> None:
     for key, value in _QUIET.items():
         os.environ.setdefault(key, value)
     bypass_proxy()  # whichever server of this machine is asked
+
+
+def leave_torch_to_workers() -> None:
+    """Note that this process will not compute, so that `without_torch` applies in it."""
+    os.environ[_LEAVES_TORCH] = "1"
+
+
+@contextmanager
+def without_torch() -> Iterator[None]:
+    """Hide torch from what the block imports, in a command's process; transformers takes half of the time then.
+
+    It remembers that torch is not there, so that a process which computes must not use this.
+    """
+    if _LEAVES_TORCH not in os.environ or "torch" in sys.modules:
+        yield
+        return
+    told = os.environ.get(_NO_ADVICE)
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    os.environ[_NO_ADVICE] = "1"  # transformers would tell a person that torch is missing
+    try:
+        yield
+    finally:
+        del sys.modules["torch"], os.environ[_NO_ADVICE]
+        if told is not None:
+            os.environ[_NO_ADVICE] = told
 
 
 def bypass_proxy() -> None:

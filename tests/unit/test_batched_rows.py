@@ -14,8 +14,11 @@ from tasks.data.boundaries import _LEADS, decode, encode_pair
 from tasks.data.chats import Message
 from tasks.data.encoder import _SLICE_CHARACTERS, Encoder, _slices
 from tasks.data.examples import Example
+from tasks.data.inputs import load_inputs
 from tasks.data.tokenization import read_tokenized, tokenize_split
 from tests.made_tokenizers import KINDS, TEMPLATES, make_tokenizer
+from tests.unit.bad_input import Place
+from tests.unit.bad_input import rows as make_rows
 
 _TEXTS = st.text(alphabet="aPis 1.,-é\n日", min_size=1, max_size=12).filter(str.strip)
 
@@ -148,3 +151,19 @@ def test_a_split_of_many_slices_is_read_as_one(tmp_path: Path, monkeypatch: pyte
     assert [row["answer"] for row in read] == [str(i) for i in range(30)]
     assert split.num_tokens == sum(row["num_tokens"] for row in read)
     assert all(a["input_ids"] != b["input_ids"] for a, b in pairwise(read))
+
+
+def test_rows_are_counted_as_they_are_prepared(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are in the cache too."""
+    monkeypatch.setattr("tasks.data.encoder._SLICE_ROWS", 4)
+    for name in ("a", "b"):
+        for split, count in {"train": 9, "validation": 3, "test": 2}.items():
+            place.write(f"{name}/{split}.jsonl", make_rows(count, ord(name) * 1000 + 100 * count))
+    config = place.config({"name": "a", "path": "a"}, {"name": "b", "path": "b"})
+    told: list[tuple[int, int]] = []
+    for _ in range(2):
+        load_inputs(config, lambda done, total: told.append((done, total)))
+    done = [done for done, total in told if total == 28]
+    assert len(done) == len(told)
+    assert done[:6] == [4, 8, 9, 12, 14, 14]
+    assert done[-2:] == [14, 28]

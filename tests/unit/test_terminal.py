@@ -64,6 +64,16 @@ def test_a_pipe_gets_a_line_for_each_tenth(capsys: pytest.CaptureFixture[str]) -
     assert [line.split()[2] for line in lines] == [f"{step}/40," for step in (1, *range(4, 41, 4))]
 
 
+def test_a_bar_takes_a_total_that_is_known_late(caplog: pytest.LogCaptureFixture) -> None:
+    log_to_terminal()
+    logging.getLogger("tasks").propagate = True
+    with stage_progress("preparing", 1) as show:
+        show(5, total=20)
+        show(10, total=20)
+    bars = [record.bar for record in caplog.records if getattr(record, "bar", None)]
+    assert list(dict.fromkeys((bar.done, bar.total) for bar in bars)) == [(5, 20), (10, 20)]
+
+
 def test_a_table_is_escaped_in_markdown() -> None:
     assert TABLE.markdown().splitlines()[1:] == ["| --- | ---: |", "| a\\|b | 0.500 |", "| **\\<i\\>** | **12.000** |"]
     assert in_markdown("a\n*b*") == "a \\*b\\*"

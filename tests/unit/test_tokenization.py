@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -201,3 +203,18 @@ def test_what_the_model_does_not_see_is_told_with_its_count(
         caplog.clear()
         tokenize_split(encoder, "sub", "train", examples, tmp_path, "error")
         assert "sub/train: the tokenizer does not know some characters of the prompt, in 2 of 5 rows" in caplog.text
+
+
+@pytest.mark.parametrize("remote_code", [False, True])
+def test_a_command_loads_a_tokenizer_without_torch(encoder: Encoder, remote_code: bool) -> None:
+    """But for code from a hub, which may need it."""
+    code = f"""
+import sys
+from tasks.data.encoder import Encoder
+from tasks.runtime.processes import leave_torch_to_workers
+leave_torch_to_workers()
+Encoder({encoder.tokenizer.name_or_path!r}, 9, trust_remote_code={remote_code})
+print("torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == (f"{remote_code}\n", "")
