@@ -1,15 +1,16 @@
-"""Count the requests to MLflow, the reads of the journal and the started workers of the smoke search.
+"""Count the requests to MLflow, reads of the journal, started workers and starts of roll-outs of the smoke search.
 
     python -m tests.benchmarks.count_requests [--json FILE] [--output-root FOLDER]
 
-Prints one row per MLflow request, and one each for the journal and the workers; training and scoring are those of the
-search itself.
+Prints one row per MLflow request, one each for the journal and the workers, and one for each place that roll-outs start
+from: the base model, memory in place, host memory, the disk. Training and scoring are those of the search itself.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -24,6 +25,8 @@ SEARCHES = ("search_runs", "search_logged_models")
 READS = "journal reads"
 REGISTRATIONS = "checkpoints registered"
 STARTS = "worker processes started"
+STARTS_FROM = "roll-outs from "
+PLACES = ("the base model", "memory, in place", "host memory", "disk")
 
 
 @contextmanager
@@ -67,13 +70,23 @@ def counting() -> Iterator[Counter[str]]:
         yield counts
 
 
-def summary_of(counts: Counter[str]) -> dict[str, int]:
-    """Return the counts that have a limit, and every request by its name."""
+def starts_of(output_root: Path) -> Counter[str]:
+    """Return how many roll-outs started from each place, by the logs of the searches."""
+    logs = [path.read_text() for path in output_root.glob("*/rounds/*/rollout.log")]
+    places = Counter(
+        place for log in logs for place in re.findall(r"^weights of step \d+ from (.*)$", log, re.MULTILINE)
+    )
+    return Counter({f"{STARTS_FROM}{place}": places[place] for place in PLACES})
+
+
+def summary_of(counts: Counter[str], output_root: Path) -> dict[str, int]:
+    """Return the counts that have a limit, the starts of roll-outs, and every request by its name."""
     return {
         REGISTRATIONS: counts[REGISTRATIONS],
         "MLflow searches": sum(counts[name] for name in SEARCHES),
         READS: counts[READS],
         STARTS: counts[STARTS],
+        **starts_of(output_root),
         **{name: count for name, count in counts.most_common() if name not in (READS, REGISTRATIONS, STARTS)},
     }
 
@@ -92,7 +105,7 @@ def main() -> None:
         config = load_config(str(SMOKE), [f"output_root={given.output_root or folder}"])
         with counting() as counts:
             run_flow(lambda: msft_search(config), config.output_root)
-    summary = summary_of(counts)
+        summary = summary_of(counts, Path(config.output_root))
     for name, count in summary.items():
         print(f"{name:<32}{count:>6}")
     if given.json is not None:

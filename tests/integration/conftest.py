@@ -40,7 +40,7 @@ def counted_search(
         environment.setenv("HF_TOKEN", HUB_TOKEN)
         with counting() as counts:
             result = msft_search(config)
-        return config, result, summary_of(counts)
+        return config, result, summary_of(counts, Path(config.output_root))
 
 
 @pytest.fixture(scope="session")

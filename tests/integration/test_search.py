@@ -83,6 +83,7 @@ def test_checkpoints_are_registered_once_and_read_rarely(counted_search: Any) ->
     assert counts["checkpoints registered"] == 1 + 3 * 4
     assert counts["MLflow searches"] <= 25
     assert counts["journal reads"] <= 3
+    assert (counts["roll-outs from the base model"], counts["roll-outs from disk"]) == (1, 0)
 
 
 def test_a_search_starts_one_trainer_and_one_worker_beside_it(counted_search: Any) -> None:
