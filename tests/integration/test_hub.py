@@ -21,7 +21,7 @@ from pyarrow import parquet
 
 from tasks.config.loading import load_config
 from tasks.contracts import BaseModelRef
-from tests.integration.hub_server import Hub, Repository, serving
+from tests.integration.hub_server import READ_ONLY, Hub, Repository, serving
 from tests.unit.hub_rows import HUB_ROWS
 
 PAPER10 = Path(__file__).parents[2] / "data" / "paper10.yaml"
@@ -188,6 +188,33 @@ def test_a_download_that_is_lost_for_good_is_told(hub: Hub, load: Load, monkeypa
     monkeypatch.setattr(hub, "gone", {"model-00002-of-00002.safetensors"})
     told = load("model", "model.source=ours/tiny")["model"]
     assert "check the network and HF_ENDPOINT" in told
+
+
+def test_a_champion_is_pushed_to_a_private_repository(hub: Hub, load: Load, searched: Any, tmp_path: Path) -> None:
+    config, champion = searched
+
+    def push(token: str) -> subprocess.CompletedProcess[str]:
+        own = {"HF_ENDPOINT": hub.url, "HF_TOKEN": token, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
+        command = [sys.executable, "-m", "flows.cli", "export", config.name, "--to", "hub:ours/champion", "--json"]
+        command += ["--output-root", config.output_root]
+        return subprocess.run(command, env=os.environ | own, capture_output=True, text=True, timeout=300)
+
+    refused = push(READ_ONLY)
+    assert refused.returncode == 1
+    assert "hf auth login" in refused.stderr
+    assert "ours/champion" not in hub.models
+    for number in (1, 2):  # the second time into the repository that is there
+        done = push("hf_x")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["to"] == f"{hub.url}/ours/champion"
+        assert len(hub.models["ours/champion"].messages) == number
+    pushed = hub.models["ours/champion"]
+    assert pushed.is_private
+    assert pushed.messages[0].startswith("Champion of smoke-")
+    assert pushed.files == {path.name: path.read_bytes() for path in Path(champion.directory).iterdir()}
+    loaded, _ = load("model", "model.source=ours/champion", HF_TOKEN="hf_x")["model"]
+    weights = "model.safetensors"
+    assert Path(loaded, weights).read_bytes() == Path(champion.directory, weights).read_bytes()
 
 
 def _mixture(tmp_path: Path, *sources: tuple[str, str | None]) -> Path:
