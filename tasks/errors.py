@@ -124,7 +124,7 @@ _FROM_CHECKPOINT = "; it goes on from the last checkpoint"
 _LESS_MEMORY = f"""\
 {_CONTINUES} with --accept-changes and one of these options{_FROM_CHECKPOINT},
             and its numbers differ by rounding alone:
-            --set training.micro_batch_size=N  rows at once in training, half of now or less (null: training.batch_size)
+            --set training.micro_batch_size=N  rows at once in training, half of now or less (null: found by itself)
             --set evaluation.batch_tokens=N    padded tokens at once in scoring, half of now or less
             --set model.gradient_checkpointing=true  where a single row in training is too much"""
 

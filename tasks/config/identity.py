@@ -23,6 +23,10 @@ COMPUTATION: dict[str, set[str]] = {
     "training": {"micro_batch_size", "batching", "device", "num_processes", "accelerate_config", "threads"},
     "evaluation": {"batch_tokens", "beside_training"},
 }
+# Version of the arithmetic of a step where that is not the first one's, bit for bit.
+ENGINE = 2
+# A step of at most as many tokens is one pass on a CPU, as it always was; see `workers/training/batches.py`.
+ONE_PASS_TOKENS = 2048
 _ABSENT = object()
 _COMMENT_COLUMN = 40
 
@@ -53,6 +57,19 @@ def identity_in(dumped: Mapping[str, Any]) -> dict[str, Any]:
         kept["model"].pop("chat_template", None)
     search = dict(kept.get("search", {}))
     return kept | {"search": search | {"options": first_names(search.get("options", {}))}}
+
+
+def engine_of(config: SearchConfig, device: str) -> int:
+    """Return the version of the arithmetic that a search computes with; versions differ in the last digits.
+
+    It is no part of the search's id: an older search goes on under it once its user accepts the change. On a CPU in
+    float32 the first version's bits stay (tests/golden), unless a step is now cut into several passes.
+    """
+    training = config.training
+    is_one_pass = training.micro_batch_size is not None or (
+        training.batch_size * training.max_length <= ONE_PASS_TOKENS
+    )
+    return 1 if device == "cpu" and training.precision == "fp32" and is_one_pass else ENGINE
 
 
 def search_id_of(config: SearchConfig) -> str:

@@ -114,7 +114,10 @@ class TrainingConfig(Settings):
     learning_rate: float = Field(1e-5, gt=0, description="Peak learning rate (paper, section 4.1).")
     batch_size: int = Field(64, ge=1, description="Rows per optimizer step, over all processes (paper: 64).")
     micro_batch_size: int | None = Field(
-        None, ge=1, description="Rows per forward pass of one process. null: the whole step at once."
+        None,
+        ge=1,
+        description="Rows per forward pass of one process. null: by tokens, as many as the memory of a GPU holds, else "
+        "2,048 with padding; fewer where that saves padding.",
     )
     schedule: Literal["constant", "linear", "cosine"] = Field(
         "constant",
@@ -135,7 +138,7 @@ class TrainingConfig(Settings):
         "order. The rows of a step, and its gradient, are the same in all three.",
     )
     precision: Literal["fp32", "bf16"] = Field(
-        "fp32", description="bf16: autocast of the forward pass; weights stay in fp32."
+        "fp32", description="bf16: forward and backward pass; training changes and saves weights in fp32."
     )
     device: Literal["auto", "cpu"] = Field("auto", description="auto: a GPU where there is one.")
     ema: float | None = Field(

@@ -22,6 +22,7 @@ ANSWERS = "answers.json"
 BASE = CheckpointKey(0, 0)  # of the base model, before any step
 ROLLOUT_SPEC = "rollout_spec.json"
 ROLLOUT_RESULT = "rollout_result.json"
+PASS_TOKENS = "pass_tokens.json"
 _STEP = "step-"
 
 

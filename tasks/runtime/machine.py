@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pynvml
 
-from tasks.config.identity import COMPUTATION, Change, changes_between
+from tasks.config.identity import COMPUTATION, Change, changes_between, engine_of
 from tasks.config.schema import SearchConfig, TrainingConfig
 from tasks.runtime.processes import capture
 
@@ -148,6 +148,8 @@ def numerical_environment(config: SearchConfig) -> dict[str, Any]:
     launched_by = config.training.accelerate_config
     if launched_by is not None:
         values["training.accelerate_config"] = Path(config.resolve(launched_by)).read_text()
+    if (engine := engine_of(config, values["training.device"])) > 1:  # the first one's searches have no entry
+        values["engine"] = engine
     return values | {name: version_of(name) for name in _NUMERICAL_PACKAGES}
 
 

@@ -6,7 +6,6 @@ import copy
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,7 +30,8 @@ from tasks.workers.training.checkpoint import (
     read_trainer,
     write_result,
 )
-from tasks.workers.training.learner import Kept, load_learner
+from tasks.workers.training.learner import Kept, load_learner, repeat_bits
+from tasks.workers.training.memory import set_limit
 from tasks.workers.training.optimization import learning_rate_at
 from tasks.workers.training.packing import check_packing
 from tasks.workers.training.policies import worker_policy
@@ -58,8 +58,9 @@ class Trainer:
         self._key = (spec.model, spec.training)
         # The base model's weights are not kept.
         kept: Kept | None = take(_KIND, self._key if spec.start is not None else None)
-        precision = "bf16" if spec.training.precision == "bf16" else "no"
-        self.accelerator = kept.learner.accelerator if kept is not None else Accelerator(mixed_precision=precision)
+        # bf16 is in the weights: `training/masters.py`.
+        self.accelerator = kept.learner.accelerator if kept is not None else Accelerator(mixed_precision="no")
+        repeat_bits(self.accelerator.device)
         self.policy = worker_policy(spec)
         self.evaluated_steps = {spec.first_step + offset for offset in spec.mixture.evaluation_offsets}
         self.kept_steps = self.evaluated_steps | ({0} if spec.start is None else set())
@@ -71,9 +72,10 @@ class Trainer:
         resumed_from, is_live = self._agree(self._resumption())
         self.is_resumed = resumed_from is not None
         self.restored_from = self._restore_learner(resumed_from, is_live=is_live)
-        self.stepper = Stepper(spec, self.accelerator, self.learner.model, self.learner.optimizer)
+        self.stepper = Stepper(spec, self.accelerator, self.learner)
         if spec.training.batching == "packed":
             check_packing(self.stepper)
+        set_limit(self.stepper)
         if resumed_from is not None:
             self._restore(read_trainer(Path(resumed_from)))
         if self.accelerator.is_main_process:
@@ -207,8 +209,7 @@ class Trainer:
         """Return for each row whether the model, with averaged weights if it has them, gives the labelled answer."""
         step = self.stepper.measure(rows, self.position.step + 1)
         self.account.add_flops(step.cost(range(len(rows))).forward_flops(self.learner.shape))
-        average = self.learner.average
-        with average.in_place() if average is not None else nullcontext():
+        with self.learner.averaged():
             return self.stepper.answered(step)
 
     def _look_ahead(self, rows: Sequence[Draw]) -> tuple[float, float]:

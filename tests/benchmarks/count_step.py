@@ -10,7 +10,7 @@ SmolLM2-135M, at an eighth of its width, in bf16. Prints:
 - copies to the device, reads from the device: calls of this project's code that would be one on a GPU;
 - logit positions: those computed, and those with a label.
 
-Packed rows attend as on a GPU: a stand-in takes the place of torch's kernel, and counts once a pass as it does.
+Stand-ins take the place of what a GPU computes in one kernel: attention of packed rows, and norms.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from torch.nn import functional as F
 from torch.nn.attention import varlen
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -50,7 +51,8 @@ SHAPE: dict[str, Any] = {
 }
 KERNELS, CASTS, COMPUTED, NEEDED = "kernels", "weight casts", "logit positions computed", "logit positions needed"
 COPIES, READS = "copies to the device", "reads from the device"
-_ALLOCATIONS = ("empty", "new_empty", "detach", "alias", "_unsafe_view", "lift_fresh", "set_", "resize_")
+# No work for a device; the first are the optimizer's marks for a profiler.
+_NO_KERNELS = ("_record_function", "empty", "new_empty", "detach", "alias", "_unsafe_view", "lift_fresh", "set_")
 _READS = ("item", "tolist", "cpu", "__bool__", "__float__", "__int__", "__index__")
 _COPIES = ("to", "cuda", "tensor", "as_tensor")
 
@@ -67,7 +69,7 @@ class _Kernels(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
         result = function(*arguments, **(options or {}))
         name = function._schema.name.partition("::")[2]
-        if function.is_view or name.startswith(_ALLOCATIONS):
+        if function.is_view or name.startswith(_NO_KERNELS):
             return result
         self.counts[KERNELS] += 1
         is_backward = torch._C._current_graph_task_id() != -1
@@ -113,20 +115,43 @@ _attention.register_autograd(
 )
 
 
+@torch.library.custom_op("msft_tests::rms_norm", mutates_args=())
+def _rms_norm(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return hidden * weight
+
+
+@torch.library.custom_op("msft_tests::rms_norm_backward", mutates_args=())
+def _rms_norm_backward(
+    gradient: torch.Tensor, hidden: torch.Tensor, weight: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return gradient * weight, (gradient * hidden).flatten(0, -2).sum(0)
+
+
+_rms_norm.register_autograd(
+    lambda ctx, gradient: _rms_norm_backward(gradient, *ctx.saved_tensors),
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
+)
+
+
 @contextmanager
-def attending_as_on_a_gpu(trainer: Trainer) -> Iterator[None]:
-    """Let packed rows attend as they do on a GPU, with a stand-in for torch's kernel that computes nothing."""
-    if trainer.spec.training.batching != "packed":
-        yield
-        return
+def computing_as_on_a_gpu(trainer: Trainer) -> Iterator[None]:
+    """Dispatch as on a GPU: stand-ins take the place of torch's attention of packed rows and of its norm.
+
+    On a CPU the norm consists of several operations. The stand-ins compute other numbers.
+    """
+
+    def normalize(hidden: torch.Tensor, _shape: Any, weight: torch.Tensor, _epsilon: float) -> torch.Tensor:
+        result: torch.Tensor = _rms_norm(hidden, weight)
+        return result
 
     def attend(q: Any, k: Any, v: Any, *_bounds: Any, enable_gqa: bool = False, **_options: Any) -> torch.Tensor:
         result: torch.Tensor = _attention(q, k, v)
         return result
 
-    use_packed_attention(trainer.stepper.model, trainer.spec.model, torch.device("cuda"), "bf16")
-    trainer.stepper.bounds_rows = True
-    with patch.object(varlen, "varlen_attn", attend):
+    if trainer.spec.training.batching == "packed":
+        use_packed_attention(trainer.stepper.model, trainer.spec.model, torch.device("cuda"), "bf16")
+        trainer.stepper.bounds_rows = True
+    with patch.object(varlen, "varlen_attn", attend), patch.object(F, "rms_norm", normalize):
         yield
 
 
@@ -143,7 +168,7 @@ def count_step(trainer: Trainer) -> dict[str, int]:
     take: Callable[[], None] = lambda: trainer.train_step(  # noqa: E731
         trainer.policy.rows(trainer.position.step, trainer.position.cursors)
     )
-    with attending_as_on_a_gpu(trainer), patch.object(trainer.progress, "is_due", lambda done: False):
+    with computing_as_on_a_gpu(trainer), patch.object(trainer.progress, "is_due", lambda done: False):
         take()
         before = sum(trainer.account.interval.num_labels.values())
         with counting(trainer) as counts:
@@ -169,7 +194,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     source = str(DATA / ("real10.yaml" if is_real else "quickstart.yaml"))
     names = [sub_dataset.name for sub_dataset in load_config(source).mixture.sub_datasets] if is_real else []
     slices = [f"mixture.sub_datasets.{name}.max_rows={{train: 64, validation: 8, test: 8}}" for name in names]
-    settings = ["training.batch_size=64", "training.batching=packed", "training.precision=bf16", *given.overrides]
+    # One pass, as the memory of a GPU allows.
+    settings = ["training.batch_size=64", "training.micro_batch_size=64", *given.overrides]
+    settings = ["training.batching=packed", "training.precision=bf16", *settings]
     with tempfile.TemporaryDirectory() as folder:
         config = load_config(source, [f"output_root={folder}", "training.device=cpu", *slices, *settings])
         inputs = load_inputs(config)

@@ -37,16 +37,17 @@ SIZES = {
 LLAMA, MISTRAL = LlamaConfig(**SIZES), MistralConfig(**SIZES, sliding_window=5)
 
 
-def exact(*operands: Any, scale: float | None, window_size: tuple[int, int]) -> torch.Tensor:
+def exact(*operands: Any, scale: float | None, window_size: tuple[int, int], enable_gqa: bool = False) -> torch.Tensor:
     """Attend within each row by a mask."""
     q, k, v, bounds, _, longest, _ = operands
+    assert enable_gqa == (k.shape[1] < q.shape[1])
     parts = []
     for begin, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
         assert end - begin <= longest
         back = torch.arange(end - begin)[:, None] - torch.arange(end - begin)[None]
         mask = (back >= 0) & ((back <= window_size[0]) | torch.tensor(window_size[0] < 0))
         row = [states[begin:end].transpose(0, 1) for states in (q, k, v)]
-        attended = F.scaled_dot_product_attention(*row, attn_mask=mask, scale=scale)
+        attended = F.scaled_dot_product_attention(*row, attn_mask=mask, scale=scale, enable_gqa=enable_gqa)
         parts.append(attended.transpose(0, 1))
     return torch.cat(parts)
 

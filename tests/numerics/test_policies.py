@@ -6,6 +6,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from tasks.contracts import BaseModelRef, Mixture, RolloutResult, RolloutSpec
 from tasks.record.paths import checkpoint_directory
 from tasks.workers.supervisor import Preempted
 from tasks.workers.train import Trainer, train
-from tasks.workers.training.batches import Draw, RowStore, plan_steps
+from tasks.workers.training.batches import Draw, PassLimit, RowStore, plan_steps
 from tasks.workers.training.stepping import Stepper
 
 MakeRollout = Callable[..., Path]
@@ -27,6 +28,7 @@ METHODS = [
     {"method": "dynamix_sft", "options": {"every_steps": 2}},
     # 2.0: every row is mastered from its third pass on, which the tests below count.
     {"method": "ies", "options": {"delta": 2.0}},
+    {"precision": "bf16", "ema": 0.9, "micro_batch_size": 6},
 ]
 
 
@@ -59,7 +61,7 @@ def _assert_equal(left: dict[str, dict[str, torch.Tensor]], right: dict[str, dic
 
 def _train_with_a_stop(spec_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stop the roll-out after its eleventh step, as SIGTERM does, and go on."""
-    asked = iter([False] * 10 + [True])
+    asked = chain([False] * 10, repeat(True))
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_should_stop", lambda self: next(asked))
         with pytest.raises(Preempted):
@@ -67,7 +69,7 @@ def _train_with_a_stop(spec_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     train(spec_path)
 
 
-@pytest.mark.parametrize("training", METHODS, ids=["ema", "dynamix_sft", "ies"])
+@pytest.mark.parametrize("training", METHODS, ids=["ema", "dynamix_sft", "ies", "bf16"])
 def test_a_preempted_roll_out_ends_with_the_same_bits(
     make_rollout: MakeRollout, long_mixture: Mixture, training: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,18 +110,20 @@ def test_the_moving_average_leaves_the_training_as_it_is(make_rollout: MakeRollo
     )
 
 
-def test_a_look_ahead_leaves_no_trace_in_weights_and_moments(make_rollout: MakeRollout) -> None:
-    trainer = Trainer(RolloutSpec.model_validate_json(make_rollout("look").read_text()))
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_look_ahead_leaves_no_trace_in_weights_and_moments(make_rollout: MakeRollout, precision: str) -> None:
+    trainer = Trainer(RolloutSpec.model_validate_json(make_rollout("look", precision=precision).read_text()))
     rows = plan_steps(trainer.spec.mixture, trainer.spec.seed, 16)
     step = trainer.stepper.measure(rows[0], 1)
     trainer.stepper.take(step, range(16), [])
-    before = [parameter.detach().clone() for parameter in trainer.learner.model.parameters()]
+    weights = [*trainer.learner.model.parameters(), *trainer.learner.running.parameters()]
+    before = [parameter.detach().clone() for parameter in weights]
     moments = [dict(state) for state in trainer.learner.optimizer.optimizer.state.values()]
     moments = [{kind: value.clone() for kind, value in state.items()} for state in moments]
     first, then, work = trainer.stepper.look_ahead(rows[1], 2)
     assert first > then > 0
     assert work.num_tokens > 0
-    assert all(torch.equal(p, q) for p, q in zip(trainer.learner.model.parameters(), before, strict=True))
+    assert all(torch.equal(p, q) for p, q in zip(weights, before, strict=True))
     for state, kept in zip(trainer.learner.optimizer.optimizer.state.values(), moments, strict=True):
         assert all(torch.equal(value, kept[kind]) for kind, value in state.items())
 
@@ -244,12 +248,11 @@ def test_an_answer_depends_on_neither_dropout_nor_other_rows(
     )
     results = []
     for size in (None, 1, 7):
-        training = trainer.spec.training.model_copy(update={"micro_batch_size": size})
-        stepper.spec = trainer.spec.model_copy(update={"training": training})
+        stepper.limit = PassLimit(size)
         results.append(stepper.answered(step))
     weights = dict(trainer.learner.model.named_parameters())
     answered = _answered_alone(trainer.spec, 1, {n: p.detach() for n, p in weights.items()})
     assert 0 < len(answered) < 24
     assert results == [[row in answered for row in range(24)]] * 3
-    assert forwards == [16, 8, *[1] * 24, 7, 7, 7, 3]
+    assert forwards == [24, *[1] * 24, 7, 7, 7, 3]
     assert trainer.learner.model.training

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def test_a_bad_gradient_leaves_weights_and_moments(make_rollout: MakeRollout) ->
     states = []
     for _ in range(3):
         trainer.train_step(trainer.policy.rows(trainer.position.step, trainer.position.cursors))
-        states.append(trainer.learner.gather())
+        states.append(deepcopy(trainer.learner.tensors()))
     for file, tensors in states[1].items():
         assert all(torch.equal(value, states[2][file][name]) for name, value in tensors.items())
 

@@ -7,8 +7,9 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tasks.config.identity import ONE_PASS_TOKENS
 from tasks.contracts import Mixture, SplitRef, SubDatasetDraws
-from tasks.workers.training.batches import Draw, chain_hash, micro_batches, plan_steps
+from tasks.workers.training.batches import Draw, PassLimit, chain_hash, micro_batches, plan_steps
 
 NAMES = ("a", "b", "c")
 
@@ -106,25 +107,45 @@ def test_on_the_accepted_path_every_row_is_seen_equally_often(
     world=st.integers(1, 5),
     size=st.one_of(st.none(), st.integers(1, 7)),
     by_length=st.booleans(),
+    packed=st.booleans(),
 )
 def test_micro_batches_share_a_step_s_rows_among_the_ranks(
-    lengths: list[int], world: int, size: int | None, by_length: bool
+    lengths: list[int], world: int, size: int | None, by_length: bool, packed: bool
 ) -> None:
     rows = [Draw(0, index) for index in range(len(lengths))]
-    ranks = [micro_batches(rows, lengths, size, rank=rank, world=world, by_length=by_length) for rank in range(world)]
+    limit = PassLimit(size, 2048, packed)
+    ranks = [micro_batches(rows, lengths, limit, rank=rank, world=world, by_length=by_length) for rank in range(world)]
     assert len({len(batches) for batches in ranks}) == 1  # ranks meet at every backward pass
-    assert all(len(batch) <= (size or len(rows)) for batches in ranks for batch in batches)
     dealt = [row for batches in ranks for batch in batches for row in batch]
     assert Counter(dealt) == Counter(rows)
     assert max(len(_flat(b)) for b in ranks) - min(len(_flat(b)) for b in ranks) <= 1
+    for batch in (batch for batches in ranks for batch in batches):
+        tokens = [lengths[row.row] for row in batch]
+        if size is not None:
+            assert len(batch) <= size
+        elif len(batch) > 1:
+            assert (sum(tokens) if packed else len(tokens) * max(tokens)) <= 2048
 
 
 def test_by_length_puts_rows_of_like_length_together() -> None:
     rows, lengths = [Draw(0, index) for index in range(4)], [9, 1, 8, 2]
-    grouped = micro_batches(rows, lengths, 2, rank=0, world=1, by_length=True)
-    in_order = micro_batches(rows, lengths, 2, rank=0, world=1, by_length=False)
+    grouped = micro_batches(rows, lengths, PassLimit(2), rank=0, world=1, by_length=True)
+    in_order = micro_batches(rows, lengths, PassLimit(2), rank=0, world=1, by_length=False)
     assert [[draw.row for draw in batch] for batch in grouped] == [[1, 3], [2, 0]]
     assert [[draw.row for draw in batch] for batch in in_order] == [[0, 1], [2, 3]]
+
+
+def test_a_step_is_not_padded_to_its_longest_row() -> None:
+    lengths = [30] * 63 + [600]
+    parts = micro_batches(lengths, lengths, PassLimit(None), rank=0, world=1, by_length=True)
+    assert [(len(part), max(part)) for part in parts] == [(63, 30), (1, 600)]
+
+
+@given(lengths=st.lists(st.integers(1, 128), min_size=1, max_size=16), packed=st.booleans())
+def test_a_small_step_is_one_pass_as_it_always_was(lengths: list[int], packed: bool) -> None:
+    """The id of the engine relies on it: 16 rows of at most 128 tokens."""
+    limit = PassLimit(None, ONE_PASS_TOKENS, packed)
+    assert len(micro_batches(lengths, lengths, limit, rank=0, world=1, by_length=True)) == 1
 
 
 def test_the_batch_hash_depends_on_every_row_and_their_order() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -42,17 +43,18 @@ def attend_within_rows(
     if bounds is None or longest is None:
         bounds = torch.arange(0, (batch + 1) * tokens, tokens, dtype=torch.int32, device=query.device)
         longest = tokens
+    grouped: dict[str, Any] = {}
+    if heads != key.shape[1]:
+        if "enable_gqa" in inspect.signature(varlen_attn).parameters:  # torch 2.12
+            grouped = {"enable_gqa": True}
+        else:
+            key, value = (states.repeat_interleave(heads // states.shape[1], dim=1) for states in (key, value))
     # Under autocast, rotary embeddings give float32, which the kernels do not accept.
-    dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else query.dtype
-    key, value = (
-        states.repeat_interleave(heads // states.shape[1], dim=1) if states.shape[1] != heads else states
-        for states in (key, value)
-    )
-    q, k, v = (states.transpose(1, 2).flatten(0, 1).to(dtype) for states in (query, key, value))
+    q, k, v = (states.transpose(1, 2).flatten(0, 1).to(value.dtype) for states in (query, key, value))
     seen = options.get("sliding_window")
     window = (seen - 1 if seen is not None else -1, 0)
     scale = options.get("scaling")
-    output = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=scale, window_size=window)
+    output = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=scale, window_size=window, **grouped)
     return output.view(batch, tokens, heads, -1), None
 
 

@@ -12,10 +12,15 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from tasks.config.identity import ONE_PASS_TOKENS
 from tasks.contracts import Mixture, RolloutSpec, SplitRef, SubDatasetDraws
 from tasks.data.randomness import random_state
 
 T = TypeVar("T")
+# Tokens of a forward pass on a CPU, which computes no faster with more of them. A step whose rows all fit, at their
+# longest, has one pass: `config/identity.py` relies on it.
+MAX_TOKENS = ONE_PASS_TOKENS
+_PASS_TOKENS = 256  # cost of a pass beside that of its tokens
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,11 @@ class RowStore:
     def __len__(self) -> int:
         return len(self._offsets) - 1
 
+    @property
+    def longest_row(self) -> int:
+        """The number of the row that has the most tokens."""
+        return int(np.diff(self._offsets).argmax())
+
     def length(self, row: int) -> int:
         """Return the row's number of tokens."""
         return int(self._offsets[row + 1] - self._offsets[row])
@@ -126,8 +136,22 @@ def stream(index: int, part: SubDatasetDraws, start: int, count: int, seed: int)
     return draws
 
 
+@dataclass(frozen=True)
+class PassLimit:
+    """What a forward pass of one process may hold.
+
+    Attributes:
+        rows: None: as many as have `tokens` with their padding, at least one; fewer where that saves padding.
+        packed: rows lie end to end, without padding.
+    """
+
+    rows: int | None
+    tokens: int = MAX_TOKENS
+    packed: bool = False
+
+
 def micro_batches(
-    rows: Sequence[T], lengths: Sequence[int], size: int | None, *, rank: int, world: int, by_length: bool
+    rows: Sequence[T], lengths: Sequence[int], limit: PassLimit, *, rank: int, world: int, by_length: bool
 ) -> list[list[T]]:
     """Return this rank's share of one step in micro-batches; every rank has as many, some may be empty.
 
@@ -137,9 +161,38 @@ def micro_batches(
     order = sorted(range(len(rows)), key=lambda i: lengths[i]) if by_length else list(range(len(rows)))
     mine = [rows[i] for i in order[rank::world]]
     per_rank = -(-len(rows) // world)
-    size = size or per_rank
-    count = -(-per_rank // size)
-    return [mine[i * size : (i + 1) * size] for i in range(count)]
+    if limit.rows is not None:
+        ends = [*range(limit.rows, per_rank, limit.rows), per_rank]
+    else:  # cut for the longest row of any rank, so that all cut alike
+        longest = [max(lengths[i] for i in order[k * world : (k + 1) * world]) for k in range(per_rank)]
+        ends = _cut(longest, limit)
+    return [mine[begin:end] for begin, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+
+def _cut(lengths: Sequence[int], limit: PassLimit) -> list[int]:
+    """Return the ends of the micro-batches with the fewest tokens, where each pass costs some too.
+
+    Rows that all fit in one pass stay together.
+    """
+
+    def tokens(begin: int, end: int) -> int:
+        return sum(lengths[begin:end]) if limit.packed else (end - begin) * max(lengths[begin:end])
+
+    if not lengths or tokens(0, len(lengths)) <= limit.tokens:
+        return [len(lengths)]
+    costs, begins = [0], [0]  # of the first rows, and where their last micro-batch begins
+    for end in range(1, len(lengths) + 1):
+        cost, begin = min(
+            (costs[begin] + tokens(begin, end) + _PASS_TOKENS, begin)
+            for begin in range(end)
+            if begin == end - 1 or tokens(begin, end) <= limit.tokens
+        )
+        costs.append(cost)
+        begins.append(begin)
+    ends = [len(lengths)]
+    while begins[ends[0]] > 0:
+        ends.insert(0, begins[ends[0]])
+    return ends
 
 
 def chain_hash(previous: str, rows: Sequence[Draw]) -> str:

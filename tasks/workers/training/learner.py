@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+
+import torch
+from accelerate.utils import DistributedType
+from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from tasks.algorithm.costs import ModelShape
 from tasks.contracts import RolloutSpec
@@ -12,6 +18,8 @@ from tasks.workers.model import AVERAGE, WEIGHTS, check_names, load_base, shape_
 from tasks.workers.training.attention import use_packed_attention
 from tasks.workers.training.averaging import WeightAverage
 from tasks.workers.training.checkpoint import OPTIMIZER, ReadFile, Tensors, gather_shards, put_moments, put_weights
+from tasks.workers.training.kernels import use_few_kernels
+from tasks.workers.training.masters import Masters
 from tasks.workers.training.optimization import adamw
 from tasks.workers.training.publishing import HostCopies
 
@@ -21,16 +29,40 @@ class Learner:
     """A model and its optimizer as Accelerate has prepared them.
 
     Attributes:
+        model: its weights are trained, averaged and saved; in float32.
+        masters: with `training.precision: bf16`, what computes in place of the model. FSDP has masters of its own.
         average: moving average of the weights, with `training.ema`.
         names: parameters that training changes.
     """
 
     accelerator: Any
     model: Any
+    masters: Masters | None
     optimizer: Any
     average: WeightAverage | None
     names: list[str]
     shape: ModelShape
+
+    @property
+    def running(self) -> Any:
+        """The model that computes."""
+        return self.masters.running if self.masters is not None else self.model
+
+    def take_over(self) -> None:
+        """Let what computes have the model's weights, after these have changed."""
+        if self.masters is not None:
+            self.masters.take_over()
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Compute with the averaged weights in the block, if there are any."""
+        if self.average is None:
+            yield
+            return
+        with self.average.in_place():
+            self.take_over()
+            yield
+        self.take_over()
 
     def update_average(self, step: int) -> None:
         """Take the weights after optimizer step number `step` into the average."""
@@ -69,6 +101,7 @@ class Learner:
         if self.average is not None:
             self.average.restore(read(AVERAGE))
         put_weights(self.model, weights)
+        self.take_over()
 
 
 @dataclass
@@ -92,6 +125,28 @@ def load_learner(spec: RolloutSpec, accelerator: Any) -> Learner:
         use_packed_attention(model, spec.model, accelerator.device, spec.training.precision)
     names, shape = trained_names(model), shape_of(model)
     model.train()
-    model, optimizer = accelerator.prepare(model, adamw(model, spec))
+    masters = None
+    if spec.training.precision == "bf16":
+        use_few_kernels(model)
+        if accelerator.distributed_type == DistributedType.FSDP:
+            policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+            accelerator.state.fsdp_plugin.mixed_precision_policy = policy
+        else:
+            masters = Masters(model, accelerator.device, accelerator.num_processes)
+    if masters is None:
+        model, optimizer = accelerator.prepare(model, adamw(model, spec))
+    else:
+        optimizer = accelerator.prepare(adamw(model, spec))
     average = WeightAverage(model, spec.training.ema) if spec.training.ema is not None else None
-    return Learner(accelerator, model, optimizer, average, names, shape)
+    return Learner(accelerator, model, masters, optimizer, average, names, shape)
+
+
+def repeat_bits(device: torch.device) -> None:
+    """Choose kernels that give the same bits each time; on a GPU, FlashAttention's backward pass is not one by itself.
+
+    An operation that has none such goes on, with a warning in the worker's log.
+    """
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False

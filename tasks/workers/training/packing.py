@@ -46,5 +46,4 @@ def _logits(stepper: Stepper, rows: list[tuple[int, Row]], *, packed: bool) -> t
     """Return the logits before each row's second and later tokens, of shape (tokens, vocabulary)."""
     none, device = np.zeros(0, dtype=np.int64), stepper.accelerator.device
     (one,), _ = lay_out([rows], none, device, packed=packed, bounded=stepper.bounds_rows)
-    with stepper.accelerator.autocast():
-        return stepper.logits_at(one.inputs, one.positions)
+    return stepper.logits_at(one.inputs, one.positions)

@@ -15,11 +15,12 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from tasks.algorithm.costs import RowCost
 from tasks.contracts import RolloutSpec
 from tasks.errors import NonFiniteLossError
-from tasks.workers.forward import IGNORED, LogitsAt
+from tasks.workers.forward import IGNORED, LogitsAt, Row
 from tasks.workers.training.accounting import Step
 from tasks.workers.training.attention import attends_within_rows
-from tasks.workers.training.batches import Draw, micro_batches, row_store
-from tasks.workers.training.layout import Pass, lay_out
+from tasks.workers.training.batches import MAX_TOKENS, Draw, PassLimit, micro_batches, row_store
+from tasks.workers.training.layout import Array, Pass, lay_out
+from tasks.workers.training.learner import Learner
 from tasks.workers.training.optimization import learning_rate_at, undone
 
 
@@ -41,15 +42,15 @@ class Stepper:
     gradient until `check`. `losses` holds one sum in nats for each row of the step; each process fills in its own rows.
     """
 
-    def __init__(self, spec: RolloutSpec, accelerator: Any, model: Any, optimizer: Any) -> None:
+    def __init__(self, spec: RolloutSpec, accelerator: Any, learner: Learner) -> None:
         self.spec = spec
         self.accelerator = accelerator
-        self.model = model
-        self.optimizer = optimizer
+        self.learner, self.model, self.optimizer = learner, learner.running, learner.optimizer
         self.stores = [row_store(part.train) for part in spec.mixture.draws]
-        self.logits_at = LogitsAt(model, accelerator.unwrap_model(model))
-        self.bounds_rows = attends_within_rows(accelerator.unwrap_model(model))
+        self.logits_at = LogitsAt(self.model, accelerator.unwrap_model(self.model))
+        self.bounds_rows = attends_within_rows(accelerator.unwrap_model(self.model))
         self._unchecked: list[tuple[Step, torch.Tensor]] = []
+        self.limit = PassLimit(spec.training.micro_batch_size, MAX_TOKENS, spec.training.batching == "packed")
 
     def measure(self, rows: Sequence[Draw], number: int) -> Step:
         """Return the rows of optimizer step `number`, from 1 on the accepted path, with their sizes."""
@@ -86,7 +87,9 @@ class Stepper:
             with self.accelerator.no_sync(self.model):
                 self._backward(part, num_labels, losses)
         self._backward(last, num_labels, losses)
-        parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
+        if self.learner.masters is not None:
+            self.learner.masters.average_gradients()
+        parameters = [parameter for parameter in self.learner.model.parameters() if parameter.grad is not None]
         norm = get_total_norm([parameter.grad for parameter in parameters])
         # A process may hold only its part of a sharded model's norm, and all processes must reach the same verdict.
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
@@ -95,6 +98,7 @@ class Stepper:
         self.optimizer.optimizer.found_inf = (~norm.isfinite()).float()  # fused AdamW then leaves everything as it is
         self.optimizer.step()
         self.optimizer.zero_grad()
+        self.learner.take_over()
 
     def check(self) -> None:
         """Read the norms of all gradients since the last call.
@@ -118,27 +122,31 @@ class Stepper:
             for part in of_pass
         ]
         owners = np.array([draw.sub_dataset for draw in step.rows], dtype=np.int64)
-        packed = self.spec.training.batching == "packed"
-        passes, moved = lay_out(groups, owners, self.accelerator.device, packed=packed, bounded=self.bounds_rows)
+        passes, moved = self.lay_out(groups, owners)
         remaining = iter(passes)
         return [[next(remaining) for _ in of_pass] for of_pass in parts], moved
 
+    def lay_out(self, groups: Sequence[Sequence[tuple[int, Row]]], also: Array) -> tuple[list[Pass], torch.Tensor]:
+        """Return `lay_out` for this device and batching."""
+        return lay_out(groups, also, self.accelerator.device, packed=self.limit.packed, bounded=self.bounds_rows)
+
     def _parts(self, step: Step, positions: Sequence[int]) -> list[list[int]]:
-        """Return this rank's share of the rows at `positions` in micro-batches; without a size, in one."""
-        training = self.spec.training
+        """Return this rank's share of the rows at `positions` in micro-batches."""
         return micro_batches(
             positions,
             [step.lengths[i] for i in positions],
-            training.micro_batch_size or -(-training.batch_size // self.accelerator.num_processes),
+            self.limit,
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,
-            by_length=training.batching != "padded",
+            by_length=self.spec.training.batching != "padded",
         )
 
     def _backward(self, part: Pass, num_labels: int, losses: torch.Tensor) -> None:
         total = self._forward(part, losses)
         # Processes average their gradients, so each scales its sum by their number.
         self.accelerator.backward(total * self.accelerator.num_processes / num_labels)
+        if self.learner.masters is not None:
+            self.learner.masters.add_gradients()
 
     def watch(self, passes: Sequence[Pass], losses: torch.Tensor) -> None:
         """Measure the losses of the rows of `passes`."""
@@ -148,8 +156,7 @@ class Stepper:
 
     def _forward(self, part: Pass, losses: torch.Tensor) -> torch.Tensor:
         """Return the summed loss of some rows, and add each row's loss to `losses`."""
-        with self.accelerator.autocast():
-            each = self.logits_at.losses(part.inputs, part.positions, part.labels)
+        each = self.logits_at.losses(part.inputs, part.positions, part.labels)
         losses.index_add_(0, part.row_of, each.detach().double())
         return each.sum()
 
@@ -159,8 +166,7 @@ class Stepper:
         wrong = self.no_losses(step)
         with torch.no_grad(), without_dropout(self.model):
             for part in passes:
-                with self.accelerator.autocast():
-                    likeliest = self.logits_at(part.inputs, part.positions).argmax(dim=-1)
+                likeliest = self.logits_at(part.inputs, part.positions).argmax(dim=-1)
                 missed = (likeliest != part.labels) & (part.labels != IGNORED)
                 wrong.index_add_(0, part.row_of, missed.double())
         return [count == 0 for count in self.accelerator.reduce(wrong, reduction="sum").tolist()]
@@ -170,9 +176,10 @@ class Stepper:
         step, everything = self.measure(rows, number), list(range(len(rows)))
         (passes,), _ = self._to_device(step, everything)
         before, after = self.no_losses(step), self.no_losses(step)
-        with undone(self.model, self.optimizer.optimizer):
+        with undone(self.learner.model, self.optimizer.optimizer):
             self.descend(step, passes, sum(step.counts), before)
             self.watch(passes, after)
+        self.learner.take_over()
         self.check()
         work = step.cost(everything)
         sums = self.accelerator.reduce(torch.stack([before, after]), reduction="sum").sum(dim=1).tolist()
