@@ -34,17 +34,18 @@ class _Worker:
     process: Process
     folder: Path
     attempt: int
+    is_fresh: bool  # started for the request that comes next
     num_requests: int = 0
 
 
 @dataclass
 class Request:
-    """One spec that a worker process works on."""
+    """One spec that a worker process works on; `is_fresh` if the process was started for it."""
 
     process: Process
     answer: Path
     expected: Mapping[str, object]
-    is_first: bool
+    is_fresh: bool
     _is_done: bool = False
 
     @property
@@ -60,8 +61,8 @@ class Request:
 
     @property
     def is_unread(self) -> bool:
-        """Return whether a worker that had served others has ended before it read this request."""
-        return not self.is_first and not self.answer.with_suffix(".read").exists()
+        """Return whether a worker that was not started for this request has ended before it read it."""
+        return not self.is_fresh and not self.answer.with_suffix(".read").exists()
 
 
 class WorkerPool:
@@ -95,12 +96,13 @@ class WorkerPool:
         key, sha256 = _key(command, environment), hash_of(spec)
         worker = self._idle.pop(key, None)
         if worker is None or worker.process.poll() is not None:
-            worker = self._start(command, environment, log)
+            worker = self._start(command, environment, log, is_fresh=True)
         stem = worker.folder / f"{worker.num_requests:06}"
         worker.num_requests += 1
         expected = {"attempt": worker.attempt, "spec_sha256": sha256}
         content = {"module": module, "spec": str(spec), "log": str(log)}
-        request = Request(worker.process, stem.with_suffix(".done"), expected, is_first=worker.num_requests == 1)
+        request = Request(worker.process, stem.with_suffix(".done"), expected, worker.is_fresh)
+        worker.is_fresh = False
         try:
             write_file(stem.with_suffix(".json"), json.dumps(content | {"answer": expected}))
             yield request
@@ -114,13 +116,13 @@ class WorkerPool:
         """Start a worker before its first request, so that it imports what it needs in the meantime."""
         key = _key(command, environment)
         if key not in self._idle:
-            self._idle[key] = self._start(command, environment, self._folder / _EARLY_LOG)
+            self._idle[key] = self._start(command, environment, self._folder / _EARLY_LOG, is_fresh=False)
 
-    def _start(self, command: Sequence[str], environment: Mapping[str, str], log: Path) -> _Worker:
+    def _start(self, command: Sequence[str], environment: Mapping[str, str], log: Path, *, is_fresh: bool) -> _Worker:
         attempt = next(self._attempts)
         folder = self._folder / f"worker-{attempt}"
         make_folder(folder)
-        return _Worker(spawn([*command, str(folder)], log, environment), folder, attempt)
+        return _Worker(spawn([*command, str(folder)], log, environment), folder, attempt, is_fresh)
 
     def close(self) -> None:
         """End the idle workers."""

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -125,7 +126,7 @@ def test_an_answer_counts_only_with_its_attempt_and_spec(folder: Path) -> None:
     process = spawn(["/bin/sleep", "60"], folder / "log", {})
     for change, counts in (({}, True), ({"attempt": 1}, False), ({"spec_sha256": "0"}, False)):
         answer.write_text(json.dumps(told | change))
-        assert Request(process, answer, told, is_first=True).is_done == counts
+        assert Request(process, answer, told, is_fresh=True).is_done == counts
     end_groups([process])
 
 
@@ -161,6 +162,17 @@ def test_a_worker_that_was_started_early_takes_the_first_request(folder: Path) -
     run(folder, "one")
     run_accelerate("pooled_worker", spec_in(folder, "two"), name="two", training=training)
     assert sorted(path.name for path in (folder / "workers").glob("worker-*")) == ["worker-0", "worker-1"]
+
+
+def test_an_early_worker_killed_before_it_reads_is_replaced(folder: Path) -> None:
+    start_pool(TrainingConfig.model_validate(ONE_RANK))
+    stopped = psutil.Process().children()
+    for process in stopped:
+        process.suspend()
+    threading.Timer(1.0, lambda: [process.kill() for process in stopped]).start()
+    run(folder, "one")
+    assert len(pids(folder)) == 1
+    assert pids(folder)[0] not in [process.pid for process in stopped]
 
 
 def test_an_early_worker_that_cannot_start_costs_no_request(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
