@@ -258,14 +258,13 @@ class Trainer:
         published_at_ms, _ = self.timestamps.keep(self.position.step, 0.0)
         key, trainer, kept = self._checkpoint_key(), copy.deepcopy(trainer), self._kept
         self.publisher.wait()
-        is_held = self.accelerator.num_processes == 1 and kept.copies.have_room(files)
-        snapshot = Snapshot(files, self.accelerator.device) if is_held or self.publisher.behind else None
+        snapshot = Snapshot(files, self.accelerator.device) if self.publisher.behind else None
         self._snapshot = snapshot
 
         def publish() -> None:
             content = snapshot.wait() if snapshot is not None else files
             kept.live = publish_checkpoint(self.output, key, content, trainer, published_at_ms)
-            if is_held and kept.live is not None:
+            if snapshot is not None and kept.live is not None and self.accelerator.num_processes == 1:
                 kept.copies.keep(kept.live, content)
 
         self.publisher.start(publish)

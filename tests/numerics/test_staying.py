@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -80,18 +79,28 @@ def rollouts(make_rollout: MakeRollout, tiny_base: BaseModelRef) -> Callable[...
 
 
 @pytest.mark.parametrize(
-    "settings",
-    [{}, {"ema": 0.9, "micro_batch_size": 4}, {"batching": "packed"}, {"lora": True, "ema": 0.9}],
-    ids=["plain", "average and accumulation", "packed", "LoRA with dropout"],
+    ("settings", "elsewhere"),
+    [
+        pytest.param({}, "disk", id="plain"),
+        pytest.param({"ema": 0.9, "micro_batch_size": 4}, "host memory", id="average and accumulation"),
+        pytest.param({"batching": "packed"}, "host memory", id="packed"),
+        pytest.param({"lora": True, "ema": 0.9}, "disk", id="LoRA with dropout"),
+    ],
 )
 @pytest.mark.parametrize("order", [("middle", "end"), ("end", "middle"), ("end", "reset at the end", "reset")])
 def test_rollouts_in_one_process_equal_those_in_two(
-    rollouts: Callable[..., dict[str, Path]], settings: dict[str, Any], order: tuple[str, ...]
+    rollouts: Callable[..., dict[str, Path]],
+    settings: dict[str, Any],
+    elsewhere: str,
+    order: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    together = rollouts("one", **settings)
-    found = [run(together[name]) for name in order]
-    assert found[0] == ("host memory" if order[0] == "middle" else "memory, in place")
-    assert set(found[1:]) == {"host memory"}
+    with monkeypatch.context() as patch:
+        patch.setattr("tasks.workers.train.goes_behind", lambda device: elsewhere == "host memory")
+        together = rollouts("one", **settings)
+        found = [run(together[name]) for name in order]
+    assert found[0] == (elsewhere if order[0] == "middle" else "memory, in place")
+    assert set(found[1:]) == {elsewhere}
     apart = rollouts("two", **settings)
     for name in order:
         forget()
@@ -100,18 +109,16 @@ def test_rollouts_in_one_process_equal_those_in_two(
     assert files_of(apart["first"]) == files_of(together["first"])
 
 
-def test_a_checkpoint_without_a_copy_is_read_from_the_disk(
-    rollouts: Callable[..., dict[str, Path]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(HostCopies, "have_room", lambda self, files: False)
-    paths = rollouts("one")
-    expected = run(paths["end"]), files_of(paths["end"])
-    assert expected[0] == "memory, in place"
-    assert run(paths["middle"]) == "disk"
-    forget()
-    shutil.rmtree(paths["end"].parent / "checkpoints")
-    (paths["end"].parent / "rollout_result.json").unlink()
-    assert (run(paths["end"]), files_of(paths["end"])) == ("disk", expected[1])
+def test_the_newest_copies_stay_for_which_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.workers.training.publishing.host_memory", lambda: (10_000, 20_000))
+    copies, files = HostCopies(), {"model.safetensors": {"weight": torch.zeros(300)}}
+    for name in "abcde":
+        copies.keep(name, files)
+    # Of 10,000 bytes and those of the copies, a quarter.
+    assert [name for name in "abcde" if copies.find(name) is not None] == ["d", "e"]
+    monkeypatch.setattr("tasks.workers.training.publishing.host_memory", lambda: (4_800, 20_000))
+    copies.keep("f", files)
+    assert [name for name in "abcdef" if copies.find(name) is not None] == ["f"]
 
 
 def test_a_checkpoint_that_was_made_again_is_not_taken_from_memory(rollouts: Callable[..., dict[str, Path]]) -> None:

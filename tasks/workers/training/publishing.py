@@ -21,7 +21,10 @@ def goes_behind(device: torch.device) -> bool:
 
 
 class HostCopies:
-    """Copies of checkpoints in host memory, by the sha256 of their manifests; the newest, as far as there is room."""
+    """The copies that the newest checkpoints were written from, by their manifests' sha256, while there is room.
+
+    Where training waits for the disk, no copy is made: it would take longer than reading a checkpoint again.
+    """
 
     def __init__(self) -> None:
         self._held: dict[str, Files] = {}
@@ -30,23 +33,15 @@ class HostCopies:
         """Return the copy of a checkpoint; None without one."""
         return self._held.get(sha256)
 
-    def have_room(self, files: Files) -> bool:
-        """Return whether another copy of this size may be held, the oldest one's place being taken if need be."""
-        return _num_bytes(files) <= self._limit()
-
     def keep(self, sha256: str, files: Files) -> None:
         """Hold a copy, and let go of the oldest for which there is no room."""
         self._held[sha256] = files
-        limit = self._limit()
-        while sum(map(_num_bytes, self._held.values())) > limit:
+        limit = _SHARE_OF_FREE * (host_memory()[0] + self._num_bytes())
+        while self._num_bytes() > limit:
             del self._held[next(iter(self._held))]
 
-    def _limit(self) -> float:
-        return _SHARE_OF_FREE * (host_memory()[0] + sum(map(_num_bytes, self._held.values())))
-
-
-def _num_bytes(files: Files) -> int:
-    return sum(tensor.nbytes for tensors in files.values() for tensor in tensors.values())
+    def _num_bytes(self) -> int:
+        return sum(value.nbytes for files in self._held.values() for part in files.values() for value in part.values())
 
 
 class Snapshot:
