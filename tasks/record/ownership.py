@@ -53,7 +53,7 @@ def own_directory(config: SearchConfig, wait_s: float = 0.0) -> Iterator[str]:
     directory = directory_of(config)
     _refuse_unfinished(config, directory)
     make_folder(directory / ROUNDS)
-    with _locked(directory / _LOCK, f"search directory {directory}", wait_s):
+    with _locked(directory / _LOCK, f"search directory {directory}", wait_s, is_of_search=True):
         yield str(directory)
 
 
@@ -99,8 +99,14 @@ def _keys_of(names: Sequence[str]) -> dict[str, str]:
 
 
 @contextmanager
-def _locked(path: Path, what: str, wait_s: float, kind: int = fcntl.LOCK_EX) -> Iterator[None]:
-    """Hold the lock of `what` in the block; a wait is logged with the name of the owner."""
+def _locked(
+    path: Path, what: str, wait_s: float, kind: int = fcntl.LOCK_EX, *, is_of_search: bool = False
+) -> Iterator[None]:
+    """Hold the lock of `what` in the block; a wait is logged with the name of the owner.
+
+    With `is_of_search`, an owner of the same flow run is an earlier attempt of this search. Of what searches share, it
+    may be another search of the same comparison, and the wait for it has an end.
+    """
     has_told = False
     deadline = time.monotonic() + wait_s
     # A restarted comparison gives its searches new flow runs, and keeps its own.
@@ -112,7 +118,7 @@ def _locked(path: Path, what: str, wait_s: float, kind: int = fcntl.LOCK_EX) -> 
             lock.seek(0)
             owner = lock.read().strip() or "unknown"
             # An attempt on a machine that only seemed lost still works for the same run.
-            is_own = bool(run) and owner.endswith(run)
+            is_own = is_of_search and bool(run) and owner.endswith(run)
             if time.monotonic() >= deadline and not is_own:
                 raise BusyError(what, got=f"owner {owner}")
             if not has_told:

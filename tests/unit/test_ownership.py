@@ -181,6 +181,18 @@ def test_a_gpu_has_one_owner_and_the_second_is_told_its_name(tmp_path: Path, gpu
         assert owned == ("0", "1")
 
 
+def test_the_wait_for_another_search_of_a_comparison_ends(
+    tmp_path: Path, gpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__ID", "the-comparison")  # the root of both searches' runs
+    monkeypatch.setattr(ownership, "CACHE_WAIT_S", 0.0)
+    one, two = config_of(tmp_path), config_of(tmp_path, seed=1)
+    with own_gpus(one, 0, gpus, tmp_path), pytest.raises(BusyError), own_gpus(two, 0, gpus, tmp_path):
+        pass
+    with own_cache(one), pytest.raises(BusyError), own_cache(two):
+        pass
+
+
 def test_a_shared_gpu_is_shared_with_sharing_searches_only(tmp_path: Path, gpus: Path) -> None:
     def own(is_shared: bool) -> AbstractContextManager[tuple[str, ...]]:
         return own_gpus(config_of(tmp_path), 0, gpus, tmp_path, is_shared=is_shared)
