@@ -85,6 +85,7 @@ def rollouts(make_rollout: MakeRollout, tiny_base: BaseModelRef) -> Callable[...
         pytest.param({"ema": 0.9, "micro_batch_size": 4}, "host memory", id="average and accumulation"),
         pytest.param({"batching": "packed"}, "host memory", id="packed"),
         pytest.param({"lora": True, "ema": 0.9}, "disk", id="LoRA with dropout"),
+        pytest.param({"precision": "bf16", "ema": 0.9}, "host memory", id="bf16"),
     ],
 )
 @pytest.mark.parametrize("order", [("middle", "end"), ("end", "middle"), ("end", "reset at the end", "reset")])
