@@ -1,4 +1,4 @@
-"""The commands deploy and doctor: what searches run on."""
+"""The commands deploy, doctor and profile: what searches run on, and what takes their time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from flows.cli_options import Json, OutputRoot, Overrides
+from flows.cli_options import Config, Json, OutputRoot, Overrides
 from tasks.config.loading import load_config
 from tasks.report.messages import tell
 from tasks.report.terminal import log_to_terminal
@@ -68,3 +68,16 @@ def doctor(
     give([check.model_dump() for check in checks])
     if any(check.verdict == "fail" for check in checks):
         raise typer.Exit(1)
+
+
+def profile(config: Config, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Run a new search, and show where its wall time goes and what it counts: starts, calls, checkpoints, requests.
+
+    It runs in a temporary folder, which is removed, or in that of --set output_root=…
+    """
+    give = log_to_terminal(as_json=as_json).give
+    from tasks.commands.profile import profile_search, show_profile
+
+    measured = profile_search(config, overrides or [])
+    show_profile(measured)
+    give(measured.model_dump())

@@ -207,6 +207,13 @@ class InitError(MsftError):
     """No configuration can be written for a folder."""
 
 
+class ProfileError(MsftError):
+    """A search that was to be profiled failed."""
+
+    subject = "profile of {}"
+    expected, fix = "a search that ends", "run it by msft search, and mend what it tells"
+
+
 class DriftError(MsftError):
     """The inputs or the numerical environment are not those that the search started with."""
 

@@ -18,6 +18,7 @@ from tasks.data.examples import Example
 from tasks.data.token_calls import UNUSABLE, Asking, run_together
 from tasks.errors import ConfigError, ModelError
 from tasks.runtime.processes import without_torch
+from tasks.runtime.spans import span
 
 # Part of the cache's key; raised when `encode` returns other columns for the same text.
 _ENCODING_VERSION = 5
@@ -84,7 +85,10 @@ class Encoder:
         The rows of a slice share their calls of the tokenizer.
         """
         for part in _slices(examples):
-            for row in self._encode(part):
+            with span("tokenized rows") as figures:
+                figures["rows"] = len(part)
+                rows = list(self._encode(part))
+            for row in rows:
                 yield row if isinstance(row, Exception) else self._checked(row)
             self.on_rows(len(part))
 

@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 from jinja2 import TemplateError
 
+from tasks.runtime.spans import span
+
 # What a row may raise, the tokenizer's and the chat template's own errors included.
 UNUSABLE = (ValueError, TypeError, NotImplementedError, TemplateError)
 
@@ -50,7 +52,8 @@ def _answer(tokenizer: Any, known: dict[str, list[int]], asked: Mapping[int, Seq
     new = list(dict.fromkeys(text for texts in asked.values() for text in texts if text not in known))
     try:
         if new:
-            encoded = tokenizer(new, add_special_tokens=False, return_attention_mask=False, verbose=False)
+            with span("tokenizer call"):
+                encoded = tokenizer(new, add_special_tokens=False, return_attention_mask=False, verbose=False)
             known.update(zip(new, encoded["input_ids"], strict=True))
     except UNUSABLE as error:
         if len(asked) == 1:

@@ -31,6 +31,7 @@ from tasks.contracts import SearchRef
 from tasks.errors import DeletedRunError, NoDiskSpaceError, TrackingError
 from tasks.redaction import without_password
 from tasks.runtime.files import is_out_of_space, no_room, publish_file
+from tasks.runtime.spans import span, traced
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +77,8 @@ def retry_for(uri: str, patience_s: float, call: Callable[[], Result]) -> Result
     began, pause_s = time.monotonic(), _FIRST_PAUSE_S
     while True:
         try:
-            result = call()
+            with span("MLflow calls"):
+                result = call()
         except (MlflowException, OperationalError, OSError) as error:
             if not _may_pass(error):
                 raise _refusal(uri, error) from error
@@ -145,7 +147,8 @@ def client_of(tracking_uri: str) -> MlflowClient:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # what fails is raised and reported by us
     _create_whole(tracking_uri)
-    return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+    client: MlflowClient = traced("MLflow", MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri))
+    return client
 
 
 def _create_whole(tracking_uri: str) -> None:

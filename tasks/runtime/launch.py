@@ -14,8 +14,9 @@ from tasks.contracts import WorkerFailure
 from tasks.errors import WorkerError
 from tasks.runtime.files import no_room
 from tasks.runtime.machine import has_accelerator, num_threads
-from tasks.runtime.pool import Request, current_pool
+from tasks.runtime.pool import LAUNCHER, Request, current_pool
 from tasks.runtime.processes import PYTHON, SUPERVISED, child_environment, wait_until
+from tasks.runtime.spans import span
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ def _accelerate(training: TrainingConfig) -> tuple[tuple[str, ...], dict[str, st
             flags += ["--multi_gpu", "--main_process_port", "0"]
         elif is_on_cpu:
             flags += ["--cpu"]
-    return (*SUPERVISED, "accelerate.commands.launch", *flags, "-m", _SERVE, "training.learner"), environment
+    return (*SUPERVISED, LAUNCHER, *flags, "-m", _SERVE, "training.learner"), environment
 
 
 @contextmanager
@@ -121,7 +122,8 @@ def beside(module: str, spec: Path, *, threads: int | None, on_poll: OnPoll) -> 
     job = _Job(_SINGLE, worker_environment(threads), module, spec)
     with job.start() as request:
         yield
-        wait_until(lambda: request.is_over, on_poll)
+        with span(job.module):
+            wait_until(lambda: request.is_over, on_poll)
 
 
 def log_path_of(spec: Path) -> Path:
@@ -179,7 +181,7 @@ def _pause(seconds: float, on_poll: OnPoll | None) -> None:
 
 def _is_preempted(job: _Job, name: str, on_poll: OnPoll | None) -> bool:
     """Run a worker's request once; return whether it was preempted, or raise its failure."""
-    with job.start() as request:
+    with job.start() as request, span(job.module):
         wait_until(lambda: request.is_over, on_poll)
     if request.is_done:
         return False

@@ -22,10 +22,12 @@ from typing import Any
 
 from tasks.runtime.files import hash_file, make_folder, write_file
 from tasks.runtime.processes import Process, end_groups, spawn
+from tasks.runtime.spans import span
 
 _FOLDER = "workers"
 _EARLY_LOG = "starts.log"  # of workers without a request
 Key = tuple[str, ...]
+LAUNCHER = "accelerate.commands.launch"
 _GRACE_S = 5.0  # of an idle worker, which has nothing to save
 
 
@@ -122,8 +124,11 @@ class WorkerPool:
         attempt = next(self._attempts)
         folder = self._folder / f"worker-{attempt}"
         make_folder(folder)
-        return _Worker(spawn([*command, str(folder)], log, environment), folder, attempt, is_fresh)
+        with span("process start") as figures:
+            figures["processes"] = 1 + (LAUNCHER in command)  # a launcher starts the worker
+            return _Worker(spawn([*command, str(folder)], log, environment), folder, attempt, is_fresh)
 
+    @span("exits")
     def close(self) -> None:
         """End the idle workers."""
         end_groups([worker.process for worker in self._idle.values()], _GRACE_S)

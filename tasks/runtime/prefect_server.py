@@ -29,6 +29,7 @@ from tasks.errors import PrefectServerError
 from tasks.runtime.files import make_folder
 from tasks.runtime.launch import worker_environment
 from tasks.runtime.processes import bypass_proxy, keep_running
+from tasks.runtime.spans import span
 
 logger = logging.getLogger(__name__)
 
@@ -117,8 +118,10 @@ def _api(output_root: str, module: str) -> Iterator[str]:
         _serve(url, output_root) as exit_codes,
     ):
         if module:
-            importlib.import_module(module)
-        _wait_for(url, output_root, _START_S, exit_codes)
+            with span("imports"):
+                importlib.import_module(module)
+        with span("Prefect"):
+            _wait_for(url, output_root, _START_S, exit_codes)
         yield url
 
 

@@ -16,6 +16,7 @@ from tasks.contracts import CheckpointScores, EvaluationCost, ScoreSpec, ScoreSp
 from tasks.record.paths import ANSWERS, BASE, score_file_of
 from tasks.record.rollout import MANIFEST, verify
 from tasks.runtime.files import hash_file, make_folder, publish_folder, write_file
+from tasks.runtime.spans import span
 from tasks.workers.generation import end_tokens, greedy_settings
 from tasks.workers.kept import keep, leaves_room, take
 from tasks.workers.model import (
@@ -41,7 +42,8 @@ def score(spec_path: Path) -> None:
     make_folder(output)
     device = choose_device(spec.device)
     key = _key(spec)
-    model, tokenizer = take(_KIND, key) or (load_base(spec.model), load_tokenizer(spec.model))
+    with span("model loading"):
+        model, tokenizer = take(_KIND, key) or (load_base(spec.model), load_tokenizer(spec.model))
     shape = shape_of(model)
     shown = (*spec.end_splits, *(split.split for split in spec.splits))
     ends = end_tokens(tokenizer, [row for split in shown for row in read_rows(split.directory)])
@@ -73,6 +75,7 @@ def _key(spec: ScoreSpec) -> tuple[object, ...] | None:
     return (spec.model, spec.device) if spec.requests and spec.export_directory is None else None
 
 
+@span("waits")
 def _wait_for(directory: Path) -> None:
     """Wait until the running roll-out has published the checkpoint; the owner ends this process if it never does."""
     while not directory.exists():
@@ -82,7 +85,9 @@ def _wait_for(directory: Path) -> None:
 def _score_model(scorer: Scorer, splits: Sequence[ScoreSplit], key: CheckpointKey, sha256: str, output: Path) -> None:
     began = time.monotonic()
     scorer.cost = Cost()
-    scores = tuple(scorer.score(split) for split in splits)
+    with span("scoring") as figures:
+        scores = tuple(scorer.score(split) for split in splits)
+        figures.update({name: value for name, value in vars(scorer.cost).items() if isinstance(value, int)})
     cost = EvaluationCost(
         num_tokens=scorer.cost.num_tokens,
         num_examples=sum(score.num_examples for score in scores),
@@ -93,6 +98,7 @@ def _score_model(scorer: Scorer, splits: Sequence[ScoreSplit], key: CheckpointKe
     write_file(output / score_file_of(key), result.model_dump_json())
 
 
+@span("model loading")
 def _load_scored(model: Any, directory: Path) -> None:
     file = scored_file(directory)
     verify(directory, only=file)

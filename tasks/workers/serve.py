@@ -23,6 +23,7 @@ from pathlib import Path
 
 from tasks.runtime.files import write_file
 from tasks.runtime.pool import hash_of, read_json
+from tasks.runtime.spans import span
 from tasks.workers.supervisor import exit_on_sigterm, num_ranks, rank, watch_owner
 
 _POLL_S = 0.02
@@ -32,8 +33,9 @@ def serve(modules: Sequence[str], folder: Path) -> None:
     """Serve the requests of a folder until a signal, a failure or the loss of the owner ends the process."""
     watch_owner()
     exit_on_sigterm(partial(_spec_of, folder / f"{0:06}.json"))
-    for module in modules:
-        importlib.import_module(f"tasks.workers.{module}")
+    with span("imports"):
+        for module in modules:
+            importlib.import_module(f"tasks.workers.{module}")
     for number in itertools.count():
         path = folder / f"{number:06}.json"
         exit_on_sigterm(partial(_spec_of, path))
@@ -44,7 +46,8 @@ def serve(modules: Sequence[str], folder: Path) -> None:
         answer = request["answer"] | {"spec_sha256": hash_of(Path(request["spec"]))}
         if answer != request["answer"]:
             sys.exit(f"{request['spec']} is not yet the file that was asked for; ending")
-        code = _run(request["module"], request["spec"])
+        with span(request["module"]):
+            code = _run(request["module"], request["spec"])
         if code != 0:
             sys.exit(code)
         _free_memory()

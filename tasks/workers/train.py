@@ -17,6 +17,7 @@ from tasks.algorithm.state import CheckpointKey
 from tasks.contracts import RolloutSpec
 from tasks.data.randomness import seed_from
 from tasks.record.rollout import ProgressFile
+from tasks.runtime.spans import span
 from tasks.workers.kept import keep, leaves_room, take
 from tasks.workers.model import device_name
 from tasks.workers.supervisor import Preempted, StopFlag, run_worker
@@ -67,7 +68,8 @@ class Trainer:
         self.position = Position.at_start(spec)
         self.timestamps = Timestamps(self.output)
         self.account = IntervalAccount([part.name for part in spec.mixture.draws], self.accelerator)
-        self._kept = kept or Kept(load_learner(spec, self.accelerator), HostCopies())
+        with span("model loading"):
+            self._kept = kept or Kept(load_learner(spec, self.accelerator), HostCopies())
         self.learner = self._kept.learner
         resumed_from, is_live = self._agree(self._resumption())
         self.is_resumed = resumed_from is not None
@@ -239,6 +241,7 @@ class Trainer:
         if self._snapshot is not None:
             self._snapshot.hold_back()
 
+    @span("checkpoint writing")
     def _publish(self) -> None:
         """Publish the state between two optimizer steps; no other state is saved, and none after a bad gradient."""
         self.stepper.check()

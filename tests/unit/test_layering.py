@@ -30,6 +30,7 @@ MAY_READ_ENVIRONMENT = {
     "tasks/runtime/machine.py",
     "tasks/runtime/processes.py",
     "tasks/runtime/prefect_server.py",
+    "tasks/runtime/spans.py",
     "tasks/workers/supervisor.py",
     "tasks/report/prefect_artifacts.py",
     "tasks/commands/deploy.py",
