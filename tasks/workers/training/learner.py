@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import DistributedType
-from torch.distributed.fsdp import MixedPrecisionPolicy
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 
 from tasks.algorithm.costs import ModelShape
 from tasks.contracts import RolloutSpec
@@ -52,6 +52,12 @@ class Learner:
         """Let what computes have the model's weights, after these have changed."""
         if self.masters is not None:
             self.masters.take_over()
+
+    def reshard(self) -> None:
+        """Let each process hold its part of the weights again, after a pass without a backward pass (FSDP)."""
+        for module in self.model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

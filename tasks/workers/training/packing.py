@@ -31,6 +31,7 @@ def check_packing(stepper: Stepper) -> None:
     with torch.no_grad(), without_dropout(stepper.model):
         together = _logits(stepper, rows, packed=True)
         alone = torch.cat([_logits(stepper, [row], packed=False) for row in rows])
+    stepper.learner.reshard()
     difference = float((together - alone).abs().max() / alone.std())
     training = stepper.spec.training
     if not difference <= _TOLERANCE[training.precision]:

@@ -49,6 +49,7 @@ class Stepper:
         self.stores = [row_store(part.train) for part in spec.mixture.draws]
         self.logits_at = LogitsAt(self.model, accelerator.unwrap_model(self.model))
         self.bounds_rows = attends_within_rows(accelerator.unwrap_model(self.model))
+        learner.reshard()
         self._unchecked: list[tuple[Step, torch.Tensor]] = []
         self.limit = PassLimit(spec.training.micro_batch_size, MAX_TOKENS, spec.training.batching == "packed")
 
@@ -153,6 +154,7 @@ class Stepper:
         with torch.no_grad():
             for part in passes:
                 self._forward(part, losses)
+        self.learner.reshard()
 
     def _forward(self, part: Pass, losses: torch.Tensor) -> torch.Tensor:
         """Return the summed loss of some rows, and add each row's loss to `losses`."""
@@ -169,6 +171,7 @@ class Stepper:
                 likeliest = self.logits_at(part.inputs, part.positions).argmax(dim=-1)
                 missed = (likeliest != part.labels) & (part.labels != IGNORED)
                 wrong.index_add_(0, part.row_of, missed.double())
+        self.learner.reshard()
         return [count == 0 for count in self.accelerator.reduce(wrong, reduction="sum").tolist()]
 
     def look_ahead(self, rows: Sequence[Draw], number: int) -> tuple[float, float, RowCost]:
