@@ -96,9 +96,10 @@ class Stepper:
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         clip_grads_with_norm_(parameters, self.spec.training.max_grad_norm, norm)
         self._unchecked.append((step, norm))
-        self.optimizer.optimizer.found_inf = (~norm.isfinite()).float()  # fused AdamW then leaves everything as it is
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        optimizer = self.optimizer.optimizer  # Accelerate's own searches the installed packages at every step
+        optimizer.found_inf = (~norm.isfinite()).float()  # fused AdamW then leaves everything as it is
+        optimizer.step()
+        optimizer.zero_grad()
         self.learner.take_over()
 
     def check(self) -> None:
