@@ -183,3 +183,13 @@ def test_a_worker_killed_while_it_writes_behind_repeats_the_same_bits(
     assert published(path) == [0, 4, 9]
     for step in (0, 4, 9):
         assert hashes(path, step) == hashes(straight, step)
+
+
+def test_every_update_is_held_back_until_the_copy_is_whole(
+    make_rollout: MakeRollout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(spec_of(make_rollout("behind")))
+    held_back: list[int] = []
+    monkeypatch.setattr(worker.Snapshot, "hold_back", lambda snapshot: held_back.append(trainer.position.step))
+    trainer.run()
+    assert held_back == list(range(9))
