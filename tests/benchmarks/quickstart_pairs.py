@@ -47,7 +47,11 @@ def run(place: Path, arguments: Sequence[str]) -> Cost:
     with tempfile.TemporaryDirectory() as folder:
         before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
         subprocess.run(
-            [*command, "search", *arguments], cwd=folder, env=kept | extra, check=True, stdout=subprocess.DEVNULL
+            [*command, "search", "--quiet", *arguments],
+            cwd=folder,
+            env=kept | extra,
+            check=True,
+            stdout=subprocess.DEVNULL,
         )
         wall = time.monotonic() - began
         with suppress(ChildProcessError):
