@@ -172,7 +172,9 @@ class TrainingConfig(Settings):
 class EvaluationConfig(Settings):
     """Scoring of checkpoints on validation."""
 
-    batch_tokens: int = Field(8192, ge=64, description="Most padded tokens per forward pass.")
+    batch_tokens: int = Field(
+        8192, ge=64, description="Most padded tokens per forward pass; a CPU takes at most 512, which is faster there."
+    )
     beside_training: Literal["auto", "yes", "no"] = Field(
         "auto",
         description="Score checkpoints in a process of its own on the same device while the roll-out goes on. "

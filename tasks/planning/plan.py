@@ -170,13 +170,13 @@ def training_cost(split: SplitRef) -> RowCost:
 def scoring_cost(split: SplitRef, metric: Metric, max_new_tokens: int) -> ScoringCost:
     """Return the cost of scoring all rows of a split by `metric` at one checkpoint.
 
-    One forward pass over prompt and completion gives the loss, and the answer if the model's is correct. Each choice of
-    more than one token takes a pass of its own; answers that may still be correct are generated (`workers/scoring.py`).
+    One forward pass over prompt and completion gives the loss, and the answer if the model's is correct. Choices share
+    it, and take less where they begin alike; answers that may still be correct are generated (`workers/scoring.py`).
     """
     columns = _columns(split)
     gold = _gold_pass(columns)
     if metric in BY_CHOICES:
-        gold = gold + _choice_passes(columns)
+        gold = gold + _other_choices(columns)
     if metric in (*BY_CHOICES, "loss"):
         return ScoringCost(gold, gold, gold)
     generated = _sums(_ints(columns["prompt_length"]) + max_new_tokens, max_new_tokens * split.num_rows)
@@ -194,16 +194,16 @@ def _gold_pass(columns: Any) -> RowCost:
     return _sums(_ints(columns["num_tokens"]), num_labels)
 
 
-def _choice_passes(columns: Any) -> RowCost:
+def _other_choices(columns: Any) -> RowCost:
+    """Return what the choices beside the labelled one add to a row's pass: all but the last token of each."""
     choices = columns["choice_ids"].combine_chunks()
     lengths = _ints(pc.list_value_length(pc.list_flatten(choices)))
     owners = _ints(pc.list_parent_indices(choices))
-    longest = np.zeros(len(choices), dtype=np.int64)
-    np.maximum.at(longest, owners, lengths)
-    # If every choice is one token, the first pass has all their likelihoods.
-    is_open = longest[owners] > 1
-    tails = lengths[is_open]
-    return _sums(_ints(columns["prompt_length"])[owners[is_open]] + tails, int(tails.sum()))
+    numbers = np.arange(len(owners)) - np.searchsorted(owners, owners)
+    is_other = numbers != _ints(columns["gold"])[owners]
+    prompts, tails = _ints(columns["prompt_length"])[owners[is_other]], lengths[is_other] - 1
+    num_pairs = int(((prompts + tails) ** 2 - prompts**2).sum())
+    return RowCost(int(tails.sum()), num_pairs, int(tails.sum()))
 
 
 def _sums(lengths: Ints, num_head_positions: int) -> RowCost:

@@ -1,14 +1,9 @@
-"""Collate rows into tensors, and compute logits and losses in one forward pass.
-
-`collate` is the batch of scoring: it turns each row's loss mask into `labels`, with IGNORED where a token has
-no loss, and `token_losses` skips these.
-"""
+"""Compute logits and losses at chosen positions, in one forward pass."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,86 +20,6 @@ IGNORED = -100
 LOGITS_AT_ONCE = 1 << 26
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Tensors of one forward pass.
-
-    Attributes:
-        inputs: arguments of the model, of shape (rows, tokens). Packed rows lie end to end in one row; with `bounded`,
-            their bounds are included under transformers' names for FlashAttention.
-        positions: (k,) positions whose logits are needed: those before a label of any row.
-        labels: (rows, k) token that follows each position, or IGNORED where the loss mask excludes it.
-        row_of: (rows, k) index of the given row that the token belongs to.
-    """
-
-    inputs: dict[str, Any]
-    positions: torch.Tensor
-    labels: torch.Tensor
-    row_of: torch.Tensor
-
-    @property
-    def has_label(self) -> torch.Tensor:
-        """Booleans of shape (rows, k): whether the position has a loss."""
-        return self.labels != IGNORED
-
-
-def collate(rows: Sequence[Row], device: torch.device, *, packed: bool, bounded: bool = False) -> Batch:
-    """Return the batch of `rows`; a row's first token has no loss, since nothing comes before it."""
-    ids, loss_mask, row_of, inputs = _packed(rows) if packed else _padded(rows)
-    labels = np.where(loss_mask, ids, IGNORED)
-    positions = np.flatnonzero(loss_mask[:, 1:].any(axis=0))
-    if len(positions) == 0:
-        positions = np.zeros(1, dtype=np.int64)
-    tensors = {key: torch.from_numpy(value).to(device) for key, value in inputs.items()}
-    return Batch(
-        inputs={**tensors, **(_bounds(rows, device) if packed and bounded and rows else {})},
-        positions=torch.from_numpy(positions).to(device),
-        labels=torch.from_numpy(labels[:, positions + 1]).to(device),
-        row_of=torch.from_numpy(row_of[:, positions + 1]).to(device),
-    )
-
-
-Arrays = tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], dict[str, npt.NDArray[Any]]]
-
-
-def _padded(rows: Sequence[Row]) -> Arrays:
-    width = max(2, *(len(ids) for ids, _ in rows)) if rows else 2
-    shape = (max(1, len(rows)), width)
-    ids, loss_mask = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int8)
-    attention_mask = np.zeros(shape, dtype=np.int64)
-    for index, (row_ids, row_loss_mask) in enumerate(rows):
-        ids[index, : len(row_ids)] = row_ids
-        loss_mask[index, : len(row_ids)] = row_loss_mask
-        attention_mask[index, : len(row_ids)] = 1
-    loss_mask[:, 0] = 0
-    attention_mask[:, 0] = 1  # a rank without rows still runs one token, which has no loss
-    row_of = np.repeat(np.arange(shape[0])[:, None], width, axis=1)
-    inputs = {"input_ids": ids}
-    return (ids, loss_mask, row_of, inputs if attention_mask.all() else inputs | {"attention_mask": attention_mask})
-
-
-def _packed(rows: Sequence[Row]) -> Arrays:
-    """Lay the rows end to end.
-
-    Positions restart with each row, and there is no attention mask: next to a mask of ones, transformers builds no
-    block-diagonal mask, and rows would see each other (measured: logits off by 12.7).
-    """
-    if not rows:
-        return _padded(rows)
-    loss_masks = [np.concatenate([[np.int8(0)], row_loss_mask[1:]]) for _, row_loss_mask in rows]
-    ids = np.concatenate([row_ids for row_ids, _ in rows]).astype(np.int64)[None]
-    positions = np.concatenate([np.arange(len(row_ids)) for row_ids, _ in rows])[None]
-    row_of = np.concatenate([np.full(len(row_ids), index) for index, (row_ids, _) in enumerate(rows)])[None]
-    return ids, np.concatenate(loss_masks)[None], row_of, {"input_ids": ids, "position_ids": positions}
-
-
-def _bounds(rows: Sequence[Row], device: torch.device) -> dict[str, Any]:
-    lengths = [len(ids) for ids, _ in rows]
-    ends = torch.from_numpy(np.cumsum([0, *lengths], dtype=np.int32)).to(device)
-    longest = max(lengths)
-    return {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
-
-
 class LogitsAt:
     """Computes logits at chosen positions of the rows of a batch, and at no others.
 
@@ -116,10 +31,18 @@ class LogitsAt:
     Args:
         model: the model to call, perhaps wrapped for several processes.
         unwrapped: the model within; `model` if not given.
+
+    Attributes:
+        tolerance: largest difference that rounding makes, in standard deviations. Other kernels may compute a product
+            of fewer rows; a wrong position is off by about one.
     """
 
     def __init__(self, model: Any, unwrapped: Any | None = None) -> None:
         self.model, inner = model, unwrapped if unwrapped is not None else model
+        weight = next(inner.parameters())
+        lowers = torch.is_autocast_enabled(weight.device.type)
+        dtype = torch.get_autocast_dtype(weight.device.type) if lowers else weight.dtype
+        self.tolerance: float = torch.finfo(dtype).eps ** 0.5
         self._keeps_columns = supports_logit_positions(inner)
         self._head = inner.get_output_embeddings()
         # Nothing follows the output layer, and it has no dropout: losses may be computed within it.
@@ -196,8 +119,7 @@ class LogitsAt:
                 gathered = self._gathered({"input_ids": ids}, positions).flatten(0, -2)
             except (IndexError, RuntimeError):
                 gathered = None
-            # Other kernels may compute a product of fewer rows; a wrong position is off by about a standard deviation.
-            tolerance = torch.finfo(own.dtype).eps ** 0.5 * own.float().std()
+            tolerance = self.tolerance * own.float().std()
             if gathered is None or own.shape != gathered.shape or bool((own - gathered).abs().max() > tolerance):
                 self._head, self._ends_in_head = None, False
             if self._ends_in_head:
@@ -215,19 +137,3 @@ def supports_logit_positions(model: Any) -> bool:
     """Return whether the model can compute logits at chosen positions only, as most models of transformers can."""
     get_base = getattr(model, "get_base_model", None)
     return "logits_to_keep" in inspect.signature((get_base() if get_base else model).forward).parameters
-
-
-def token_logits(model: Any, batch: Batch, *, at_positions: bool) -> torch.Tensor:
-    """Return float32 logits of shape (rows, k, vocabulary) at the batch's positions."""
-    if at_positions:
-        logits = model(**batch.inputs, use_cache=False, logits_to_keep=batch.positions).logits
-    else:
-        logits = model(**batch.inputs, use_cache=False).logits[:, batch.positions]
-    result: torch.Tensor = logits.float()
-    return result
-
-
-def token_losses(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """Return the cross-entropy in nats of each label, of shape (rows, k); 0 where there is none."""
-    losses = F.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), reduction="none", ignore_index=IGNORED)
-    return losses.view(batch.labels.shape)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
+from transformers import DynamicCache, GenerationConfig
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from tasks.algorithm.answers import Answer, number_in
+from tasks.algorithm.costs import RowCost
 from tasks.data.boundaries import decode
 from tasks.data.chat_template import THOUGHT_END
 from tasks.data.model_size import cache_width
+from tasks.workers.forward import supports_logit_positions
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class Generator:
 
     Args:
         ends: tokens that end a completion.
-        on_cost: called with (tokens, pairs of tokens, positions with logits) of the work.
+        on_cost: called with the work on each row.
         whole: generate every text to its end, also where its beginning decides.
     """
 
@@ -58,7 +62,7 @@ class Generator:
         tokenizer: Any,
         ends: frozenset[int],
         batch_tokens: int,
-        on_cost: Callable[[int, int, int], None],
+        on_cost: Callable[[RowCost], None],
         *,
         whole: bool = False,
     ) -> None:
@@ -68,11 +72,17 @@ class Generator:
         self._max_positions: int = getattr(config, "max_position_embeddings", None) or sys.maxsize
         self._device = next(model.parameters()).device
         model.generation_config = greedy_settings(tokenizer, ends)
+        self._keeps_cache = _keeps_cache(model)
+        self._last_alone = {"logits_to_keep": 1} if supports_logit_positions(model) else {}
 
     def answers(
-        self, rows: Sequence[Mapping[str, Any]], greedy_ids: Sequence[list[int]], goals: Sequence[Goal], limit: int
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        greedy_ids: Sequence[list[int]],
+        goals: Sequence[Goal],
+        limits: Sequence[int],
     ) -> list[Answer]:
-        """Return the greedy generation of at most `limit` tokens for each row, compared with its goal.
+        """Return the greedy generation of at most its limit of tokens for each row, compared with its goal.
 
         The text is only the beginning where that decides.
 
@@ -80,7 +90,7 @@ class Generator:
         completion. Generation begins with the tokens before the first disagreement and the one there, and continues
         only where the text has not ended and may still meet the goal.
         """
-        limits = [min(limit, self._max_positions - row["prompt_length"]) for row in rows]
+        limits = [min(n, self._max_positions - row["prompt_length"]) for n, row in zip(limits, rows, strict=True)]
         targets = [row["input_ids"][row["prompt_length"] :] for row in rows]
         goals = [goal.with_thought_of(self._text(target)) for goal, target in zip(goals, targets, strict=True)]
         found: dict[int, Answer] = {}
@@ -118,33 +128,67 @@ class Generator:
         alone = [[i] for i, size in enumerate(sizes) if size > self._max_positions]
         texts = [""] * len(prompts)
         for indices in [*([inner[i] for i in batch] for batch in batches), *alone]:
-            left = max(limits[i] - len(starts[i]) for i in indices)
+            left = [limits[i] - len(starts[i]) for i in indices]
             for index, new in zip(indices, self._continue([begun[i] for i in indices], left), strict=True):
-                new = new[: limits[index] - len(starts[index])]
                 new = new[: next((i for i, token in enumerate(new) if token in self.ends), None)]
                 texts[index] = self._text(starts[index] + new)
                 length = len(begun[index]) + len(new)
-                self._on_cost(length, length * length, len(new))
+                self._on_cost(RowCost(length, length * length, len(new)))
         return texts
 
-    def _continue(self, begun: Sequence[list[int]], max_new_tokens: int) -> list[list[int]]:
-        """Return the tokens that follow each row; rows are padded on the left."""
+    def _continue(self, begun: Sequence[list[int]], limits: Sequence[int]) -> list[list[int]]:
+        """Return the tokens that follow each row, of at most its limit; rows are padded on the left."""
         width = max(map(len, begun))
         pad = self.tokenizer.pad_token_id or 0
-        ids = [[pad] * (width - len(row)) + row for row in begun]
-        mask = [[0] * (width - len(row)) + [1] * len(row) for row in begun]
-        output = self.model.generate(
-            input_ids=torch.tensor(ids, device=self._device),
-            attention_mask=torch.tensor(mask, device=self._device),
-            max_new_tokens=max_new_tokens,
-            pad_token_id=pad,
-        )
-        new: list[list[int]] = output[:, width:].tolist()
-        return new
+        ids = torch.tensor([[pad] * (width - len(row)) + row for row in begun], device=self._device)
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in begun], device=self._device)
+        if self._keeps_cache:
+            return self._step_on(ids, mask, limits)
+        output = self.model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=max(limits), pad_token_id=pad)[
+            :, width:
+        ]
+        return [new[:limit] for new, limit in zip(output.tolist(), limits, strict=True)]
+
+    def _step_on(self, ids: torch.Tensor, mask: torch.Tensor, limits: Sequence[int]) -> list[list[int]]:
+        """Generate token by token as `generate` does, but for rows that have ended, which leave the batch."""
+        found: list[list[int]] = [[] for _ in limits]
+        rows = list(range(len(limits)))  # those in the batch
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        cache = DynamicCache(config=self.model.config)
+        while True:
+            inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "past_key_values": cache}
+            logits = self.model(**inputs, use_cache=True, **self._last_alone).logits
+            ids = logits[:, -1:].argmax(-1)
+            for row, token in zip(rows, ids[:, 0].tolist(), strict=True):
+                found[row].append(token)
+            lines = [
+                line
+                for line, row in enumerate(rows)
+                if found[row][-1] not in self.ends and len(found[row]) < limits[row]
+            ]
+            if not lines:
+                return found
+            mask, positions = torch.cat([mask, torch.ones_like(ids)], dim=1), positions[:, -1:] + 1
+            if len(lines) < len(rows):
+                rows, kept = [rows[line] for line in lines], torch.tensor(lines, device=self._device)
+                ids, mask, positions = ids[kept], mask[kept], positions[kept]
+                cache.batch_select_indices(kept)
 
     def _text(self, ids: list[int]) -> str:
         kept = [token for token in ids if token not in self.ends]
         return decode(self.tokenizer, kept, skip_special_tokens=True)
+
+
+def _keeps_cache(model: Any) -> bool:
+    """Return whether keys and values of the attention are all that the model needs of earlier tokens."""
+    base = getattr(model, "get_base_model", lambda: model)()
+    takes = inspect.signature(base.forward).parameters
+    if not {"past_key_values", "position_ids"} <= takes.keys():
+        return False
+    return {type(layer) for layer in DynamicCache(config=model.config).layers} <= {
+        DynamicLayer,
+        DynamicSlidingWindowLayer,
+    }
 
 
 def greedy_settings(tokenizer: Any, ends: frozenset[int]) -> GenerationConfig:

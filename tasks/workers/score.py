@@ -86,7 +86,7 @@ def _score_model(scorer: Scorer, splits: Sequence[ScoreSplit], key: CheckpointKe
     began = time.monotonic()
     scorer.cost = Cost()
     with span("scoring") as figures:
-        scores = tuple(scorer.score(split) for split in splits)
+        scores = tuple(scorer.score_all(splits))
         figures.update({name: value for name, value in vars(scorer.cost).items() if isinstance(value, int)})
     cost = EvaluationCost(
         num_tokens=scorer.cost.num_tokens,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM, MistralConfig, MistralForCausalLM
 
 from tasks.contracts import BaseModelRef, ScoreSplit
 from tasks.data.encoder import Encoder
@@ -83,9 +83,9 @@ def test_a_row_at_the_models_last_position_is_generated(
     prompts = ["max 1 2?" + "." * count for count in (0, 30, 38)]
     split = make_split("long", "numeric", [Example(prompt, "2", "2") for prompt in prompts], max_new_tokens=24)
     assert Scorer(model, encoder.tokenizer, 512, shape_of(model), autocast=False).score(split).num_examples == 3
-    generator = Generator(model, encoder.tokenizer, frozenset(), 512, lambda *work: None, whole=True)
+    generator = Generator(model, encoder.tokenizer, frozenset(), 512, lambda work: None, whole=True)
     rows = [encoder.encode(example) for example in [Example(prompt, "22", "2") for prompt in prompts]]
-    answers = generator.answers(rows, [[5, 5, 5]] * 3, [Goal("2", is_numeric=False)] * 3, 24)
+    answers = generator.answers(rows, [[5, 5, 5]] * 3, [Goal("2", is_numeric=False)] * 3, [24] * 3)
     assert [len(answer.text) for answer in answers] == [24, 48 - 38, 48 - 46]
 
 
@@ -96,8 +96,8 @@ def test_a_completion_that_agrees_is_cut_by_the_limit(
     row = encoder.encode(Example("max 4 43?", "43", "43"))
     target = row["input_ids"][row["prompt_length"] :]
     ends = frozenset({encoder.tokenizer.eos_token_id})
-    generator = Generator(half_taught, encoder.tokenizer, ends, 512, lambda *work: None)
-    (answer,) = generator.answers([row], [target], [Goal("43", is_numeric=False)], limit)
+    generator = Generator(half_taught, encoder.tokenizer, ends, 512, lambda work: None)
+    (answer,) = generator.answers([row], [target], [Goal("43", is_numeric=False)], [limit])
     assert (answer.text, answer.is_correct) == (text, is_correct)
 
 
@@ -105,6 +105,35 @@ def test_an_end_within_the_completion_ends_the_generation(half_taught: Any, enco
     row = encoder.encode(Example("max 4 43?", "43", "43"))
     target = row["input_ids"][row["prompt_length"] :]
     ends = frozenset({target[0] + 1, target[1]})
-    generator = Generator(half_taught, encoder.tokenizer, ends, 512, lambda *work: None)
-    (answer,) = generator.answers([row], [target], [Goal("43", is_numeric=False)], 24)
+    generator = Generator(half_taught, encoder.tokenizer, ends, 512, lambda work: None)
+    (answer,) = generator.answers([row], [target], [Goal("43", is_numeric=False)], [24])
     assert (answer.text, answer.is_correct) == ("4", False)
+
+
+@pytest.mark.parametrize("kind", ["attention", "windows", "recurrent"])
+def test_rows_that_leave_have_the_texts_of_generate(half_taught: Any, encoder: Encoder, kind: str) -> None:
+    """The ends are so common that rows leave one after another."""
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"vocab_size": len(encoder.tokenizer), "num_hidden_layers": 2, "initializer_range": 0.3}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 32, "intermediate_size": 32}
+    models = {
+        "attention": lambda: half_taught,
+        "windows": lambda: MistralForCausalLM(MistralConfig(**sizes, **heads, sliding_window=8)),
+        "recurrent": lambda: MambaForCausalLM(MambaConfig(**sizes, hidden_size=32)),
+    }
+    model, ends = models[kind]().eval(), frozenset(range(30, 45))
+    prompts = [encoder.encode(example)["input_ids"][: 4 + index] for index, example in enumerate(examples_of("max"))]
+    starts, limits = [prompt[:1] for prompt in prompts], [5 + 2 * (index % 7) for index in range(len(prompts))]
+    widths: list[int] = []
+    with torch.inference_mode():
+        generator = Generator(model, encoder.tokenizer, ends, 4096, lambda work: None)
+        with model.register_forward_pre_hook(lambda *call: widths.append(len(call[2]["input_ids"])), with_kwargs=True):
+            texts = generator.generate(prompts, starts, limits)
+        alone = []
+        for prompt, start, limit in zip(prompts, starts, limits, strict=True):
+            ids = torch.tensor([prompt + start])
+            new = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=limit - 1)
+            kept = [token for token in [*start, *new[0, ids.shape[1] :].tolist()] if token not in ends]
+            alone.append(encoder.tokenizer.decode(kept, skip_special_tokens=True))
+    assert texts == alone
+    assert (len(set(widths)) > 4) == (kind != "recurrent")

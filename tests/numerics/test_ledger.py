@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -14,7 +15,7 @@ from tasks.algorithm.costs import RowCost
 from tasks.config.schema import LoraConfig
 from tasks.contracts import BaseModelRef, Mixture, RolloutResult
 from tasks.workers import train as worker
-from tasks.workers.forward import collate, supports_logit_positions, token_logits, token_losses
+from tasks.workers.forward import LogitsAt
 from tasks.workers.model import load_base, shape_of
 from tasks.workers.training import stepping
 from tasks.workers.training.batches import RowStore
@@ -55,12 +56,14 @@ def test_the_flops_formula_is_within_2_percent_of_a_profiler(
     store = RowStore(tiny_mixture.draws[1].train)
     length = max(store.length(row) for row in range(len(store)))
     rows = [store.row(row) for row in range(len(store)) if store.length(row) == length]
-    batch = collate(rows, torch.device("cpu"), packed=False)
+    ids = torch.tensor(np.array([row_ids for row_ids, _ in rows]), dtype=torch.long)
+    has_label = torch.tensor(np.array([loss_mask for _, loss_mask in rows]))[:, 1:].nonzero()
+    positions, labels = has_label[:, 0] * length + has_label[:, 1], ids[:, 1:][tuple(has_label.T)]
     num_tokens, num_pairs = length * len(rows), length * length * len(rows)
     num_labels = sum(int(loss_mask[1:].sum()) for _, loss_mask in rows)
-    keeps = supports_logit_positions(model)
+    logits_at = LogitsAt(model)
     with FlopCounterMode(display=False) as forward:
-        losses = token_losses(token_logits(model, batch, at_positions=keeps), batch)
+        losses = logits_at.losses({"input_ids": ids}, positions, labels)
     with FlopCounterMode(display=False) as backward:
         losses.sum().backward()
     counted, shape = forward.get_total_flops(), shape_of(model)

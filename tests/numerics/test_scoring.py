@@ -13,7 +13,7 @@ from tasks.algorithm.answers import number_in
 from tasks.contracts import ScoreSplit
 from tasks.data.encoder import Encoder
 from tasks.data.examples import Example
-from tasks.workers.generation import Goal, generated_tokens
+from tasks.workers.generation import Generator, Goal, generated_tokens
 from tasks.workers.model import shape_of
 from tasks.workers.scoring import Scorer
 from tests.conftest import examples_of
@@ -155,13 +155,14 @@ def test_generation_fills_the_memory_that_logits_would(config: PreTrainedConfig,
 def test_more_rows_are_generated_at_once_and_change_no_score(
     half_taught: Any, encoder: Encoder, make_split: MakeSplit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    generate, batches = half_taught.generate, []
+    batches = []
+    continue_rows = Generator._continue
 
-    def counting(**inputs: Any) -> Any:
-        batches.append(len(inputs["input_ids"]))
-        return generate(**inputs)
+    def counting(generator: Generator, begun: list[list[int]], limits: list[int]) -> list[list[int]]:
+        batches.append(len(begun))
+        return continue_rows(generator, begun, limits)
 
-    monkeypatch.setattr(half_taught, "generate", counting)
+    monkeypatch.setattr(Generator, "_continue", counting)
     split, scores = make_split("batches", "numeric", examples_of("max")), []
     for vocab_size in (half_taught.config.vocab_size, 50000):  # as if it were that of a real model
         monkeypatch.setattr(half_taught.config, "vocab_size", vocab_size)

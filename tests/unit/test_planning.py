@@ -148,13 +148,14 @@ def test_max_rounds_limits_every_simulation(inputs: Inputs) -> None:
     assert (plan.expected.num_epochs, plan.most.num_epochs) == (2 + 1.5, 4)
 
 
-def test_choices_of_several_tokens_take_a_pass_each(tmp_path: Path) -> None:
+def test_choices_share_their_rows_pass(tmp_path: Path) -> None:
+    """The labelled choice adds nothing, another all but its last token."""
     one = scoring_cost(split_of(tmp_path / "one", 6, [[1], [2]]), "multiple_choice", 9)
     assert one.most.num_tokens == one.least.num_tokens == 6 * LENGTH
     two = scoring_cost(split_of(tmp_path / "two", 6, [[1], [2, 3, 4]]), "multiple_choice", 9)
-    assert two.least.num_tokens == 6 * (LENGTH + (PROMPT + 1) + (PROMPT + 3))
-    assert two.least.num_head_positions == 6 * (2 + 1 + 3)
-    assert two.least.num_pairs == 6 * (LENGTH**2 + (PROMPT + 1) ** 2 + (PROMPT + 3) ** 2)
+    assert two.least.num_tokens == 6 * (LENGTH + 2)
+    assert two.least.num_head_positions == 6 * (2 + 2)
+    assert two.least.num_pairs == 6 * (LENGTH**2 + (PROMPT + 2) ** 2 - PROMPT**2)
 
 
 @pytest.mark.parametrize(("metric", "share"), [("exact_match", 0.0), ("numeric", 0.5), ("loss", 0.0)])
