@@ -111,7 +111,7 @@ class LogitsAt:
     def _check(self, inner: Any) -> None:
         """Find out on two short rows what the output layer can be relied on for."""
         weight = next(inner.parameters())
-        ids = torch.arange(12, device=weight.device).view(2, 6) % inner.config.get_text_config().vocab_size
+        ids = torch.arange(12, device=weight.device).view(2, 6) % inner.get_input_embeddings().weight.shape[0]
         positions = torch.tensor([0, 4, 5, 7, 11], device=weight.device)
         with torch.no_grad():
             own = self.model(input_ids=ids, use_cache=False).logits.flatten(0, 1)[positions]

@@ -191,7 +191,7 @@ def keeps_texts_apart(logits_at: LogitsAt, device: torch.device) -> bool:
 
     A model with a recurrent layer, without masks of one's own, or that counts positions by itself does not.
     """
-    size = logits_at.model.config.get_text_config().vocab_size
+    size = logits_at.model.get_input_embeddings().weight.shape[0]
     texts = [[i * 7919 % size for i in text] for text in ([3, 5, 7, 2], [3, 5, 4, 6, 2], [8, 1], [9, 3, 2])]
     prompts = [[i * 7919 % size for i in prompt] for prompt in ([4, 3, 2, 1], [6, 7, 5])]
     trees = [_probe(prompt, texts) for prompt in prompts]
