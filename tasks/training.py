@@ -20,7 +20,7 @@ from tasks.contracts import (
 )
 from tasks.errors import CheckpointDamagedError
 from tasks.evaluation import scoring_beside
-from tasks.record.paths import CHAMPION, ROLLOUT_RESULT, ROLLOUT_SPEC, published_checkpoints, round_directory
+from tasks.record.paths import JOURNAL, ROLLOUT_RESULT, ROLLOUT_SPEC, published_checkpoints, round_directory
 from tasks.record.rollout import read_progress, set_aside, verify
 from tasks.registry.live import live_pages, record_rollout
 from tasks.report import messages
@@ -32,8 +32,11 @@ logger = logging.getLogger(__name__)
 
 
 def start_workers(config: SearchConfig, directory: str) -> None:
-    """Start the workers of a search, unless it has exported its champion; they import torch while data is prepared."""
-    if not Path(directory, CHAMPION).exists():
+    """Start the workers of a search that begins; they import torch while its data is prepared.
+
+    A search that goes on finds its data prepared, and may need none of them.
+    """
+    if not Path(directory, JOURNAL).exists():
         start_pool(_with_local_paths(config))
 
 
