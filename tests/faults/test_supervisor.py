@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from tasks.runtime import launch, processes
+from tasks.runtime.pool import hash_of
 from tasks.workers import supervisor
 from tests.faults.prefect_pool import ROOT
 
@@ -147,7 +148,9 @@ def test_a_worker_that_loses_its_owner_while_importing_ends(spec: Path, way: str
 def test_a_preemption_in_the_midst_of_the_imports_is_told_as_one(spec: Path) -> None:
     spec.with_name("torch.py").write_text(IMPORTING.replace("sys.argv[1]", "sys.argv[-1]"))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(spec.parent), str(ROOT)])}
-    content = {"module": "tasks.workers.score", "spec": str(spec), "log": str(spec.with_suffix(".log"))}
+    answer = {"attempt": 0, "spec_sha256": hash_of(spec)}
+    log = str(spec.with_suffix(".log"))
+    content = {"module": "tasks.workers.score", "spec": str(spec), "log": log, "answer": answer}
     spec.with_name("000000.json").write_text(json.dumps(content))
     command = [*processes.PYTHON, "-m", "tasks.workers.serve", str(spec.parent)]
     worker = subprocess.Popen(command, env=environment)
