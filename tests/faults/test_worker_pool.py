@@ -70,6 +70,11 @@ def pids(folder: Path, rank: int = 0) -> list[int]:
     return [int(line) for line in (folder / f"pids-{rank}").read_text().split()]
 
 
+def workers_of(folder: Path) -> list[psutil.Process]:
+    """Return the processes of the folder's pool, and none that other tests of this process have started."""
+    return [child for child in psutil.Process().children() if any(str(folder) in word for word in child.cmdline())]
+
+
 def test_one_process_serves_all_requests_each_with_its_log(folder: Path) -> None:
     for name in ("one", "two", "three"):
         run(folder, name)
@@ -166,7 +171,7 @@ def test_a_worker_that_was_started_early_takes_the_first_request(folder: Path) -
 
 def test_an_early_worker_killed_before_it_reads_is_replaced(folder: Path) -> None:
     start_pool(TrainingConfig.model_validate(ONE_RANK))
-    stopped = psutil.Process().children()
+    stopped = workers_of(folder)
     for process in stopped:
         process.suspend()
     threading.Timer(1.0, lambda: [process.kill() for process in stopped]).start()
@@ -181,7 +186,6 @@ def test_an_early_worker_that_cannot_start_costs_no_request(folder: Path, monkey
         (folder / "broken").mkdir()
         (folder / "broken" / "torch.py").write_text("raise ImportError('broken')")
         start_pool(TrainingConfig.model_validate(ONE_RANK))
-        while any(process.is_running() for process in psutil.Process().children()):
-            psutil.wait_procs(psutil.Process().children(), timeout=1)
+        psutil.wait_procs(workers_of(folder), timeout=120)
     run(folder, "one")
     assert len(pids(folder)) == 1
