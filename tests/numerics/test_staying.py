@@ -150,6 +150,7 @@ def test_a_rollout_that_failed_leaves_nothing_for_the_next(
     assert run(paths["end"]) == "disk"
 
 
+@pytest.mark.nightly
 def test_two_ranks_that_stay_equal_ranks_that_start_anew(make_rollout: MakeRollout, tmp_path: Path) -> None:
     made: dict[str, dict[str, Path]] = {}
     for where in ("together", "apart"):
