@@ -1,15 +1,17 @@
-"""A small model that is right on some rows and wrong on others."""
+"""A trainer of a roll-out, and a small model that is right on some rows and wrong on others."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from tasks.contracts import BaseModelRef
+from tasks.contracts import BaseModelRef, RolloutSpec
 from tasks.data.encoder import Encoder
+from tasks.workers.train import Trainer
 from tests.conftest import examples_of
 
 
@@ -30,3 +32,15 @@ def half_taught(tiny_base: BaseModelRef, encoder: Encoder) -> Any:
         optimizer.step()
         optimizer.zero_grad()
     return model.eval()
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def trainer_of(path: Path) -> Trainer:
+    """Return the trainer of a roll-out's spec before its first step."""
+    trainer = Trainer(RolloutSpec.model_validate_json(path.read_text()))
+    trainer.start_progress()
+    return trainer

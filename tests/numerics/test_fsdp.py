@@ -20,11 +20,6 @@ FSDP = Path(__file__).resolve().parents[2] / "deployments" / "accelerate" / "fsd
 FILES = {"model", "average", "optimizer"}
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def train_sharded(path: Path) -> None:
     spec = RolloutSpec.model_validate_json(path.read_text())
     run_accelerate("tests.numerics.fsdp_on_cpu", path, name="sharded", training=spec.training)

@@ -14,25 +14,15 @@ from torch import nn
 from transformers import AutoModelForCausalLM, Gemma2Config, GlmConfig, LlamaConfig
 
 from tasks.config.schema import LoraConfig
-from tasks.contracts import BaseModelRef, RolloutSpec
+from tasks.contracts import BaseModelRef
 from tasks.record.paths import checkpoint_directory
-from tasks.workers.train import Trainer, train
+from tasks.workers.train import train
 from tasks.workers.training.kernels import use_few_kernels
 from tasks.workers.training.learner import repeat_bits
 from tests.benchmarks.count_step import CASTS, KERNELS, count_step
+from tests.numerics.conftest import trainer_of
 
 MakeRollout = Callable[..., Path]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-def trainer_of(path: Path) -> Trainer:
-    trainer = Trainer(RolloutSpec.model_validate_json(path.read_text()))
-    trainer.start_progress()
-    return trainer
 
 
 def test_a_step_in_bf16_casts_no_weight(make_rollout: MakeRollout) -> None:

@@ -32,11 +32,6 @@ METHODS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture
 def long_mixture(tiny_mixture: Mixture) -> Mixture:
     """Four epochs: 18 steps of 16 rows, evaluated after 9 and 18."""

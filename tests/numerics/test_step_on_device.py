@@ -12,25 +12,14 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from tasks.contracts import RolloutSpec
 from tasks.errors import NonFiniteLossError
 from tasks.record.paths import checkpoint_directory, published_checkpoints
 from tasks.workers.forward import IGNORED, LogitsAt
 from tasks.workers.train import Trainer
 from tests.benchmarks.count_step import COMPUTED, COPIES, NEEDED, READS, count_step
+from tests.numerics.conftest import trainer_of
 
 MakeRollout = Callable[..., Path]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-def trainer_of(path: Path) -> Trainer:
-    trainer = Trainer(RolloutSpec.model_validate_json(path.read_text()))
-    trainer.start_progress()
-    return trainer
 
 
 @pytest.mark.parametrize("batching", ["grouped", "packed", "padded"])

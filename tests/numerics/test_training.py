@@ -42,11 +42,6 @@ CONFIG = SearchConfig.model_validate(
 )
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def result_of(spec_path: Path) -> RolloutResult:
     return RolloutResult.model_validate_json((spec_path.parent / "rollout_result.json").read_text())
 
