@@ -210,7 +210,7 @@ def test_a_server_that_cannot_start_is_named_with_its_reason(tmp_path: Path, mon
     flow = Flow()
     with (
         embedded(tmp_path / "prefect"),
-        pytest.raises(PrefectServerError, match=r"ended 3 times.*ModuleNotFoundError: no asyncpg here") as failed,
+        pytest.raises(PrefectServerError, match=r"ended \d times.*ModuleNotFoundError: no asyncpg here") as failed,
     ):
         run_flow(flow, str(tmp_path))
     assert str(tmp_path / "prefect-server.log") in str(failed.value)

@@ -107,6 +107,12 @@ def _in_shards(directory: Path) -> dict[str, bytes]:
     return files | {"model.safetensors.index.json": json.dumps(index).encode(), "README.md": b"not for us"}
 
 
+def _environment(endpoint: str, tmp_path: Path) -> dict[str, str]:
+    """Return this process's environment with the hub at an address, and nothing of what it says of another hub."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING")) and "proxy" not in k.lower()}
+    return kept | {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
+
+
 @pytest.fixture
 def load(hub: Hub, tmp_path: Path) -> Load:
     """Return a function that loads with a cache of the test's own."""
@@ -114,12 +120,9 @@ def load(hub: Hub, tmp_path: Path) -> Load:
     def load_in_child(
         kind: str, *overrides: str, path: Path = PAPER10, endpoint: str = "", **variables: str
     ) -> dict[str, Any]:
-        kept = {
-            k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING")) and "proxy" not in k.lower()
-        }
-        own = {"HF_ENDPOINT": endpoint or hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
+        environment = _environment(endpoint or hub.url, tmp_path) | variables
         command = [sys.executable, "-c", LOAD, str(path), kind, *overrides]
-        done = subprocess.run(command, env=kept | own | variables, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr[-3000:]
         return dict(json.loads(done.stdout.splitlines()[-1]))
 
@@ -194,10 +197,10 @@ def test_a_champion_is_pushed_to_a_private_repository(hub: Hub, load: Load, sear
     config, champion = searched
 
     def push(token: str) -> subprocess.CompletedProcess[str]:
-        own = {"HF_ENDPOINT": hub.url, "HF_TOKEN": token, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
+        environment = _environment(hub.url, tmp_path) | {"HF_TOKEN": token}
         command = [sys.executable, "-m", "flows.cli", "export", config.name, "--to", "hub:ours/champion", "--json"]
         command += ["--output-root", config.output_root]
-        return subprocess.run(command, env=os.environ | own, capture_output=True, text=True, timeout=300)
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
     refused = push(READ_ONLY)
     assert refused.returncode == 1
