@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import httpx
 from prefect.client.orchestration import get_client
 from prefect.context import hydrated_context
 from prefect.flows import Flow
@@ -27,7 +26,7 @@ from tasks.errors import MsftError
 from tasks.report.terminal import fail, log_to_terminal
 from tasks.runtime.files import make_folder
 from tasks.runtime.machine import DEVICES, visible_gpus
-from tasks.runtime.prefect_server import run_flow, settings_for_children
+from tasks.runtime.prefect_server import is_outage, run_flow, settings_for_children
 from tasks.runtime.processes import Child, end_children, start_child
 
 logger = logging.getLogger(__name__)
@@ -77,9 +76,9 @@ def run_in_turn(parts: Sequence[Part], search: Callable[[Part], Any]) -> list[Ou
         try:
             search(part)
             outcomes.append(Outcome(arm=part.arm))
-        except httpx.TransportError:  # the Prefect server is lost: `run_flow` starts it, and the comparison, again
-            raise
         except Exception as error:  # a search may fail by anything, and the others must go on
+            if is_outage(error):
+                raise  # the Prefect server is lost or fails: `run_flow` calls the comparison again when it answers
             outcomes.append(failed(part.arm, _text_of(error)))
     return outcomes
 

@@ -74,7 +74,7 @@ def run_flow(flow: Callable[[], Result], output_root: str, module: str = "") -> 
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}), _api(output_root, module) as url:
         for pause_s in _PAUSES_S:
             try:
-                return _call(flow, url)
+                return _call(flow)
             except _OutageError as error:
                 cause = f"lost ({error})"
                 logger.warning(f"Prefect server at {url}: {cause}; going on when it answers again")
@@ -88,18 +88,23 @@ class _OutageError(Exception):
     """The server is away or fails, and may answer again."""
 
 
-def _call(flow: Callable[[], Result], url: str) -> Result:
+def _call(flow: Callable[[], Result]) -> Result:
     """Call the flow; unwrap the error that hides a lost server in a process's first request."""
     try:
         return flow()
     except Exception as error:
         cause = error.__cause__ if isinstance(error, RuntimeError) else error
-        is_outage = isinstance(cause, httpx.TransportError)
-        if isinstance(cause, httpx.HTTPStatusError):
-            is_outage = cause.response.status_code >= 500 and str(cause.request.url).startswith(url)
-        if is_outage:
+        if is_outage(cause):
             raise _OutageError(str(cause)) from cause
         raise
+
+
+def is_outage(error: BaseException | None) -> bool:
+    """Return whether an error is that of a lost connection, or of the server of flows that failed (HTTP 5xx)."""
+    if isinstance(error, httpx.HTTPStatusError):
+        is_of_prefect = str(error.request.url).startswith(PREFECT_API_URL.value() or "none")
+        return is_of_prefect and error.response.status_code >= 500
+    return isinstance(error, httpx.TransportError)
 
 
 @contextmanager

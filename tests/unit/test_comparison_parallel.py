@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tasks.comparison import parallel
 from tasks.comparison.parallel import Part, gpu_slots, run_in_parallel, run_in_turn
@@ -49,12 +50,27 @@ def test_a_failed_search_does_not_stop_the_next() -> None:
     assert [outcome.error for outcome in outcomes] == ["", "ValueError: broken", ""]
 
 
-def test_a_lost_prefect_server_is_no_failure_of_a_search() -> None:
-    def search(part: Part) -> None:
-        raise httpx.ConnectError("refused")
+def error_of(status: int, host: str) -> httpx.HTTPStatusError:
+    request = httpx.Request("POST", f"http://{host}/api/flow_runs/")
+    return httpx.HTTPStatusError(str(status), request=request, response=httpx.Response(status, request=request))
 
-    with pytest.raises(httpx.ConnectError):
+
+@pytest.mark.parametrize("error", [httpx.ConnectError("refused"), error_of(503, "prefect")])
+def test_an_outage_of_prefect_is_no_failure_of_a_search(error: Exception) -> None:
+    def search(part: Part) -> None:
+        raise error
+
+    with temporary_settings({PREFECT_API_URL: "http://prefect/api"}), pytest.raises(type(error)):
         run_in_turn(parts_of(0), search)
+
+
+@pytest.mark.parametrize("error", [error_of(422, "prefect"), error_of(503, "elsewhere")])
+def test_another_http_error_is_a_failure_of_its_search(error: Exception) -> None:
+    def search(part: Part) -> None:
+        raise error
+
+    with temporary_settings({PREFECT_API_URL: "http://prefect/api"}):
+        assert run_in_turn(parts_of(0), search)[0].error.startswith("HTTPStatusError")
 
 
 def test_a_failed_or_killed_process_does_not_stop_the_others(tmp_path: Path) -> None:
