@@ -12,8 +12,8 @@ from typing import Any
 import pandas as pd
 
 from tasks.algorithm.curves import Curve
-from tasks.comparison.bootstrap import paired_difference
 from tasks.comparison.grid import Grid
+from tasks.comparison.intervals import holm, paired_difference
 from tasks.comparison.parallel import Outcome
 from tasks.comparison.runs import Cost, Finding
 from tasks.config.presets import PRESETS
@@ -32,6 +32,7 @@ def build_frames(grid: Grid, outcomes: Sequence[Outcome], findings: Sequence[Fin
     frames = {"runs": runs_frame(outcomes, findings), "scores": scores_frame(findings)}
     if findings:
         frames["summary"] = summary_frame(findings, grid.control)
+        frames["differences"] = differences_frame(findings, grid.control)
     if not grid.axes:
         frames["sub_datasets"] = sub_datasets_frame(findings, grid.control)
     else:
@@ -75,24 +76,53 @@ def summary_frame(findings: Sequence[Finding], control: str) -> pd.DataFrame:
     """Return one row per point and method: test accuracy over seeds, difference to the control, mean costs of a search.
 
     The standard deviation is over seeds, and missing with one seed. The control of a row is that of its own point.
+    `p_holm` is the p-value of a difference, corrected by Holm for the number of differences in the frame;
+    `flops_ratio` divides by the FLOPs of the control, over the seeds of both.
     """
     groups = _by_point_and_method(findings)
-    rows = []
+    rows: list[Row] = []
     for (point, method), own in groups.items():
         names = [score.sub_dataset for score in own[0].test]
         costs = pd.DataFrame([finding.cost.model_dump() for finding in own])
+        paired, controls = _pairs(own, groups.get((point, control), []))
         rows.append(
             {
                 **dict(point),
                 "method": method,
                 "title": PRESETS[method].title,
                 **_spread([finding.accuracy for finding in own]),
-                **_difference(own, groups.get((point, control), []), names),
+                **_difference(paired, controls, names),
+                "p_holm": None,
+                "num_pairs": len(paired),
                 **costs.mean(),
                 "flops_std": costs["flops"].std(),
+                "flops_ratio": sum(f.cost.flops for f in paired) / sum(f.cost.flops for f in controls)
+                if paired
+                else None,
             }
         )
+    compared = [row for row in rows if row["p_value"] is not None]
+    for row, corrected in zip(compared, holm([row["p_value"] for row in compared]), strict=True):
+        row["p_holm"] = corrected
     return pd.DataFrame(rows)
+
+
+def differences_frame(findings: Sequence[Finding], control: str) -> pd.DataFrame:
+    """Return one row per point, method and seed: the difference to the control's search with the same seed."""
+    groups = _by_point_and_method(findings)
+    return pd.DataFrame(
+        [
+            {
+                "method": method,
+                **dict(point),
+                "seed": finding.arm.seed,
+                "difference": finding.accuracy - other.accuracy,
+                "flops_ratio": finding.cost.flops / other.cost.flops,
+            }
+            for (point, method), own in groups.items()
+            for finding, other in zip(*_pairs(own, groups.get((point, control), [])), strict=True)
+        ]
+    )
 
 
 def sub_datasets_frame(findings: Sequence[Finding], control: str) -> pd.DataFrame:
@@ -104,7 +134,7 @@ def sub_datasets_frame(findings: Sequence[Finding], control: str) -> pd.DataFram
                 "method": method,
                 "sub_dataset": name,
                 **_spread([score.accuracy or 0.0 for score in _scores(own, name)]),
-                **_difference(own, groups.get((point, control), []), [name]),
+                **_difference(*_pairs(own, groups.get((point, control), [])), [name]),
             }
             for (point, method), own in groups.items()
             for name in dict.fromkeys(score.sub_dataset for finding in own for score in finding.test)
@@ -114,7 +144,7 @@ def sub_datasets_frame(findings: Sequence[Finding], control: str) -> pd.DataFram
 
 def metrics_of(summary: pd.DataFrame, axes: Sequence[str]) -> dict[str, float]:
     """Return the summary as MLflow metrics `method/column`, with the point of a sweep after the method."""
-    columns = ("mean", "std", "difference", "low", "high", *COSTS)
+    columns = ("mean", "std", "difference", "low", "high", "p_holm", *COSTS, "flops_ratio")
     return {
         f"{' '.join([row['method'], *(row[axis] for axis in axes)])}/{column}": float(row[column])
         for row in summary.to_dict("records")
@@ -139,19 +169,23 @@ def _spread(accuracies: Sequence[float]) -> Row:
     return {"num_seeds": len(values), "mean": values.mean(), "std": values.std()}
 
 
-def _difference(own: Sequence[Finding], theirs: Sequence[Finding], names: Sequence[str]) -> Row:
-    """Return the difference to the control on the named sub-datasets, over the seeds of both; None without any."""
-    control = {finding.arm.seed: finding for finding in theirs}
+def _pairs(own: Sequence[Finding], theirs: Sequence[Finding]) -> tuple[list[Finding], list[Finding]]:
+    """Return the searches of a method and of the control by their common seeds; none for the control itself."""
+    control = {finding.arm.seed: finding for finding in theirs} if own is not theirs else {}
     paired = [finding for finding in own if finding.arm.seed in control]
-    if own is theirs or not paired:
-        return {"difference": None, "low": None, "high": None}
-    controls = [control[finding.arm.seed] for finding in paired]
-    difference = paired_difference(
+    return paired, [control[finding.arm.seed] for finding in paired]
+
+
+def _difference(paired: Sequence[Finding], controls: Sequence[Finding], names: Sequence[str]) -> Row:
+    """Return the difference to the control on the named sub-datasets, and its interval; None without pairs."""
+    if not paired:
+        return dict.fromkeys(("difference", "low", "high", "p_value"))
+    found = paired_difference(
         {name: [score.correct for score in _scores(paired, name)] for name in names},
         {name: [score.correct for score in _scores(controls, name)] for name in names},
         {name for name in names if len({finding.test_hashes[name] for finding in paired}) == 1},
     )
-    return {"difference": difference.mean, "low": difference.low, "high": difference.high}
+    return {"difference": found.mean, "low": found.low, "high": found.high, "p_value": found.p_value}
 
 
 def peak_epochs(rounds: Sequence[RoundDecided], evals_per_epoch: int) -> list[Row]:

@@ -1,4 +1,4 @@
-"""The report of a comparison or sweep: its frames as CSV files, plots, tables on the terminal, and MLflow metrics."""
+"""The report of a comparison or sweep: frames as CSV files, plots, terminal and page, and MLflow metrics."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ from tasks.config.presets import PRESETS
 from tasks.config.schema import SearchConfig
 from tasks.contracts import SearchRef
 from tasks.registry import runs as tracking
+from tasks.report.comparison_page import page_of
 from tasks.report.messages import show_comparison
-from tasks.runtime.files import publish_file
+from tasks.report.prefect_artifacts import show_page
+from tasks.runtime.files import publish_file, write_file
 
 logger = logging.getLogger(__name__)
 logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it announces that it builds its cache
@@ -33,6 +35,7 @@ logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it annou
 # Okabe and Ito's palette, safe for colour-blind readers.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 _MARKERS = "osD^vPX*"
+PAGE = "report.md"
 _FLOPS = "total FLOPs of a search"
 
 
@@ -53,7 +56,13 @@ def report_comparison(config: SearchConfig, comparison: SearchRef, grid: Grid, o
         heading = f"{grid.kind} {config.name}{budget}{protocol}"
         rows = {name: frame.astype(object).where(frame.notna(), None) for name, frame in frames.items()}
         records = {name: frame.to_dict("records") for name, frame in rows.items()}
-        show_comparison(heading, records, grid.axes, PRESETS[grid.control].title)
+        told = (heading, records, grid.axes, PRESETS[grid.control].title)
+        show_comparison(*told)
+        page = page_of(*told)
+        paths.append(directory / PAGE)
+        write_file(paths[-1], page)
+        tracking.describe_run(comparison, comparison.run_id, page)
+        show_page(comparison, page)
     logger.info(f"files: {directory}")
     tracking.log_files(comparison, paths, grid.kind)
     metrics = metrics_of(frames["summary"], grid.axes) if findings else {}
@@ -66,7 +75,7 @@ def report_comparison(config: SearchConfig, comparison: SearchRef, grid: Grid, o
 
 def read_report(directory: str) -> dict[str, Any]:
     """Return a report's CSV files as plain values: accuracies in [0, 1], null for missing numbers."""
-    files = {name: Path(directory, f"{name}.csv") for name in ("summary", "sub_datasets", "runs")}
+    files = {name: Path(directory, f"{name}.csv") for name in ("summary", "differences", "sub_datasets", "runs")}
     frames = {
         name: json.loads(pd.read_csv(file).to_json(orient="records", double_precision=15))
         for name, file in files.items()

@@ -20,7 +20,7 @@ from tasks.planning.pricing import Price, Speed
 from tasks.record.paths import mlflow_address, mlflow_command, mlflow_runs_address, search_title
 from tasks.record.plan import Plan
 from tasks.record.view import SearchView
-from tasks.report import tables, words
+from tasks.report import comparison_page, tables, words
 
 logger = logging.getLogger(__name__)
 
@@ -192,24 +192,13 @@ def show_plan(plan: Plan, speed: Speed | None, prices: Mapping[str, Price]) -> N
     )
 
 
-def show_comparison(
-    heading: str, frames: Mapping[str, Sequence[tables.Record]], axes: Sequence[str], control: str
-) -> None:
-    """Tell scores, costs and, where the frames have them, sub-datasets; differences clear of zero are bold.
-
-    `axes` are the columns of `summary` that a sweep varies, `control` is the title of the method that the others are
-    measured against. Accuracies lie in [0, 1]; a missing number is None.
-    """
-    summary = frames["summary"]
+def show_comparison(heading: str, frames: comparison_page.Frames, axes: Sequence[str], control: str) -> None:
+    """Tell what `parts_of` gives, and the warnings; clear differences are bold."""
     tell_heading(heading)
-    tell_table(tables.comparison_table(summary, axes, control))
-    is_one = min(row["num_seeds"] for row in summary) == 1
-    over = "test rows alone, as seeds cannot be resampled with one" if is_one else "seeds and test rows"
-    logger.info(
-        "test accuracy: mean over sub-datasets ± standard deviation over seeds; "
-        f"intervals: paired bootstrap over {over}"
-    )
-    tell_table(tables.comparison_cost_table(summary, axes))
-    logger.info("tokens, FLOPs and seconds of one search, mean over seeds; training, discarded work and evaluation")
-    if "sub_datasets" in frames:
-        tell_table(tables.sub_datasets_table(frames["sub_datasets"], {row["method"]: row["title"] for row in summary}))
+    for part in comparison_page.parts_of(frames, axes, control):
+        if isinstance(part, tables.Table):
+            tell_table(part)
+        else:
+            logger.info(part)
+    for text in comparison_page.warnings_of(frames["summary"], axes, control):
+        logger.warning(text)

@@ -80,6 +80,11 @@ def show_end(search: SearchRef, view: SearchView) -> None:
     _show(lambda: artifacts.create_markdown_artifact(tell_search(view), key=_key(search, "summary")))
 
 
+def show_page(comparison: SearchRef, page: str) -> None:
+    """Show the page of a comparison."""
+    _show(lambda: artifacts.create_markdown_artifact(page, key=_key(comparison, "comparison")))
+
+
 class ProgressBar:
     """A roll-out's progress on its task's page; once the server does not answer, it stands still."""
 

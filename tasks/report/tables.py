@@ -1,10 +1,10 @@
-"""The tables of a search, a plan and a comparison, as plain text, on a terminal and as Markdown."""
+"""The tables of a search and of a plan, as plain text, on a terminal and as Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import rich.table
 from rich.text import Text
@@ -34,7 +34,6 @@ _QUANTITIES = {
     "bytes_written": "checkpoints written",
     "disk_bytes": "disk at its fullest",
 }
-Record = Mapping[Any, Any]  # a row of a frame
 
 
 class Column(NamedTuple):
@@ -221,46 +220,3 @@ def _shown(quantity: str, value: float) -> str:
     if "flops" in quantity or "bytes" in quantity:
         return words.flops(value) if "flops" in quantity else words.size(value)
     return f"{value:,.2f}" if quantity == "num_epochs" else f"{value:,.0f}"
-
-
-def comparison_table(summary: Sequence[Record], axes: Sequence[str], control: str) -> Table:
-    """Return a row for each point and method: its test accuracy in points, and the difference to the control's."""
-    rows = []
-    styles: dict[int, str] = {}
-    for index, row in enumerate(summary):
-        difference = "–"
-        if row["difference"] is not None:
-            mean, low, high = (100 * row[name] for name in ("difference", "low", "high"))
-            difference = f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
-            styles[index] = "clear" if low > 0 or high < 0 else ""
-        point = (str(row[axis]) for axis in axes)
-        rows.append((*point, row["title"], str(row["num_seeds"]), _accuracy(row), difference))
-    headings = numbers("seeds", "test accuracy", f"difference to {control} [95 %]")
-    return Table((*names(*axes, "method"), *headings), rows, styles)
-
-
-def comparison_cost_table(summary: Sequence[Record], axes: Sequence[str]) -> Table:
-    """Return a row for each point and method: tokens, FLOPs and seconds of one search."""
-    tokens = ("train_tokens", "discarded_tokens", "evaluation_tokens")
-    formats = dict.fromkeys(tokens, ",.0f") | {"flops": ".3g", "seconds": ",.0f"}
-    rows = [
-        (*(str(row[axis]) for axis in axes), row["title"], *(format(row[name], form) for name, form in formats.items()))
-        for row in summary
-    ]
-    headings = numbers("train tokens", "discarded", "evaluation", "FLOPs", "seconds")
-    return Table((*names(*axes, "method"), *headings), rows)
-
-
-def sub_datasets_table(scores: Sequence[Record], titles: Mapping[str, str]) -> Table:
-    """Return a row for each sub-dataset, with the test accuracy of each method."""
-    cells = {(row["sub_dataset"], row["method"]): _accuracy(row) for row in scores}
-    rows = [
-        (name, *(cells.get((name, method), "none") for method in titles)) for name in dict.fromkeys(n for n, _ in cells)
-    ]
-    return Table((*names("sub-dataset"), *numbers(*titles.values())), rows)
-
-
-def _accuracy(row: Record) -> str:
-    """Return the accuracy in points, ± its standard deviation over seeds if there is one."""
-    spread = f" ± {100 * row['std']:.1f}" if row["std"] is not None else ""
-    return f"{100 * row['mean']:.1f}{spread}"

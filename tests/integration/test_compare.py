@@ -91,7 +91,7 @@ def test_a_repeated_comparison_trains_only_what_failed(
     assert log_sizes
     assert {log: log.stat().st_size for log in log_sizes} == log_sizes
     assert {path.name for path in directory.iterdir()} >= {
-        "config.yaml", "runs.csv", "scores.csv", "summary.csv", "sub_datasets.csv",
+        "config.yaml", "runs.csv", "scores.csv", "summary.csv", "differences.csv", "sub_datasets.csv", "report.md",
         "accuracy_against_flops.png", "accuracy_against_flops.svg",
     }  # fmt: skip
     summary = pd.read_csv(directory / "summary.csv").set_index("method")

@@ -9,6 +9,7 @@ import pytest
 
 from tasks.algorithm.state import CheckpointKey
 from tasks.comparison.frames import (
+    differences_frame,
     peak_epochs,
     peak_shifts,
     runs_frame,
@@ -20,10 +21,13 @@ from tasks.comparison.grid import Arm, plan_grid
 from tasks.comparison.parallel import Outcome
 from tasks.comparison.report import plot_axis, plot_comparison, plot_peaks, plot_shifts, save_figure
 from tasks.comparison.runs import find_all, refuse_failures
+from tasks.config.presets import PRESETS
 from tasks.contracts import EvaluationCost, SubDatasetScore
 from tasks.errors import DifferentDataError, IncompleteComparisonError
 from tasks.record.journal import append_event
 from tasks.record.ownership import directory_of
+from tasks.report.comparison_page import page_of, warnings_of
+from tasks.report.tables import in_markdown
 from tests.unit.made_events import crowned, decided, interval, restart, started
 from tests.unit.made_up_findings import config_of, finding_of
 from tests.unit.test_peak_shifts import FIRST, SECOND
@@ -50,6 +54,34 @@ def test_each_sub_dataset_has_its_own_difference() -> None:
     frame = sub_datasets_frame(THREE, "sft").set_index(["method", "sub_dataset"])
     assert frame.loc[("msft", "max"), "difference"] == pytest.approx(0.3)
     assert frame.loc[("msft", "roman"), ["difference", "low", "high"]].tolist() == [0, 0, 0]
+
+
+def test_differences_are_corrected_and_shown_by_seed() -> None:
+    other = [finding_of("sft_ema", seed, {"max": 0.6 + 0.1 * seed, "roman": 0.5}) for seed in (1, 2, 3)]
+    summary = summary_frame([*THREE, *other], "sft").set_index("method")
+    assert summary.loc["msft", "p_holm"] == pytest.approx(min(1, 2 * summary.loc["msft", "p_value"]))
+    assert summary.loc["sft_ema", "p_holm"] >= summary.loc["sft_ema", "p_value"] > 0.05
+    assert summary.loc["msft", "flops_ratio"] == 2
+    assert list(summary["num_pairs"]) == [0, 3, 3]
+    differences = differences_frame([*THREE, *other], "sft").set_index(["method", "seed"])
+    assert differences.loc["sft_ema", "difference"].tolist() == pytest.approx([0.05, 0.1, 0.15])
+    assert "sft" not in differences.index.get_level_values("method")
+
+
+def test_the_page_tells_seeds_correction_and_flops() -> None:
+    frames = {"summary": summary_frame(THREE, "sft"), "differences": differences_frame(THREE, "sft")}
+    rows = {name: f.astype(object).where(f.notna(), None).to_dict("records") for name, f in frames.items()}
+    page = page_of("compare", rows, [], "SFT")
+    title = in_markdown(PRESETS["msft"].title)
+    assert (
+        f"| difference by seed | 1 | 2 | 3 |\n| --- | ---: | ---: | ---: |\n| {title} | +15.0 | +15.0 | +15.0 |" in page
+    )
+    assert "corrected by Holm for 1 comparison" in page
+    assert "3 seeds; a claim needs 5 or more" in page
+    assert f"FLOPs differ from those of SFT, times: {title} 2.00" in page
+    assert "test rows alone" in warnings_of([row | {"num_pairs": 1} for row in rows["summary"]], [], "SFT")[0]
+    fine = [row | {"num_pairs": 5, "flops_ratio": row["flops_ratio"] and 1.0} for row in rows["summary"]]
+    assert warnings_of(fine, [], "SFT") == []
 
 
 def test_difference_is_over_common_seeds() -> None:
