@@ -70,19 +70,23 @@ def show_link(search: SearchRef) -> None:
 
 def show_round(search: SearchRef, view: SearchView) -> None:
     """Show the newest decision in words, and the table of all rounds."""
-    text, rows = tell_round(view, view.history.rounds[-1]), round_rows(view)
-    _show(lambda: artifacts.create_markdown_artifact(text, key=_key(search, "decision")))
+    _show_text(_key(search, "decision"), tell_round(view, view.history.rounds[-1]), "The newest decision")
+    rows = round_rows(view)
     _show(lambda: artifacts.create_table_artifact(rows, key=_key(search, "rounds"), description="All rounds so far"))
 
 
 def show_end(search: SearchRef, view: SearchView) -> None:
     """Show how the search ended: exclusions with reasons, cost, and the champion's scores."""
-    _show(lambda: artifacts.create_markdown_artifact(tell_search(view), key=_key(search, "summary")))
+    _show_text(_key(search, "summary"), tell_search(view), "Exclusions, cost and the champion's scores")
 
 
 def show_page(comparison: SearchRef, page: str) -> None:
     """Show the page of a comparison."""
-    _show(lambda: artifacts.create_markdown_artifact(page, key=_key(comparison, "comparison")))
+    _show_text(_key(comparison, "comparison"), page, "The methods compared, with their intervals")
+
+
+def _show_text(key: str, text: str, description: str) -> None:
+    _show(lambda: artifacts.create_markdown_artifact(text, key=key, description=description))
 
 
 class ProgressBar:

@@ -173,6 +173,7 @@ def test_prefect_names_the_rounds_and_shows_their_decisions(store: Store) -> Non
     rounds = {f"round-{number}" for number in range(3)}
     assert set(artifacts) == {"mlflow", "decision", "rounds", "summary", *rounds}
     assert {float(artifacts[name].data) for name in rounds} == {100.0}
+    assert all(artifact.description for artifact in found)  # Prefect's list shows it below the key
     # Another test may have run the same search in another folder.
     linked = [str(artifact.data) for artifact in found if artifact.key == f"msft-{store.search_id}-mlflow"]
     assert any(store.parent.info.run_id in link for link in linked)
