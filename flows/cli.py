@@ -17,7 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from flows.cli_compare import compare, methods, sweep
 from flows.cli_operations import deploy, doctor, profile
-from flows.cli_search import export, init, inspect, plan, report, resume, score, search, status
+from flows.cli_search import export, headroom, init, inspect, plan, report, resume, score, search, status
 from tasks.errors import ConfigError, MsftError
 from tasks.report import terminal
 from tasks.runtime.processes import leave_torch_to_workers, settle_environment
@@ -80,6 +80,7 @@ for _command in (
     init,
     inspect,
     plan,
+    headroom,
     search,
     resume,
     status,

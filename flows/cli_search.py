@@ -173,6 +173,27 @@ def search(
     _search(loaded, accept_changes, give)
 
 
+def headroom(config: Config, overrides: Overrides = None, quiet: Quiet = False, as_json: Json = False) -> None:
+    """Measure what a search could gain at most, from one roll-out of SFT with averaged weights.
+
+    The roll-out spends the budget once, and is the one of `msft compare --methods sft_ema`; run again, it resumes.
+    """
+    give = log_to_terminal(quiet=quiet, as_json=as_json).give
+    from tasks.commands.headroom import load_both, show_headroom
+    from tasks.record.ownership import directory_of
+    from tasks.runtime.prefect_server import run_flow
+
+    plain, full = load_both(config, overrides or [])
+
+    def run() -> object:
+        from flows.search import msft_search
+
+        return msft_search(plain)
+
+    run_flow(run, plain.output_root, "flows.search")
+    give(show_headroom(str(directory_of(plain)), full))
+
+
 def resume(
     search: Search,
     output_root: OutputRoot = "searches",
@@ -213,7 +234,7 @@ def status(
     from tasks.record.status import find_search, list_searches, status_of
 
     if search is not None:
-        one = status_of(find_search(output_root, search))
+        one = status_of(find_search(output_root, search), with_headroom=True)
         show_search_status(one)
         give(one.model_dump())
         return

@@ -26,7 +26,7 @@ from tasks.contracts import (
 from tasks.errors import EmptyCurveError
 from tasks.record.paths import CHAMPION, SCORES, checkpoint_directory, round_directory, score_file_of
 from tasks.record.rollout import MANIFEST
-from tasks.registry.checkpoints import log_scores
+from tasks.registry.checkpoints import log_scores, with_rows
 from tasks.report import messages
 from tasks.runtime.files import hash_file, make_folder, write_file
 from tasks.runtime.launch import beside, run_module
@@ -47,7 +47,7 @@ def evaluate_checkpoints(
     scores = _scores_of(search, checkpoints)
     cost = _total([scores[checkpoint.key].cost for checkpoint in checkpoints])
     if start is not None and start.scores is not None:
-        scores[start.key] = start.scores
+        scores[start.key] = with_rows(search.ref, start, start.scores)
     by_loss = search.config.evaluation.selection == "loss"
     return RoundCurves(curves=curves_of(scores, search.inputs.names, by_loss=by_loss), cost=cost)
 
@@ -58,7 +58,8 @@ def _scores_of(search: SearchRun, checkpoints: Sequence[RegisteredCheckpoint]) -
     directory = round_directory(search.ref.directory, checkpoints[0].key.round) / SCORES
     digests = {part.name: part.validation.sha256[:16] for part in search.inputs.sub_datasets}
     by_key = {checkpoint.key: checkpoint for checkpoint in checkpoints}
-    scores = {c.key: c.scores for c in checkpoints if c.scores is not None and _covers(c.scores, names)}
+    held = [(c, c.scores) for c in checkpoints if c.scores is not None and _covers(c.scores, names)]
+    scores = {checkpoint.key: with_rows(search.ref, checkpoint, found) for checkpoint, found in held}
 
     def record(found: CheckpointScores) -> None:
         log_scores(search.ref, by_key[found.key], found, digests)
@@ -97,7 +98,8 @@ def _point(key: CheckpointKey, score: SubDatasetScore | None, name: str, by_loss
     selected = None if score is None else -score.loss if by_loss else score.accuracy
     if score is None or selected is None:
         raise EmptyCurveError(f"{name} at {key}")
-    return MetricPoint(checkpoint=key, score=selected, loss=score.loss, num_examples=score.num_examples)
+    correct = "" if by_loss else score.correct
+    return MetricPoint(key, score=selected, loss=score.loss, num_examples=score.num_examples, correct=correct)
 
 
 def _covers(scores: CheckpointScores, names: Sequence[str]) -> bool:

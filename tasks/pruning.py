@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from tasks.algorithm.curves import choose_champion, mean_scores
+from collections.abc import Sequence
+from dataclasses import replace
+
+from tasks.algorithm.curves import Curve, MetricPoint, choose_champion, mean_scores
 from tasks.algorithm.mixture import stop_reason_of
 from tasks.algorithm.strategy import RoundReport
 from tasks.config.schema import SearchConfig
@@ -24,7 +27,8 @@ def decide_pruning(
     before = history.state
     previous = tuple(past.report for past in history.rounds)
     steps_per_epoch = mixture.num_steps / mixture.epochs
-    report = RoundReport(before.round, before.active, curves.curves, steps_per_epoch, previous)
+    own = with_known_rows(curves.curves, previous)
+    report = RoundReport(before.round, before.active, own, steps_per_epoch, previous)
     decision = config.search.strategy().observe(report)
     rows = (mixture.epoch_rows, mixture.full_epoch_rows)
     examples = sum(interval.num_examples for interval in rollout.intervals)
@@ -36,7 +40,7 @@ def decide_pruning(
         active=before.active,
         weights=dict(before.weights) if before.weights is not None else None,
         steps_per_epoch=steps_per_epoch,
-        curves=curves.curves,
+        curves=own,
         examples=examples,
         checkpoints=tuple(CheckpointSize(key=c.key, num_bytes=c.num_bytes) for c in rollout.checkpoints),
         intervals=rollout.intervals,
@@ -47,6 +51,23 @@ def decide_pruning(
         champion=choose_champion(before.champion, mean_scores(curves.curves)),
         stop_reason=stop_reason_of(config.mixture_settings, rows, before, decision, examples),
         mixture=mixture,
+    )
+
+
+def with_known_rows(curves: tuple[Curve, ...], previous: Sequence[RoundReport]) -> tuple[Curve, ...]:
+    """Return the curves with the right and wrong rows of the round's start, which an earlier round has measured."""
+    known = {
+        (curve.sub_dataset, point.checkpoint): point.correct
+        for report in previous
+        for curve in report.curves
+        for point in curve.points
+    }
+
+    def filled(name: str, point: MetricPoint) -> MetricPoint:
+        return replace(point, correct=point.correct or known.get((name, point.checkpoint), ""))
+
+    return tuple(
+        Curve(curve.sub_dataset, tuple(filled(curve.sub_dataset, point) for point in curve.points)) for curve in curves
     )
 
 

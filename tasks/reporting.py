@@ -10,12 +10,14 @@ from pathlib import Path
 import pandas as pd
 
 from tasks.contracts import SearchRef
+from tasks.record.headroom import headroom_of
 from tasks.record.journal import History
 from tasks.record.paths import JOURNAL, REPORT
 from tasks.record.view import Score, SearchView, view_of
 from tasks.registry.checkpoints import accept_path
-from tasks.registry.runs import close_round_run, close_search_run, describe_run, log_files, tag_run
+from tasks.registry.runs import close_round_run, close_search_run, describe_run, log_files, log_points, tag_run
 from tasks.report import messages, prefect_artifacts
+from tasks.report.findings import headroom_text
 from tasks.report.markdown import tell_round, tell_search
 from tasks.report.messages import tell_table
 from tasks.report.page import write_page
@@ -46,7 +48,12 @@ def report_round(search: SearchRef, history: History) -> None:
     }
     close_round_run(search, run_id, tags)
     excluded = ", ".join(exclusion.sub_dataset for exclusion in state.excluded)
-    tag_run(search, search.run_id, {"msft.excluded": excluded or "none", "msft.num_rounds": str(state.round)})
+    tags = {"msft.excluded": excluded or "none", "msft.num_rounds": str(state.round)}
+    if (headroom := view.headroom) is not None:
+        tags["msft.headroom"] = headroom_text(headroom)
+        points = {f"headroom/{name}": getattr(headroom, name) for name in ("estimate", "error", "low", "high")}
+        log_points(search, search.run_id, points, int(1000 * pd.Timestamp(newest.at).timestamp()), newest.round)
+    tag_run(search, search.run_id, tags)
     log_files(search, [Path(search.directory, JOURNAL)])
     prefect_artifacts.show_round(search, view)
 
@@ -67,13 +74,15 @@ def write_report(search: SearchRef, history: History) -> None:
 
 def frames_of(view: SearchView) -> dict[str, pd.DataFrame]:
     """Return all frames of a finished search by name."""
-    return {
+    frames = {
         "curves": curves_frame(view),
         "decisions": decisions_frame(view),
         "ledger": ledger_frame(view),
         "scores": scores_frame(view),
         "plan": pd.DataFrame([comparison.model_dump() for comparison in view.plan]),
     }
+    headroom = headroom_frame(view)
+    return frames if headroom.empty else {**frames, "headroom": headroom}
 
 
 def _write_files(search: SearchRef, view: SearchView, frames: Mapping[str, pd.DataFrame]) -> None:
@@ -135,6 +144,22 @@ def decisions_frame(view: SearchView) -> pd.DataFrame:
         }
         for decided in view.history.rounds
     ]
+    return pd.DataFrame(rows)
+
+
+def headroom_frame(view: SearchView) -> pd.DataFrame:
+    """Return one row a round and sub-dataset, and one for their mean: the headroom after that round, in accuracy.
+
+    The error and the interval are those of the mean. Empty where the journal does not tell.
+    """
+    rows = []
+    for last in range(1, len(view.rounds) + 1):
+        found = headroom_of([told.decided.curves for told in view.rounds[:last]])
+        if found is not None:
+            at = {"round": view.rounds[last - 1].index, "num_checkpoints": found.num_checkpoints}
+            own = [{"sub_dataset": name, "headroom": value} for name, value in found.by_sub_dataset.items()]
+            bounds = {name: getattr(found, name) for name in ("error", "low", "high", "naive")}
+            rows += [at | row for row in [*own, {"sub_dataset": "mean", "headroom": found.estimate} | bounds]]
     return pd.DataFrame(rows)
 
 

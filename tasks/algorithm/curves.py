@@ -20,12 +20,15 @@ class MetricPoint:
         score: higher is better; an accuracy in [0, 1], or a negated loss.
         loss: mean per completion token, in nats.
         num_examples: validation rows behind the score.
+        correct: one 0 or 1 per validation row, in the split's order; empty where scores are losses, and in the
+            journals of earlier versions.
     """
 
     checkpoint: CheckpointKey
     score: float
     loss: float
     num_examples: int
+    correct: str = ""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 from tasks.commands.init import Draft, DraftPart
 from tasks.record.status import SearchStatus, command_for
+from tasks.report.findings import headroom_text
 from tasks.report.messages import tell, tell_table
 from tasks.report.tables import Table, names, numbers, texts
 
@@ -82,6 +83,8 @@ def show_search_status(one: SearchStatus) -> None:
         "epochs spent": _budget_text(one),
         "last event": f"{one.last_event} at {one.last_event_at}" if one.last_event else "none",
     }
+    if found := headroom_text(one.headroom):
+        lines["headroom"] = found
     ended = {"ended": one.stop_reason} if one.stop_reason else {}
     tell_table(Table((*names(""), *texts("")), list({**lines, **ended}.items())))
     _show_next(one)

@@ -116,7 +116,7 @@ def plan_grid(
         for point, changed in _points(config, axes)
         for seed in dict.fromkeys(seeds or (config.seed,))
         for method in chosen
-        for name in [_name(config.name, method, point)]
+        for name in [name_of(config.name, method, point)]
     )
     _check_distinct(arms)
     default = CONTROL if CONTROL in chosen else chosen[0]
@@ -199,7 +199,7 @@ def _first(config: SearchConfig, count: Any, where: str) -> SearchConfig:
     return change_config(config, changes, where)
 
 
-def _name(name: str, method: str, point: dict[str, str]) -> str:
+def name_of(name: str, method: str, point: dict[str, str]) -> str:
     """Return the name of a search, unique within its sweep and no longer than a search's name may be."""
     parts = [name, method, *(f"{axis}{value}" for axis, value in point.items())]
     full = re.sub(r"[^A-Za-z0-9_.-]+", "_", "-".join(parts))

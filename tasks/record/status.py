@@ -17,6 +17,7 @@ from tasks.config.schema import SearchConfig
 from tasks.contracts import Value
 from tasks.errors import ConfigError, JournalError, OtherSearchError, SearchNotFoundError
 from tasks.record.events import start_of
+from tasks.record.headroom import Headroom
 from tasks.record.journal import History, read_events, read_history
 from tasks.record.ownership import owner_of
 from tasks.record.paths import CONFIG, JOURNAL, ROUNDS, round_directory
@@ -36,6 +37,7 @@ class SearchStatus(Value):
         progress: current step and number of steps of the running roll-out; None before its first step.
         champion_score: mean validation accuracy, or loss if the search selects by loss.
         spent_epochs: full-mixture epochs trained.
+        headroom: what any stopping by sub-dataset could gain at most; None in a list, and where it is not known.
         problem: why its journal cannot be read; empty if it can.
     """
 
@@ -54,6 +56,7 @@ class SearchStatus(Value):
     stop_reason: str
     last_event: str | None
     last_event_at: str | None
+    headroom: Headroom | None = None
     problem: str = ""
 
 
@@ -81,7 +84,7 @@ def find_search(output_root: str, search: str) -> str:
     return str(Path(output_root, near[0]))
 
 
-def status_of(directory: str) -> SearchStatus:
+def status_of(directory: str, *, with_headroom: bool = False) -> SearchStatus:
     """Return the status of the search in a directory."""
     owner = owner_of(directory)
     try:
@@ -89,7 +92,10 @@ def status_of(directory: str) -> SearchStatus:
     except JournalError as error:
         return _status(directory, "unreadable", owner, None, problem=str(error))
     resumable: Condition = "not begun" if history is None else "finished" if history.crowned else "resumable"
-    return _status(directory, "running" if owner else resumable, owner, history)
+    status = _status(directory, "running" if owner else resumable, owner, history)
+    if history is None or not with_headroom:
+        return status
+    return status.model_copy(update={"headroom": view_of(history, directory).headroom})
 
 
 def _status(
@@ -170,6 +176,7 @@ def read_summary(directory: str) -> dict[str, Any]:
         ],
         "champion": view.crowned.model_dump(mode="json"),
         "ledger": {kind: _fields(line, _COSTS) for kind, line in view.totals.items()},
+        **({"headroom": asdict(view.headroom)} if view.headroom is not None else {}),
         "plan": [row.model_dump() for row in view.plan] or None,
     }
 

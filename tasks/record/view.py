@@ -12,6 +12,7 @@ from tasks.algorithm.curves import Curve, MetricPoint
 from tasks.algorithm.state import Champion, CheckpointKey, SearchState
 from tasks.contracts import ChampionResult, SplitRef, SubDatasetScore
 from tasks.record.events import EnvironmentChanged, RoundDecided, SearchStarted, of_kind
+from tasks.record.headroom import Headroom, headroom_of
 from tasks.record.journal import History, read_history
 from tasks.record.paths import round_directory
 from tasks.record.plan import Comparison, compare_with_plan, read_plan
@@ -177,6 +178,11 @@ class SearchView:
     def all_flops(self) -> float:
         """Return the FLOPs of all work on record, including work repeated after interruptions."""
         return sum(line.flops for line in self.totals.values())
+
+    @cached_property
+    def headroom(self) -> Headroom | None:
+        """Return what any stopping by sub-dataset could gain at most; None where the journal does not tell."""
+        return headroom_of([told.decided.curves for told in self.rounds])
 
     def score(self, value: float) -> Score:
         """Return a score of a curve, verdict, exclusion or champion with its unit."""

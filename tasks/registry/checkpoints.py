@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, Metric
@@ -25,6 +28,7 @@ from tasks.registry.runs import log_training
 
 _PAGE = 100
 _CHECKPOINT = "msft-checkpoint"  # its model type
+_ROWS = "correct"  # folder of a round's run: which rows each checkpoint answers as labelled
 _NUM_EXAMPLES = "validation/num_examples/"  # on a checkpoint's model; a flat line on the search's run
 
 
@@ -105,8 +109,24 @@ def log_scores(
     client = client_of(search.tracking_uri)
     # The file first: a checkpoint that has its metrics counts as scored.
     correct = {score.sub_dataset: score.correct for score in scores.scores}
-    client.log_dict(checkpoint.run_id, correct, f"correct/step-{step:08d}.json")
+    client.log_dict(checkpoint.run_id, correct, _rows_file(step))
     client.log_batch(checkpoint.run_id, metrics=metrics)
+
+
+@retry_while_unavailable
+def with_rows(search: SearchRef, checkpoint: RegisteredCheckpoint, scores: CheckpointScores) -> CheckpointScores:
+    """Return the logged scores of a checkpoint with its right and wrong rows; without them if they were deleted."""
+    client, file = client_of(search.tracking_uri), _rows_file(checkpoint.key.step)
+    if file not in [artifact.path for artifact in client.list_artifacts(checkpoint.run_id, _ROWS)]:
+        return scores
+    with TemporaryDirectory() as folder:
+        correct = json.loads(Path(client.download_artifacts(checkpoint.run_id, file, folder)).read_text())
+    rows = tuple(one.model_copy(update={"correct": correct.get(one.sub_dataset, "")}) for one in scores.scores)
+    return scores.model_copy(update={"scores": rows})
+
+
+def _rows_file(step: int) -> str:
+    return f"{_ROWS}/step-{step:08d}.json"
 
 
 def score_metrics(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from tasks.algorithm.curves import Curve
 from tasks.algorithm.state import CheckpointKey
 from tasks.contracts import SubDatasetScore
+from tasks.record.headroom import Headroom
 from tasks.record.view import FULL_EPOCHS, Metric, RoundView, SearchView
 from tasks.report import words
 from tasks.report.tables import mean_of
@@ -15,9 +16,26 @@ from tasks.report.tables import mean_of
 FEW_ROWS = 200
 
 
-def verdict(view: SearchView) -> tuple[str, str, str]:
-    """Return what was excluded and why, which checkpoint won and how good it is, and what it cost."""
-    return _exclusions(view), _champion(view), _cost(view)
+def verdict(view: SearchView) -> tuple[str, ...]:
+    """Return what was excluded and why, which checkpoint won and how good it is, the cost, and any known headroom."""
+    found = headroom_text(view.headroom)
+    return (_exclusions(view), _champion(view), _cost(view), *([f"Headroom: {found}."] if found else []))
+
+
+def headroom_text(found: Headroom | None) -> str:
+    """Return what any stopping by sub-dataset could gain at most, and what follows; empty where it is not known."""
+    if found is None:
+        return ""
+    best, error, low, high = (100 * value for value in (max(0, found.estimate), found.error, found.low, found.high))
+    advice = (
+        "exclusions by sub-dataset may win here"
+        if found.is_found
+        else "nothing to win by exclusion here; SFT with averaged weights is the answer"
+    )
+    return (
+        f"at most {best:.1f} ± {error:.1f} points (95 % interval {low:.1f} to {high:.1f}, from "
+        f"{words.counted(found.num_checkpoints, 'checkpoint')}): {advice}"
+    )
 
 
 def standing(view: SearchView) -> str:

@@ -14,6 +14,7 @@ from tasks.algorithm.state import CheckpointKey
 from tasks.contracts import CheckpointScores
 from tasks.record.events import RoundDecided
 from tasks.record.view import SearchView
+from tasks.report.findings import headroom_text
 from tasks.report.tables import Table, champion_table, cost_table, decision_table, names, texts
 from tasks.runtime.files import write_file
 
@@ -33,7 +34,7 @@ def tell_search(view: SearchView) -> str:
         value = f"mean validation {view.metric} {view.score(champion.score).shown:.4f}"
         far = "" if state.is_finished else " so far"
         parts.append(f"**Champion{far}:** {champion.checkpoint}, {value} over all sub-datasets.")
-    parts += [_exclusions_line(view), _reasons(view)]
+    parts += [_exclusions_line(view), _reasons(view), _headroom_line(view)]
     if view.crowned is not None:
         scores = champion_table(view, view.crowned.validation, view.crowned.test)
         parts.append(f"**Champion's scores:**\n\n{scores.markdown()}")
@@ -42,12 +43,19 @@ def tell_search(view: SearchView) -> str:
     return "\n\n".join(filter(None, parts))
 
 
+def _headroom_line(view: SearchView) -> str:
+    """Return what any stopping by sub-dataset could gain at most; empty where it is not known."""
+    found = headroom_text(view.headroom)
+    return f"**Headroom:** {found}." if found else ""
+
+
 def tell_round(view: SearchView, decided: RoundDecided) -> str:
-    """Return a round's decision with its reason, the scores that it rests on, and the cost of the round."""
+    """Return a round's decision with its reason, its scores and cost, and of the newest round the headroom so far."""
     parts = [
         f"**Decision of round {decided.round}:** {decided.decision.reason}.",
         decision_table(decided.decision.verdicts, view.metric).markdown(),
         cost_table(decided.ledger).markdown(),
+        _headroom_line(view) if decided is view.history.rounds[-1] else "",
     ]
     return "\n\n".join(filter(None, parts))
 

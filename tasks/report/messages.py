@@ -21,6 +21,7 @@ from tasks.record.paths import mlflow_address, mlflow_command, mlflow_runs_addre
 from tasks.record.plan import Plan
 from tasks.record.view import SearchView
 from tasks.report import comparison_page, tables, words
+from tasks.report.findings import headroom_text
 
 logger = logging.getLogger(__name__)
 
@@ -147,6 +148,8 @@ def show_decision(view: SearchView) -> None:
     if view.champion is not None:
         score = words.score(view.score(view.champion.score).shown, 4)
         tell(f"champion so far: {view.champion.checkpoint}, mean validation {view.metric} {score}")
+    if found := headroom_text(view.headroom):
+        tell(f"headroom so far: {found}")
 
 
 def show_summary(view: SearchView) -> None:
@@ -170,7 +173,7 @@ def show_pages(search: SearchRef, champion: ChampionResult, prefect_page: str) -
     command = mlflow_command(search)
     first = f"{command}, then " if command else ""
     tell(f"report:  {report}/report.html, and report.md")
-    tell(f"frames:  {report}/*.csv and *.parquet (curves, decisions, ledger, scores)")
+    tell(f"frames:  {report}/*.csv and *.parquet (curves, decisions, ledger, scores, headroom)")
     tell(f"model:   msft-{search.name} version {champion.model_version}, alias champion")
     tell(f"MLflow:  {first}{mlflow_address(search)}")
     tell(f"runs:    {mlflow_runs_address(search)}")

@@ -66,6 +66,19 @@ DONE: dict[str, tuple[tuple[str, ...], set[str]]] = {
     "report": (("report", "smoke"), {"pages"}),
     "export": (("export", "smoke", "--to", "out/model"), {"to", "num_bytes"}),
     "score": (("score", SMOKE, "--set", "output_root=searches"), {"sub_datasets", "mean", "rows"}),
+    "headroom": (  # the only whole run of this command
+        (
+            "headroom",
+            SMOKE,
+            "--set",
+            "search.max_epochs=0.5",
+            "--set",
+            "evaluation.selection=accuracy",
+            "--set",
+            "output_root=swept",
+        ),
+        {"headroom", "is_found", "spent_flops", "search_flops"},
+    ),
     "sweep": (
         ("sweep", SMOKE, "--over", "search.max_epochs=0.5", "--methods", "sft", "--set", "output_root=swept"),
         {"summary", "runs"},

@@ -81,10 +81,16 @@ def crowned(key: CheckpointKey = FIRST, scores: Sequence[SubDatasetScore] = (), 
     return ChampionCrowned(champion=ChampionResult.model_validate(result | fields))
 
 
-def curve(name: str, keys: Sequence[CheckpointKey], scores: Sequence[float], num_examples: int = 100) -> Curve:
-    """Return a curve whose losses are the scores' absolute values."""
-    points = zip(keys, scores, strict=True)
-    return Curve(name, tuple(MetricPoint(key, score, abs(score), num_examples) for key, score in points))
+def curve(
+    name: str, keys: Sequence[CheckpointKey], scores: Sequence[float], num_examples: int = 100, rows: bool = False
+) -> Curve:
+    """Return a curve whose losses are the scores' absolute values; with `rows`, the first rows are the right ones."""
+    points = []
+    for key, score in zip(keys, scores, strict=True):
+        right = round(score * num_examples) if rows else 0
+        correct = "1" * right + "0" * (num_examples - right) if rows else ""
+        points.append(MetricPoint(key, score, abs(score), num_examples, correct))
+    return Curve(name, tuple(points))
 
 
 def interval(key: CheckpointKey, **costs: float) -> IntervalStats:

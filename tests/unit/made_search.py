@@ -24,10 +24,13 @@ class MadeSearch:
     Every interval is 10 steps and 100 rows, so that with N sub-datasets it is 1/N of a full-mixture epoch.
     """
 
-    def __init__(self, directory: Path, names: Sequence[str], num_validation_rows: int = 400, **settings: Any) -> None:
+    def __init__(
+        self, directory: Path, names: Sequence[str], num_validation_rows: int = 400, rows: bool = False, **settings: Any
+    ) -> None:
         self.directory = directory
         self.names = tuple(names)
         self.num_validation_rows = num_validation_rows
+        self.rows = rows  # whether right and wrong rows are on record
         parts = [{"name": name, "path": f"data/{name}"} for name in names]
         raw: dict[str, Any] = {"name": "made", "model": {"source": "a/model"}, "search": {"max_epochs": 9}}
         self.config = SearchConfig.model_validate({**raw, "mixture": {"sub_datasets": parts}, **settings})
@@ -62,7 +65,7 @@ class MadeSearch:
         num_own = len(next(iter(scores.values()))) - 1
         own = [CheckpointKey(state.round, start.step + 10 * n) for n in range(1, num_own + 1)]
         keys = [start, *own]
-        curves = [curve(n, keys, scores[n], self.num_validation_rows) for n in self.names]
+        curves = [curve(n, keys, scores[n], self.num_validation_rows, self.rows) for n in self.names]
         goal = keys[num_own if target is None else target]
         shares = {name: 1 / len(state.active) for name in state.active} if shares is None else shares
         event = decided(

@@ -19,7 +19,7 @@ from tasks.errors import ConfigError
 
 QUICKSTART = str(Path(__file__).parents[2] / "data" / "quickstart.yaml")
 COMMANDS = [
-    "init", "inspect", "plan", "search", "resume", "status", "report", "export", "score",
+    "init", "inspect", "plan", "headroom", "search", "resume", "status", "report", "export", "score",
     "compare", "sweep", "methods", "deploy", "doctor",
 ]  # fmt: skip
 LIGHT = """

@@ -8,6 +8,7 @@ import pytest
 
 from tasks.algorithm.curves import Curve, MetricPoint
 from tasks.algorithm.state import Champion, CheckpointKey
+from tasks.algorithm.strategy import RoundReport
 from tasks.config.loading import parse_config
 from tasks.config.schema import SearchConfig
 from tasks.contracts import (
@@ -22,7 +23,7 @@ from tasks.contracts import (
     SubDatasetRef,
 )
 from tasks.mixing import mixture_of
-from tasks.pruning import decide_pruning
+from tasks.pruning import decide_pruning, with_known_rows
 from tasks.record.events import RoundDecided
 from tasks.record.journal import History
 from tests.unit.made_events import interval, started
@@ -80,6 +81,14 @@ def decide(config: SearchConfig, history: History, early: list[float], late: lis
         round=state.round, start=start, checkpoints=(), intervals=tuple(interval(key, num_examples=80) for key in own)
     )
     return decide_pruning.fn(config, history, mixture, rollout, RoundCurves(curves=curves, cost=EvaluationCost()))
+
+
+def test_the_start_of_a_round_has_the_rows_of_the_round_before() -> None:
+    """MLflow's scores, which a rollback gives, are without rows."""
+    before = Curve("a", (MetricPoint(BASE, 0.5, 1.0, 2, "01"), MetricPoint(FIRST, 1.0, 1.0, 2, "11")))
+    now = Curve("a", (MetricPoint(FIRST, 1.0, 1.0, 2), MetricPoint(CheckpointKey(1, 20), 0.5, 1.0, 2, "10")))
+    (filled,) = with_known_rows((now,), [RoundReport(0, ("a",), (before,), 10.0)])
+    assert [point.correct for point in filled.points] == ["11", "10"]
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from tasks.contracts import (
 from tasks.errors import CheckpointNotFoundError, DeletedRunError
 from tasks.evaluation import curves_of
 from tasks.registry.champion import register_champion
-from tasks.registry.checkpoints import RoundCheckpoints, accept_path, find_checkpoint, log_scores
+from tasks.registry.checkpoints import RoundCheckpoints, accept_path, find_checkpoint, log_scores, with_rows
 from tasks.registry.client import client_of
 from tasks.registry.runs import log_training, open_round_run, open_search_run
 from tasks.report.markdown import ModelCard
@@ -138,6 +138,9 @@ def test_scores_are_read_back_in_every_digit(search: SearchRef) -> None:
     by_name = {score.sub_dataset: score for score in found.scores}
     assert by_name == {s.sub_dataset: s.model_copy(update={"correct": ""}) for s in scores(4).scores}
     assert points(search, registered.run_id, "validation/loss/max") == [(4, 0.1 + 0.2)]
+    assert {score.correct for score in with_rows(search, registered, found).scores} == {"0110"}
+    other = register(search, 8)[0]  # whose rows were never logged, as if somebody had deleted them
+    assert with_rows(search, other, found) == found
 
 
 @pytest.mark.parametrize("by_loss", [True, False])
@@ -145,9 +148,11 @@ def test_curves_from_hand_equal_those_from_mlflow(search: SearchRef, by_loss: bo
     for registered in register(search, 4, 8):
         log_scores(search, registered, scores(registered.key.step), DIGESTS)
     by_hand = {CheckpointKey(0, step): scores(step) for step in (4, 8)}
-    read_back = {key: find_checkpoint(search, key).scores for key in by_hand}
+    found = {key: find_checkpoint(search, key) for key in by_hand}
+    read_back = {key: one.scores for key, one in found.items()}
+    with_their_rows = {key: with_rows(search, one, one.scores) for key, one in found.items() if one.scores is not None}
     again = {registered.key: registered.scores for registered in register(search, 4, 8)}
-    assert curves_of(by_hand, NAMES, by_loss=by_loss) == curves_of(read_back, NAMES, by_loss=by_loss)  # type: ignore[arg-type]
+    assert curves_of(by_hand, NAMES, by_loss=by_loss) == curves_of(with_their_rows, NAMES, by_loss=by_loss)
     assert read_back == again
 
 
