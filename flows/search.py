@@ -10,6 +10,7 @@ from tasks.commands.deploy import emits_end_event, fill_in_run_number
 from tasks.config.loading import load_shown_config
 from tasks.config.schema import SearchConfig
 from tasks.contracts import ChampionResult, SearchRun
+from tasks.freezing import compute_frozen_layers
 from tasks.opening import check_for_drift, mark_failed_on_error, open_search, reference_to
 from tasks.preparation import prepare_inputs
 from tasks.record.ownership import HANDOVER_S, own_cache, own_directory, own_gpus
@@ -75,6 +76,8 @@ def _search(
         with mark_failed_on_error(search.ref, config.tracking.experiment):
             search, history = open_search(search, parent_run_id)
             report_round(search.ref, history)
+            if inputs.model.trainable_layers is not None and not history.state.is_finished:
+                compute_frozen_layers(search)
             start = None if history.state.is_finished else roll_back(search.ref, history.state)
             while not history.state.is_finished:
                 history, start = search_round(search, history, start)

@@ -35,6 +35,7 @@ class BaseModelRef(Value):
     vocab_size: int
     max_positions: int | None
     chat_template: str | None = None
+    trainable_layers: int | None = None  # those at the top; None: all, and everything else
 
 
 class SplitRef(Value):
@@ -93,11 +94,9 @@ class SearchRun(Value):
 
 
 class SubDatasetDraws(Value):
-    """The part of one sub-dataset in a roll-out.
+    """The part of one sub-dataset in a roll-out, from position `cursor` of its stream on, as on the accepted path.
 
-    Attributes:
-        cursor: rows drawn from it on the accepted path so far; position of the next draw in its stream.
-        is_rehearsed: excluded, and kept in the mixture so that it is not forgotten.
+    `is_rehearsed`: excluded, and kept in the mixture so that it is not forgotten.
     """
 
     name: str
@@ -164,6 +163,8 @@ class RolloutSpec(Value):
     optimizer: Literal["restore", "reset"]
     decay_steps: int
     output_directory: str
+    hidden_states: str | None = None  # folder of the frozen layers' outputs; None: every pass computes them
+    hidden_states_flops: float = 0.0  # of computing them once, counted at the search's start
 
 
 class IntervalStats(Value):
@@ -273,6 +274,7 @@ class ScoreSpec(Value):
     precision: Literal["fp32", "bf16"]
     export_directory: str | None
     output_directory: str
+    hidden_states: str | None = None
 
 
 class WorkerFailure(Value):

@@ -24,6 +24,7 @@ from tasks.contracts import (
     SubDatasetScore,
 )
 from tasks.errors import EmptyCurveError
+from tasks.planning.hidden_cache import hidden_states_folder
 from tasks.record.paths import CHAMPION, SCORES, checkpoint_directory, round_directory, score_file_of
 from tasks.record.rollout import MANIFEST
 from tasks.registry.checkpoints import log_scores, with_rows
@@ -157,6 +158,7 @@ def score_champion(search: SearchRun, checkpoint: CheckpointRef, test: Sequence[
         "splits": tuple(test),
         "end_splits": tuple(part.validation for part in search.inputs.sub_datasets),
         "export_directory": str(Path(root, CHAMPION)),
+        "hidden_states": None,
     }
     spec = spec.model_copy(update=update)
     results: list[CheckpointScores] = []
@@ -180,6 +182,7 @@ def _spec(search: SearchRun, requests: Sequence[ScoreRequest], directory: Path) 
         precision=config.training.precision,
         export_directory=None,
         output_directory=str(directory),
+        hidden_states=hidden_states_folder(config, inputs),
     )
 
 

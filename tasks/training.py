@@ -20,6 +20,7 @@ from tasks.contracts import (
 )
 from tasks.errors import CheckpointDamagedError
 from tasks.evaluation import scoring_beside
+from tasks.planning.hidden_cache import hidden_states_flops, hidden_states_folder
 from tasks.record.paths import JOURNAL, ROLLOUT_RESULT, ROLLOUT_SPEC, published_checkpoints, round_directory
 from tasks.record.rollout import read_progress, set_aside, verify
 from tasks.registry.live import live_pages, record_rollout
@@ -76,6 +77,8 @@ def _spec(search: SearchRun, mixture: Mixture, state: SearchState, start: Checkp
         optimizer="reset" if state.optimizer == "reset" else "restore",
         decay_steps=round(config.search.max_epochs * mixture.full_epoch_rows / config.training.batch_size),
         output_directory=str(round_directory(search.ref.directory, state.round)),
+        hidden_states=hidden_states_folder(config, search.inputs),
+        hidden_states_flops=hidden_states_flops(config, search.inputs) if state.round == 0 else 0.0,
     )
 
 

@@ -15,14 +15,30 @@ class ModelShape:
     Attributes:
         body_parameters: weights of the matrix products below the head; an embedding look-up is free.
         head_parameters: weights of the output projection, tied or not; applied only where a token has a label.
-        trainable_share: share of the weights whose gradients are computed; 1 for full fine-tuning.
+        trainable_share: share of the weights whose gradients are computed; 1 for full fine-tuning. With frozen layers,
+            of the body above them.
         attention_width: layers × heads × head dimension.
+        frozen_parameters, frozen_width: the part of body and attention in the frozen layers below the trained ones,
+            through which no gradient flows; 0 where all layers are trained.
     """
 
     body_parameters: int
     head_parameters: int
     trainable_share: float
     attention_width: int
+    frozen_parameters: int = 0
+    frozen_width: int = 0
+
+    @property
+    def above(self) -> ModelShape:
+        """Return the shape of what computes from the outputs of the frozen layers."""
+        body, width = self.body_parameters - self.frozen_parameters, self.attention_width - self.frozen_width
+        return ModelShape(body, self.head_parameters, self.trainable_share, width)
+
+    @property
+    def frozen(self) -> ModelShape:
+        """Return the shape of the frozen layers alone."""
+        return ModelShape(self.frozen_parameters, 0, 0.0, self.frozen_width)
 
 
 @dataclass(frozen=True)
@@ -55,11 +71,20 @@ class RowCost:
         products = 2.0 * (shape.body_parameters * self.num_tokens + shape.head_parameters * self.num_head_positions)
         return products + 4.0 * shape.attention_width * self.num_pairs
 
-    def training_flops(self, shape: ModelShape) -> float:
+    def training_flops(self, shape: ModelShape, *, from_cache: bool = False) -> float:
         """Return the FLOPs of forward and backward; backward has two products for each one of forward.
 
-        Frozen weights need the gradient of their activations, not their own.
+        Frozen weights need the gradient of their activations, not their own; frozen layers below all trained ones need
+        neither.
+
+        Args:
+            from_cache: the outputs of the frozen layers are read, not computed.
         """
+        if shape.frozen_parameters:
+            above, weights = shape.above, 2.0 * shape.above.body_parameters * self.num_tokens
+            attention = 4.0 * above.attention_width * self.num_pairs
+            backward = self.forward_flops(above) + attention + weights * shape.trainable_share
+            return self.forward_flops(above if from_cache else shape) + backward
         forward, attention = self.forward_flops(shape), 4.0 * shape.attention_width * self.num_pairs
         return forward * 2 + (forward - attention) * shape.trainable_share + attention
 

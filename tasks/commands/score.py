@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -69,11 +70,7 @@ def score_model(config: SearchConfig, source: str | None, split: str, *, with_ro
         ConfigError: no sub-dataset has the split.
         DataError, ModelError: a row or the model is unusable.
     """
-    if source is not None:
-        own = str(Path(source).resolve()) if Path(source).exists() else source
-        update = {"source": own, "from_config": None, "tokenizer": None, "revision": None}
-        config = config.model_copy(update={"model": config.model.model_copy(update=update)})
-    config = config.model_copy(update={"model": config.model.model_copy(update={"lora": None})})
+    config = _with_whole_model(config, source)
     with own_cache(config):
         model = prepare_base_model(config)
         splits = open_splits(config, model, split)
@@ -97,6 +94,16 @@ def score_model(config: SearchConfig, source: str | None, split: str, *, with_ro
     return ModelScores(
         model=source or model.directory, split=split, sub_datasets=tuple(parts), mean=mean_of(parts), rows=rows
     )
+
+
+def _with_whole_model(config: SearchConfig, source: str | None) -> SearchConfig:
+    """Return the configuration with another model, if one is given, without adapters or frozen layers."""
+    update: dict[str, Any] = {"lora": None}
+    if source is not None:
+        own = str(Path(source).resolve()) if Path(source).exists() else source
+        update |= {"source": own, "from_config": None, "tokenizer": None, "revision": None}
+    training = config.training.model_copy(update={"trainable_layers": "all"})
+    return config.model_copy(update={"model": config.model.model_copy(update=update), "training": training})
 
 
 def _run(

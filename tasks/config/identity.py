@@ -20,7 +20,15 @@ PLACES = {"output_root", "tracking", "config_dir"}
 # How a search is computed: the same mathematics, rounded in another order (measured below 2e-5 in tests/numerics).
 COMPUTATION: dict[str, set[str]] = {
     "model": {"attn_implementation", "gradient_checkpointing"},
-    "training": {"micro_batch_size", "batching", "device", "num_processes", "accelerate_config", "threads"},
+    "training": {
+        "micro_batch_size",
+        "batching",
+        "device",
+        "num_processes",
+        "accelerate_config",
+        "threads",
+        "hidden_cache_gb",
+    },
     "evaluation": {"batch_tokens", "beside_training"},
 }
 # Version of the arithmetic of a step where that is not the first one's, bit for bit.
@@ -55,6 +63,8 @@ def identity_in(dumped: Mapping[str, Any]) -> dict[str, Any]:
         kept[section] = {field: value for field, value in kept.get(section, {}).items() if field not in fields}
     if kept["model"].get("chat_template") is None:  # it came later, and changes nothing where it is absent
         kept["model"].pop("chat_template", None)
+    if kept["training"].get("trainable_layers") == "all":
+        kept["training"].pop("trainable_layers")
     search = dict(kept.get("search", {}))
     return kept | {"search": search | {"options": first_names(search.get("options", {}))}}
 

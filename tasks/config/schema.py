@@ -141,6 +141,17 @@ class TrainingConfig(Settings):
         "fp32", description="bf16: forward and backward pass; training changes and saves weights in fp32."
     )
     device: Literal["auto", "cpu"] = Field("auto", description="auto: a GPU where there is one.")
+    trainable_layers: Literal["all"] | Annotated[int, Field(ge=1)] = Field(
+        "all",
+        description="Layers at the top that are trained, with the last norm (or their adapters alone, with LoRA). The "
+        "layers below, embeddings and output layer stay frozen. all: full fine-tuning.",
+    )
+    hidden_cache_gb: float = Field(
+        20.0,
+        ge=0,
+        description="Most gigabytes on the disk for the outputs of the frozen layers, computed once a row. 0, or rows "
+        "that need more: every pass computes them anew.",
+    )
     ema: float | None = Field(
         None,
         gt=0,
@@ -164,6 +175,8 @@ class TrainingConfig(Settings):
             raise ValueError("num_processes takes no effect beside accelerate_config; set it in that file")
         if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
             raise ValueError("micro_batch_size is larger than batch_size, and takes no effect")
+        if self.trainable_layers == "all" and self.is_changed("hidden_cache_gb"):
+            raise ValueError("hidden_cache_gb takes no effect with trainable_layers=all; leave it out")
         if self.schedule == "constant" and self.is_changed("final_lr_ratio"):
             raise ValueError("final_lr_ratio takes no effect with schedule=constant; leave one of them out")
         return self

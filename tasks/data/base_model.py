@@ -14,6 +14,7 @@ from tasks.config.schema import SearchConfig
 from tasks.contracts import BaseModelRef
 from tasks.data.chat_template import read_template
 from tasks.data.hub import advice_on, hub_errors
+from tasks.data.model_size import first_trained_layer
 from tasks.errors import ModelError
 from tasks.runtime.files import hash_file, write_file
 from tasks.runtime.launch import run_module
@@ -44,12 +45,13 @@ def prepare_base_model(config: SearchConfig) -> BaseModelRef:
     is built, both once, into the cache.
 
     Raises:
-        ModelError: the model cannot be found, has no safetensors weights, or has no tokenizer.
+        ModelError: the model cannot be found, has no safetensors weights, no tokenizer, or too few layers.
     """
     directory = _local_directory(config)
     raw, template = _read_config(directory), read_template(config)
     sha256 = _hash_model(directory)
-    return BaseModelRef(
+    num_trained = config.training.trainable_layers
+    base = BaseModelRef(
         directory=str(directory.resolve()),
         sha256=sha256 if template is None else hashlib.sha256(f"{sha256} {template}".encode()).hexdigest(),
         chat_template=template,
@@ -60,7 +62,10 @@ def prepare_base_model(config: SearchConfig) -> BaseModelRef:
         seed=config.seed,
         vocab_size=raw.vocab_size or 0,
         max_positions=raw.max_position_embeddings,
+        trainable_layers=num_trained if num_trained != "all" else None,
     )
+    first_trained_layer(base)
+    return base
 
 
 def _local_directory(config: SearchConfig) -> Path:

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
 from operator import add
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
-import pyarrow.compute as pc
 
 from tasks.algorithm.baselines import Dynamix
 from tasks.algorithm.costs import RowCost
 from tasks.algorithm.mixture import MixturePlan
 from tasks.config.schema import SearchConfig
-from tasks.contracts import BY_CHOICES, Inputs, Metric, SplitRef, SubDatasetRef
+from tasks.contracts import Inputs, SubDatasetRef
 from tasks.data.model_size import measure_model
+from tasks.planning.hidden_cache import hidden_states_bytes, hidden_states_flops, keeps_hidden_states
+from tasks.planning.row_costs import NOTHING, scoring_cost, training_cost
 from tasks.planning.simulation import simulate
 from tasks.record.paths import PLAN
 from tasks.record.plan import Bound, Plan, SearchCost
@@ -59,6 +55,8 @@ def make_plan(config: SearchConfig, inputs: Inputs) -> Plan:
         most=_extreme(max, [model.cost_of(mixtures, "most") for mixtures in searches]),
         facts={part.name: part.facts for part in inputs.sub_datasets},
         data_warnings=tuple(warning for part in inputs.sub_datasets for warning in part.warnings),
+        hidden_states_bytes=hidden_states_bytes(config, inputs),
+        keeps_hidden_states=keeps_hidden_states(config, inputs),
     )
 
 
@@ -82,6 +80,8 @@ class _CostModel:
         self._policy = config.search.policy()
         self._batch_size = config.training.batch_size
         self.size = measure_model(inputs.model)
+        self._from_cache = keeps_hidden_states(config, inputs)
+        self._once = hidden_states_flops(config, inputs)
         self._parts = parts
         self._num_rows = sum(part.train.num_rows for part in parts)
         self._per_row = {p.name: training_cost(p.train) * (1 / p.train.num_rows) for p in parts}
@@ -108,9 +108,9 @@ class _CostModel:
             num_examples=num_examples,
             num_checkpoints=num_checkpoints,
             training_tokens=training.num_tokens,
-            training_flops=training.training_flops(self.size.shape) + self._look_ahead_flops(mixtures),
+            training_flops=self._training_flops(training) + self._look_ahead_flops(mixtures) + self._once,
             evaluation_tokens=evaluation.num_tokens,
-            evaluation_flops=evaluation.forward_flops(self.size.shape),
+            evaluation_flops=self._scoring_flops(costs, num_checkpoints),
             test_flops=reduce(add, tested, NOTHING).forward_flops(self.size.shape),
             bytes_written=self._bytes_of(num_trained, num_untrained=1),
             disk_bytes=self._disk_bytes(mixtures),
@@ -122,7 +122,19 @@ class _CostModel:
             return 0.0
         num_updates = sum(mixture.num_steps // self._policy.every_steps for mixture in mixtures)
         rows = reduce(add, self._per_row.values(), NOTHING) * (num_updates * self._batch_size)
-        return rows.training_flops(self.size.shape) + rows.forward_flops(self.size.shape)
+        return self._training_flops(rows) + self._forward_flops(rows)
+
+    def _training_flops(self, rows: RowCost) -> float:
+        return rows.training_flops(self.size.shape, from_cache=self._from_cache)
+
+    def _forward_flops(self, rows: RowCost) -> float:
+        return rows.forward_flops(self.size.shape.above if self._from_cache else self.size.shape)
+
+    def _scoring_flops(self, costs: Mapping[str, RowCost], num_checkpoints: int) -> float:
+        """Return the FLOPs of scoring checkpoints; generated text takes all layers."""
+        rows: RowCost = reduce(add, (cost.least for cost in self._scoring.values()), NOTHING)
+        generated = reduce(add, costs.values(), NOTHING) + rows * -1
+        return (self._forward_flops(rows) + generated.forward_flops(self.size.shape)) * num_checkpoints
 
     def _bytes_of(self, num_trained: int, num_untrained: int = 0) -> int:
         """Return the bytes of checkpoints: weights, their moving average, and the moments of trained ones."""
@@ -142,73 +154,3 @@ class _CostModel:
 def _extreme(choose: Callable[[Iterable[float]], float], costs: Sequence[SearchCost]) -> SearchCost:
     fields = SearchCost.model_fields
     return SearchCost.model_validate({name: choose(getattr(cost, name) for cost in costs) for name in fields})
-
-
-Ints = npt.NDArray[np.int64]
-# Share of the rows whose answer must be generated. Not measured: half is a guess.
-_SHARE_GENERATED = {"numeric": 0.5}
-
-
-@dataclass(frozen=True)
-class ScoringCost:
-    """Cost of scoring a split once: with no text generated, as expected, and with a text generated for each row."""
-
-    least: RowCost
-    expected: RowCost
-    most: RowCost
-
-
-NOTHING = RowCost(0, 0, 0)
-
-
-def training_cost(split: SplitRef) -> RowCost:
-    """Return the cost of training on each row of a split once."""
-    columns = _columns(split)
-    return _gold_pass(columns)
-
-
-def scoring_cost(split: SplitRef, metric: Metric, max_new_tokens: int) -> ScoringCost:
-    """Return the cost of scoring all rows of a split by `metric` at one checkpoint.
-
-    One forward pass over prompt and completion gives the loss, and the answer if the model's is correct. Choices share
-    it, and take less where they begin alike; answers that may still be correct are generated (`workers/scoring.py`).
-    """
-    columns = _columns(split)
-    gold = _gold_pass(columns)
-    if metric in BY_CHOICES:
-        gold = gold + _other_choices(columns)
-    if metric in (*BY_CHOICES, "loss"):
-        return ScoringCost(gold, gold, gold)
-    generated = _sums(_ints(columns["prompt_length"]) + max_new_tokens, max_new_tokens * split.num_rows)
-    return ScoringCost(gold, gold + generated * _SHARE_GENERATED.get(metric, 0.0), gold + generated)
-
-
-def _columns(split: SplitRef) -> Any:
-    import datasets
-
-    return datasets.load_from_disk(split.directory).data.table
-
-
-def _gold_pass(columns: Any) -> RowCost:
-    num_labels = pc.sum(pc.list_flatten(columns["loss_mask"])).as_py()
-    return _sums(_ints(columns["num_tokens"]), num_labels)
-
-
-def _other_choices(columns: Any) -> RowCost:
-    """Return what the choices beside the labelled one add to a row's pass: all but the last token of each."""
-    choices = columns["choice_ids"].combine_chunks()
-    lengths = _ints(pc.list_value_length(pc.list_flatten(choices)))
-    owners = _ints(pc.list_parent_indices(choices))
-    numbers = np.arange(len(owners)) - np.searchsorted(owners, owners)
-    is_other = numbers != _ints(columns["gold"])[owners]
-    prompts, tails = _ints(columns["prompt_length"])[owners[is_other]], lengths[is_other] - 1
-    num_pairs = int(((prompts + tails) ** 2 - prompts**2).sum())
-    return RowCost(int(tails.sum()), num_pairs, int(tails.sum()))
-
-
-def _sums(lengths: Ints, num_head_positions: int) -> RowCost:
-    return RowCost(int(lengths.sum()), int((lengths * lengths).sum()), num_head_positions)
-
-
-def _ints(column: Any) -> Ints:
-    return np.asarray(column, dtype=np.int64)

@@ -46,7 +46,8 @@ class Plan(Value):
     """Cost of a search before it runs.
 
     `least` and `most` are the bounds of each quantity on its own. `num_parameters` includes adapters. `facts` are by
-    sub-dataset and split, and `data_warnings` in words; a plan of an earlier version has none.
+    sub-dataset and split, and `data_warnings` in words; a plan of an earlier version has none. `hidden_states_bytes`
+    are those of the outputs of frozen layers, if they are kept.
     """
 
     num_sub_datasets: int
@@ -57,6 +58,8 @@ class Plan(Value):
     most: SearchCost
     facts: dict[str, dict[str, SplitFacts]] = Field(default_factory=dict)
     data_warnings: tuple[str, ...] = ()
+    hidden_states_bytes: int = 0
+    keeps_hidden_states: bool = False
 
 
 class Comparison(Value):

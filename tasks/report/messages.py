@@ -184,6 +184,11 @@ def show_plan(plan: Plan, speed: Speed | None, prices: Mapping[str, Price]) -> N
     """Tell a plan; `prices` are by course, and empty where no speed is known."""
     trained = f", of which {plan.num_trained:,} are trained" if plan.num_trained < plan.num_parameters else ""
     tell(f"model: {plan.num_parameters:,} parameters{trained}; {plan.num_sub_datasets} sub-datasets")
+    if plan.hidden_states_bytes:
+        size = words.size(plan.hidden_states_bytes)
+        limit = "above training.hidden_cache_gb: not kept, and computed in every pass"
+        kept = "kept in the cache" if plan.keeps_hidden_states else limit
+        tell(f"outputs of the frozen layers: {size}, {kept}")
     tell_table(tables.facts_table(plan.facts))
     tell_table(tables.estimate_table(plan, prices))
     if speed is None:

@@ -140,8 +140,10 @@ def numerical_environment(config: SearchConfig) -> dict[str, Any]:
     values = {
         f"{section}.{field}": getattr(getattr(config, section), field)
         for section, fields in COMPUTATION.items()
-        for field in sorted(fields - {"beside_training"})
+        for field in sorted(fields - {"beside_training", "hidden_cache_gb"})
     }
+    if config.training.trainable_layers != "all":  # earlier searches have no entry
+        values["training.hidden_cache"] = config.training.hidden_cache_gb > 0
     values["training.device"] = device_of(config.training)
     if values["training.device"] == "cpu":
         values["training.threads"] = num_threads(config.training.threads)

@@ -13,25 +13,27 @@ from transformers.utils import logging as transformers_logging
 
 from tasks.algorithm.costs import ModelShape
 from tasks.contracts import BaseModelRef
-from tasks.data.model_size import attention_width
+from tasks.data.model_size import attention_width, first_trained_layer
 from tasks.errors import ModelError
+from tasks.workers.cut import cut_model, cut_of, modules_below
 
 WEIGHTS = "model.safetensors"
 AVERAGE = "average.safetensors"
 
 
 def load_base(base: BaseModelRef) -> Any:
-    """Return the base model in float32, with new adapters if the search trains LoRA.
+    """Return the base model in float32, with new adapters if the search trains LoRA, and its lower layers frozen.
 
     Raises:
-        ModelError: transformers or peft reject it, or tensors are missing.
+        ModelError: transformers or peft reject it, tensors are missing, or its layers cannot be frozen in part.
     """
     model = load_whole(base, base.directory)
     if base.lora is not None:
         model = _with_adapters(model, base)
+    cut_model(model, base)
     if base.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        if base.lora is not None:
+        if base.lora is not None and base.trainable_layers is None:
             model.enable_input_require_grads()
     return model
 
@@ -94,6 +96,7 @@ def _with_adapters(model: Any, base: BaseModelRef) -> Any:
 
     assert base.lora is not None
     targets = base.lora.target_modules
+    first = first_trained_layer(base, model.config.get_text_config())
     torch.manual_seed(base.seed)  # adapters start from random numbers, the same ones in every worker
     try:
         return get_peft_model(
@@ -104,6 +107,7 @@ def _with_adapters(model: Any, base: BaseModelRef) -> Any:
                 lora_alpha=base.lora.alpha,
                 lora_dropout=base.lora.dropout,
                 target_modules=targets if isinstance(targets, str) else list(targets),
+                exclude_modules=modules_below(model, first) if first else None,
             ),
         )
     except ValueError as error:
@@ -111,7 +115,7 @@ def _with_adapters(model: Any, base: BaseModelRef) -> Any:
             base.directory,
             got=" ".join(str(error).split())[:300],
             expected="model.lora.target_modules that the model has",
-            fix="use all-linear, or name modules of this model",
+            fix="use all-linear, or name modules of this model, of its trained layers",
         ) from error
 
 
@@ -160,11 +164,15 @@ def shape_of(model: Any) -> ModelShape:
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     is_tied = head is not None and head.weight is embedding
     body = all_parameters - embedding.numel() - (0 if is_tied else head_parameters)
+    cut, width = cut_of(model), attention_width(config)
+    frozen = sum(p.numel() for layer in cut.below for p in layer.parameters()) if cut is not None else 0
     return ModelShape(
         body_parameters=body,
         head_parameters=head_parameters,
-        trainable_share=trainable / all_parameters,
-        attention_width=attention_width(config),
+        trainable_share=trainable / (body - frozen if cut is not None else all_parameters),
+        attention_width=width,
+        frozen_parameters=frozen,
+        frozen_width=width * cut.first // config.num_hidden_layers if cut is not None else 0,
     )
 
 

@@ -28,7 +28,8 @@ from tasks.workers.model import (
     scored_file,
     shape_of,
 )
-from tasks.workers.scoring import Cost, Scorer, read_rows
+from tasks.workers.row_trees import read_rows
+from tasks.workers.scoring import Cost, Scorer
 from tasks.workers.supervisor import run_worker
 
 _POLL_S = 0.05
@@ -50,6 +51,7 @@ def score(spec_path: Path) -> None:
     if spec.export_directory is not None:
         model = _export(model, spec, tokenizer, ends)
     scorer = Scorer(model.to(device), tokenizer, spec.batch_tokens, shape, autocast=spec.precision == "bf16", ends=ends)
+    scorer.hidden_states = spec.hidden_states
     scorer.answers = {} if spec.keeps_answers else None
     for request in spec.requests:
         if (output / score_file_of(request.key)).exists():

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import cache
 from itertools import islice
 from typing import Any
 
@@ -19,17 +17,15 @@ from tasks.contracts import BY_CHOICES, ScoreSplit, SubDatasetScore
 from tasks.errors import NonFiniteScoreError
 from tasks.workers.forward import LogitsAt
 from tasks.workers.generation import Generator, Goal, end_tokens
-from tasks.workers.trees import Pass, Query, Tree, answers_of, grow, keeps_texts_apart, pack
+from tasks.workers.row_trees import GOLD, read_rows, trees_of, widest_tree
+from tasks.workers.states import attach_states, open_states
+from tasks.workers.trees import Pass, Tree, answers_of, pack
 
 Rows = Sequence[Mapping[str, Any]]
-# The text that a row is labelled with, beside its choices 0, 1, …
-GOLD = -1
 GENERATED = ("exact_match", "numeric")
 # Most tokens on a CPU: of a pass, whose caches more would not fit, and where tokens are generated one a pass, whose
 # weights are read for few rows as for many (tests/benchmarks/RESULTS.md, Scoring).
 _CPU_TOKENS, _CPU_GENERATED = 512, 2048
-# Settings of models that attend to so many tokens before each only. A mask over trees would take the place of theirs.
-_WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")
 
 
 @dataclass
@@ -58,10 +54,15 @@ class RowPasses:
 
 @dataclass(frozen=True)
 class Plan:
-    """The forward passes over all rows of some splits, and what they cost."""
+    """The forward passes over all rows of some splits, and what they cost.
+
+    Attributes:
+        from_cache: the outputs of the frozen layers are read, not computed.
+    """
 
     passes: tuple[Pass, ...]
     cost: RowCost
+    from_cache: bool = False
 
 
 class Scorer:
@@ -77,6 +78,7 @@ class Scorer:
     Attributes:
         answers: None, or (set by the caller) a dictionary in which the answers to all rows of each sub-dataset are
             kept; every text is then generated to its end.
+        hidden_states: None, or (set by the caller) the folder with outputs of the frozen layers, which are then read.
     """
 
     def __init__(
@@ -90,9 +92,10 @@ class Scorer:
         ends: frozenset[int] = frozenset(),
     ) -> None:
         self.model, self.tokenizer, self.ends = model.eval(), tokenizer, ends
+        self.hidden_states: str | None = None
         self.device = next(model.parameters()).device
         is_cpu = self.device.type == "cpu"
-        self.batch_tokens = min(batch_tokens, _CPU_TOKENS) if is_cpu else batch_tokens
+        self.batch_tokens = tokens_of_pass(batch_tokens, self.device)
         self._generated_tokens = min(batch_tokens, _CPU_GENERATED) if is_cpu else batch_tokens
         self.shape, self.autocast = shape, autocast
         self.cost = Cost()
@@ -100,7 +103,7 @@ class Scorer:
         self._plans: dict[tuple[tuple[str, str], ...], Plan] = {}
         with self._inference():
             self._logits_at = LogitsAt(model)
-            self._widest_tree = _widest_tree(model) if keeps_texts_apart(self._logits_at, self.device) else 0
+            self._widest_tree = widest_tree(model, self._logits_at, self.device)
 
     def score(self, split: ScoreSplit) -> SubDatasetScore:
         """Return the score of one split."""
@@ -139,7 +142,7 @@ class Scorer:
         rows = [read_rows(split.split.directory) for split in splits]
         results = [[RowPasses() for _ in part] for part in rows]
         plan = self.plan(splits)
-        self._charge(plan.cost)
+        self._charge(plan.cost, from_cache=plan.from_cache)
         generated = {number for number, split in enumerate(splits) if split.metric in GENERATED}
         for each in plan.passes:
             greedy = not generated.isdisjoint(query.owner[0] for query in each.queries)
@@ -161,28 +164,25 @@ class Scorer:
             return self._plans[key]
         together: list[Tree] = []
         apart: list[Tree] = []
-        lengths = []
         for number, split in enumerate(splits):
-            for index, row in enumerate(read_rows(split.split.directory)):
-                texts = [GOLD, *(range(len(row["choice_ids"])) if split.metric in BY_CHOICES else ())]
-                tree = _tree(number, index, row, texts)
-                if len(tree.ids) <= self._widest_tree:
-                    together.append(tree)
-                else:
-                    one_token = [text for text in texts if text == GOLD or len(row["choice_ids"][text]) == 1]
-                    apart.append(_tree(number, index, row, one_token))
-                    apart += [_tree(number, index, row, [text]) for text in texts if text not in one_token]
-                lengths.append(len(row["input_ids"]))
+            own = trees_of(number, split.split.directory, split.metric, self._widest_tree)
+            together += own[0]
+            apart += own[1]
+        stores = [open_states(self.hidden_states, split.split, split.metric) for split in splits]
+        with_states = attach_states([*together, *apart], stores)
+        if with_states is not None:
+            together, apart = with_states[: len(together)], with_states[len(together) :]
         passes = (*pack(together, self.batch_tokens, alone=False), *pack(apart, self.batch_tokens, alone=True))
         # The last token of a row counts, as in training, although nothing that follows it is asked.
+        lengths = [len(row["input_ids"]) for split in splits for row in read_rows(split.split.directory)]
         cost = RowCost(len(lengths), sum(2 * length - 1 for length in lengths), 0)
         cost = sum((tree.cost for tree in (*together, *apart)), cost)
-        self._plans[key] = Plan(passes, cost)
+        self._plans[key] = Plan(passes, cost, with_states is not None)
         return self._plans[key]
 
-    def _charge(self, work: RowCost) -> None:
+    def _charge(self, work: RowCost, *, from_cache: bool = False) -> None:
         self.cost.num_tokens += int(work.num_tokens)
-        self.cost.flops += work.forward_flops(self.shape)
+        self.cost.flops += work.forward_flops(self.shape.above if from_cache else self.shape)
 
     def _generate(
         self, splits: Sequence[ScoreSplit], passes: Sequence[Sequence[RowPasses]]
@@ -218,6 +218,11 @@ class Scorer:
         )
 
 
+def tokens_of_pass(batch_tokens: int, device: torch.device) -> int:
+    """Return the most tokens of a forward pass of scoring."""
+    return min(batch_tokens, _CPU_TOKENS) if device.type == "cpu" else batch_tokens
+
+
 def _mean_loss(results: Sequence[RowPasses]) -> float:
     return sum(result.loss_sum for result in results) / sum(result.num_labels for result in results)
 
@@ -234,33 +239,3 @@ def _choose(rows: Rows, results: Sequence[RowPasses], *, is_normalized: bool) ->
         chosen = int(np.argmax(np.asarray(likelihoods) / sizes))
         answers.append(Answer(text=row["choices"][chosen], is_correct=chosen == row["gold"]))
     return answers
-
-
-def _tree(split: int, index: int, row: Mapping[str, Any], texts: Sequence[int]) -> Tree:
-    """Return the tree of a row's prompt and some of its texts, its completion or choices by their number."""
-    length, all_ids = row["prompt_length"], row["input_ids"]
-    tails = [all_ids[length:] if text == GOLD else row["choice_ids"][text] for text in texts]
-    ids, depths, ends, before = grow(all_ids[:length], tails)
-    queries = []
-    for text, tail, nodes in zip(texts, tails, before, strict=True):
-        tokens = np.asarray(tail, dtype=np.int64)
-        if text == GOLD:  # turns within the prompt may be learned too
-            has_label = np.flatnonzero(row["loss_mask"][1:])
-            nodes = np.concatenate([np.arange(length - 1), nodes])[has_label]
-            tokens = np.asarray(all_ids[1:], dtype=np.int64)[has_label]
-        queries.append(Query((split, index, text), nodes, tokens))
-    return Tree(ids, depths, ends, tuple(queries))
-
-
-def _widest_tree(model: Any) -> int:
-    """Return the most tokens of a tree whose mask agrees with the windows of the model's attention."""
-    config = model.config.get_text_config()
-    return min([sys.maxsize, *(getattr(config, name, None) or sys.maxsize for name in _WINDOWS)])
-
-
-@cache  # one entry a sub-dataset; every checkpoint of a round is scored on the same rows
-def read_rows(directory: str) -> list[dict[str, Any]]:
-    import datasets
-
-    rows: list[dict[str, Any]] = datasets.load_from_disk(directory).to_list()
-    return rows

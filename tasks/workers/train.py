@@ -166,6 +166,7 @@ class Trainer:
         """Show the starting weights to the policy, and publish them where they are the base model's."""
         self.policy.begin(self._answers)
         if self.spec.start is None:
+            self.account.add_flops(self.spec.hidden_states_flops)
             self._publish()
 
     def start_progress(self) -> None:
@@ -184,8 +185,7 @@ class Trainer:
         left_out = [i for i, draw in enumerate(rows) if self.policy.is_left_out(draw)]
         trained = [i for i, draw in enumerate(rows) if not self.policy.is_left_out(draw)]
         losses, owners = self.stepper.take(step, trained, left_out)
-        shape = self.learner.shape
-        flops = step.cost(trained).training_flops(shape) + step.cost(left_out).forward_flops(shape)
+        flops = self.stepper.training_flops(step.cost(trained)) + self.stepper.forward_flops(step.cost(left_out))
         self.position.advance(rows, self.account.names)
         self.learner.update_average(self.position.step)
         self.account.add_losses(owners, losses)
@@ -210,15 +210,14 @@ class Trainer:
     def _answers(self, rows: Sequence[Draw]) -> Sequence[bool]:
         """Return for each row whether the model, with averaged weights if it has them, gives the labelled answer."""
         step = self.stepper.measure(rows, self.position.step + 1)
-        self.account.add_flops(step.cost(range(len(rows))).forward_flops(self.learner.shape))
+        self.account.add_flops(self.stepper.forward_flops(step.cost(range(len(rows)))))
         with self.learner.averaged():
             return self.stepper.answered(step)
 
     def _look_ahead(self, rows: Sequence[Draw]) -> tuple[float, float]:
         """Return the loss of `rows` before and after a step on them; it costs FLOPs but none of the budget."""
         before, after, work = self.stepper.look_ahead(rows, self.position.step + 1)
-        shape = self.learner.shape
-        self.account.add_flops(work.training_flops(shape) + work.forward_flops(shape))
+        self.account.add_flops(self.stepper.training_flops(work) + self.stepper.forward_flops(work))
         return before, after
 
     def _report_progress(self) -> None:

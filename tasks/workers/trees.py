@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 
 from tasks.algorithm.costs import RowCost
+from tasks.workers.cut import HIDDEN_STATES, States, placed_states
 from tasks.workers.forward import LogitsAt
 
 Ints = npt.NDArray[np.int64]
@@ -51,12 +52,14 @@ class Tree:
         ids, depths: token and position in its text of each node.
         ends: index behind the last node below each node. Node i sees node j if j ≤ i < ends[j].
         queries: what is wanted.
+        states: outputs of the frozen layers for each node, of shape (nodes, width); None: the pass computes them.
     """
 
     ids: Ints
     depths: Ints
     ends: Ints
     queries: tuple[Query, ...]
+    states: States | None = None
 
     @property
     def is_chain(self) -> bool:
@@ -112,14 +115,19 @@ class Pass:
         shape = (len(self.lines), self.width)
         ids, depths = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
         ends = np.tile(np.arange(1, self.width + 1), (shape[0], 1))  # padding sees itself
+        states = []
         for line, trees in enumerate(self.lines):
             start = 0
             for tree in trees:
                 stop = start + len(tree.ids)
                 ids[line, start:stop], depths[line, start:stop] = tree.ids, tree.depths
                 ends[line, start:stop] = tree.ends + start
+                if tree.states is not None:
+                    states.append((line * self.width + start, tree.states))
                 start = stop
         tensors = {"input_ids": torch.from_numpy(ids).to(device)}
+        if states:  # all trees of a pass have them, or none
+            tensors[HIDDEN_STATES] = placed_states(states, shape, device)
         if all(len(trees) == 1 and trees[0].is_chain for trees in self.lines):
             return tensors
         order = torch.arange(self.width, device=device)

@@ -26,6 +26,7 @@ from tasks.config.schema import SearchConfig
 from tasks.contracts import Inputs, RolloutSpec
 from tasks.data.inputs import load_inputs
 from tasks.mixing import mixture_of
+from tasks.planning.hidden_cache import hidden_states_folder
 from tasks.record.rollout import ProgressFile
 from tasks.runtime.launch import num_threads
 from tasks.workers.train import Trainer
@@ -59,6 +60,7 @@ def trainer_of(config: SearchConfig, inputs: Inputs, directory: Path) -> TimedTr
         optimizer="restore",
         decay_steps=mixture.num_steps,
         output_directory=str(directory),
+        hidden_states=hidden_states_folder(config, inputs),
     )
     trainer = TimedTrainer(spec)
     trainer.progress = ProgressFile(directory, 0, mixture.num_steps, "benchmark")

@@ -22,9 +22,9 @@ from tasks.workers.training.batches import RowStore
 from tasks.workers.training.layout import lay_out
 
 TOLERANCE = 0.02
-# The formula charges adapters with the gradient of the first layer's inputs, which nobody needs: a large part of two
-# layers, and a small one of many.
-LORA_TOLERANCE = 0.07
+# The formula charges adapters with the gradient of the first layer's inputs, which nobody needs: a large part of one or
+# two layers, and a small one of many.
+LORA_TOLERANCE = {None: 0.07, 1: 0.1}  # by the number of trained layers
 
 
 @pytest.mark.parametrize("batching", ["grouped", "packed", "padded"])
@@ -46,11 +46,13 @@ def test_the_ledger_counts_what_reached_the_model(
     assert sum(interval.num_examples for interval in result.intervals) == len(lengths) == 144
 
 
+@pytest.mark.parametrize("num_trained", [None, 1], ids=["all layers", "one layer"])
 @pytest.mark.parametrize("lora", [None, LoraConfig(r=4, alpha=8)], ids=["full", "lora"])
 def test_the_flops_formula_is_within_2_percent_of_a_profiler(
-    tiny_base: BaseModelRef, tiny_mixture: Mixture, lora: LoraConfig | None
+    tiny_base: BaseModelRef, tiny_mixture: Mixture, lora: LoraConfig | None, num_trained: int | None
 ) -> None:
-    base = tiny_base.model_copy(update={"lora": lora, "attn_implementation": "eager"})
+    update = {"lora": lora, "attn_implementation": "eager", "trainable_layers": num_trained}
+    base = tiny_base.model_copy(update=update)
     model = load_base(base)
     model.train()
     store = RowStore(tiny_mixture.draws[1].train)
@@ -71,4 +73,4 @@ def test_the_flops_formula_is_within_2_percent_of_a_profiler(
     assert cost.forward_flops(shape) == pytest.approx(counted, rel=TOLERANCE)
     counted += backward.get_total_flops()
     formula = cost.training_flops(shape)
-    assert formula == pytest.approx(counted, rel=TOLERANCE if lora is None else LORA_TOLERANCE)
+    assert formula == pytest.approx(counted, rel=TOLERANCE if lora is None else LORA_TOLERANCE[num_trained])

@@ -24,7 +24,8 @@ from tasks.data.encoder import Encoder
 from tasks.data.examples import Example
 from tasks.planning.plan import scoring_cost
 from tasks.workers.model import shape_of
-from tasks.workers.scoring import GOLD, Scorer, read_rows
+from tasks.workers.row_trees import GOLD, read_rows
+from tasks.workers.scoring import Scorer
 from tasks.workers.trees import Query, Tree, grow, pack
 from tests.conftest import examples_of
 

@@ -124,6 +124,20 @@ VALUES = {
     "value: a seed too large": _set(
         "seed=4294967296", says="seed (--set): got 4294967296; expected a number below 4294967296"
     ),
+    "value: no trained layer": _set(
+        "training.trainable_layers=0", says="training.trainable_layers (--set): got 0; expected 'all' or a number of at"
+    ),
+    "value: trained layers in words": _set(
+        "training.trainable_layers=top", says="trainable_layers (--set): got 'top'; expected 'all' or a whole number"
+    ),
+    "value: a cache below nothing": _set(
+        "training.trainable_layers=1",
+        "training.hidden_cache_gb=-1",
+        says="training.hidden_cache_gb (--set): got -1; expected a number of at least 0",
+    ),
+    "value: a cache of no frozen layer": _set(
+        "training.hidden_cache_gb=1", says="hidden_cache_gb takes no effect with trainable_layers=all; leave it out"
+    ),
     "value: a beta of 1": _set(
         "training.adam_betas=[0.9, 1]", says="training.adam_betas.1 (--set): got 1; expected a number below 1.0"
     ),

@@ -124,6 +124,17 @@ CASES = {
         ModelError,
         ("model 'chatlm'", "no chat template ", "chatml, gemma, llama3, mistral, plain", "fix model.chat_template"),
     ),
+    "model: fewer layers than are to be trained": Case(
+        lambda place: place.read(
+            {
+                "model": {"source": str(place.model(config__json={"num_hidden_layers": 4}))},
+                "training": {"trainable_layers": 4},
+            },
+            {},
+        ),
+        ModelError,
+        ("trainable_layers 4, and a model of 4 layers", "fewer layers than the model has", "below 4, or to all"),
+    ),
     "model: fewer positions than max_length": Case(
         lambda place: place.read({"training": {"max_length": 129}}, {}),
         ConfigError,

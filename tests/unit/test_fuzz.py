@@ -115,6 +115,7 @@ LEGAL = st.fixed_dictionaries(
         ("mixture", "proportions", "first"): st.floats(0, exclude_min=True, allow_infinity=False),
         ("training", "learning_rate"): st.floats(0, exclude_min=True, allow_infinity=False),
         ("training", "threads"): st.none() | st.integers(1),
+        ("training", "trainable_layers"): st.just("all") | st.integers(1),
         ("tracking",): st.fixed_dictionaries({"uri": st.none() | TEXT, "experiment": TEXT}),
     }
 )

@@ -14,8 +14,11 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from tasks.algorithm.costs import RowCost
 from tasks.contracts import RolloutSpec
+from tasks.data.hidden_cache import TRAIN
 from tasks.errors import NonFiniteLossError
+from tasks.workers.cut import HIDDEN_STATES, States, placed_states
 from tasks.workers.forward import IGNORED, LogitsAt, Row
+from tasks.workers.states import open_states
 from tasks.workers.training.accounting import Step
 from tasks.workers.training.attention import attends_within_rows
 from tasks.workers.training.batches import MAX_TOKENS, Draw, PassLimit, micro_batches, row_store
@@ -47,6 +50,8 @@ class Stepper:
         self.accelerator = accelerator
         self.learner, self.model, self.optimizer = learner, learner.running, learner.optimizer
         self.stores = [row_store(part.train) for part in spec.mixture.draws]
+        self._states = [open_states(spec.hidden_states, part.train, TRAIN) for part in spec.mixture.draws]
+        self.from_cache = all(store is not None for store in self._states)
         self.logits_at = LogitsAt(self.model, accelerator.unwrap_model(self.model))
         self.bounds_rows = attends_within_rows(accelerator.unwrap_model(self.model))
         learner.reshard()
@@ -58,6 +63,14 @@ class Stepper:
         lengths = [self.stores[draw.sub_dataset].length(draw.row) for draw in rows]
         loss_masks = [self.stores[draw.sub_dataset].row(draw.row)[1] for draw in rows]
         return Step(number, rows, lengths, [int(loss_mask[1:].sum()) for loss_mask in loss_masks])
+
+    def training_flops(self, work: RowCost) -> float:
+        """Return the FLOPs of training on rows."""
+        return work.training_flops(self.learner.shape, from_cache=self.from_cache)
+
+    def forward_flops(self, work: RowCost) -> float:
+        """Return the FLOPs of a forward pass over rows."""
+        return work.forward_flops(self.learner.shape.above if self.from_cache else self.learner.shape)
 
     def take(self, step: Step, trained: Sequence[int], left_out: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Take an optimizer step on the rows at `trained`, after measuring those at `left_out`.
@@ -125,8 +138,25 @@ class Stepper:
         ]
         owners = np.array([draw.sub_dataset for draw in step.rows], dtype=np.int64)
         passes, moved = self.lay_out(groups, owners)
+        if self.from_cache:
+            for one, group in zip(passes, (part for of_pass in parts for part in of_pass), strict=True):
+                self._add_states(one, [step.rows[i] for i in group])
         remaining = iter(passes)
         return [[next(remaining) for _ in of_pass] for of_pass in parts], moved
+
+    def _add_states(self, one: Pass, rows: Sequence[Draw]) -> None:
+        """Give a pass over `rows` the outputs of the frozen layers."""
+        shape = one.inputs["input_ids"].shape
+        lengths = [self.stores[draw.sub_dataset].length(draw.row) for draw in rows]
+        starts = np.cumsum([0, *lengths[:-1]]) if self.limit.packed else np.arange(len(rows)) * shape[1]
+        found = [(int(at), self._states_of(draw)) for at, draw in zip(starts, rows, strict=False)]
+        found = found or [(0, self._states_of(Draw(0, 0))[:0])]  # a process without rows still runs two tokens
+        one.inputs[HIDDEN_STATES] = placed_states(found, (shape[0], shape[1]), self.accelerator.device)
+
+    def _states_of(self, draw: Draw) -> States:
+        store = self._states[draw.sub_dataset]
+        assert store is not None
+        return store.of(draw.row)
 
     def lay_out(self, groups: Sequence[Sequence[tuple[int, Row]]], also: Array) -> tuple[list[Pass], torch.Tensor]:
         """Return `lay_out` for this device and batching."""
