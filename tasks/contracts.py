@@ -119,6 +119,7 @@ class Mixture(Value):
     evaluation_offsets: tuple[int, ...]
     example_shares: dict[str, float]
     token_shares: dict[str, float]
+    part_of: tuple[int, int] | None = None
 
 
 class CheckpointRef(Value):

@@ -30,7 +30,6 @@ def decide_pruning(
     own = with_known_rows(curves.curves, previous)
     report = RoundReport(before.round, before.active, own, steps_per_epoch, previous)
     decision = config.search.strategy().observe(report)
-    rows = (mixture.epoch_rows, mixture.full_epoch_rows)
     examples = sum(interval.num_examples for interval in rollout.intervals)
     return RoundDecided(
         round=before.round,
@@ -49,7 +48,7 @@ def decide_pruning(
         decision=decision,
         scores_at_target={c.sub_dataset: c.at(decision.roll_back_to).score for c in curves.curves},
         champion=choose_champion(before.champion, mean_scores(curves.curves)),
-        stop_reason=stop_reason_of(config.mixture_settings, rows, before, decision, examples),
+        stop_reason=stop_reason_of(config.mixture_settings, mixture, before, decision, examples),
         mixture=mixture,
     )
 

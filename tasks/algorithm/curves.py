@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
+from tasks.algorithm.paired import Fall, fall_of
 from tasks.algorithm.state import Champion, CheckpointKey
 from tasks.errors import EmptyCurveError, NonFiniteScoreError
 
@@ -61,6 +63,12 @@ class Curve:
         # Rounded, so that 0.80 - 0.75 and 0.60 - 0.55 are equal, and neither exceeds a min_delta of 0.05.
         return round(self.peak.score - self.end.score, _DIGITS)
 
+    @cached_property
+    def fall(self) -> Fall:
+        """Return how the validation rows changed from the peak to the end, with the p-value of that."""
+        ordered: list[MetricPoint] = sorted(self.points, key=lambda point: point.checkpoint)
+        return fall_of(ordered)
+
     def at(self, checkpoint: CheckpointKey) -> MetricPoint:
         """Return the point measured at `checkpoint`."""
         return next(point for point in self.points if point.checkpoint == checkpoint)
@@ -97,16 +105,26 @@ class ExclusionRule:
         loss_guard: minimum final validation loss, as a share above its minimum; None: no condition on the loss. A
             score that falls while the loss falls too is noise (measured: of 11 exclusions on five seeds the two of
             clean sub-datasets ended at 1.00 times the minimum loss, the others at 1.09 to 1.62 times).
+        level: of the paired test of the validation rows at the peak and at the end (`rule: paired`), which then stands
+            in place of `min_delta`; None: no test.
     """
 
     literal: bool
     min_delta: float
     loss_guard: float | None = None
+    level: float | None = None
+
+    def among(self, num_sub_datasets: int) -> ExclusionRule:
+        """Return the rule with the level of one look shared out among so many sub-datasets (Bonferroni)."""
+        return self if self.level is None else replace(self, level=self.level / num_sub_datasets)
 
     def has_fallen(self, curve: Curve) -> bool:
         """Return whether the score peaked before the end of the roll-out and has dropped enough since."""
-        peaked_before_end = curve.peak.checkpoint < curve.end.checkpoint
-        return peaked_before_end and (self.literal or curve.drop > self.min_delta)
+        if curve.peak.checkpoint >= curve.end.checkpoint:
+            return False
+        if self.level is not None:
+            return curve.fall.p_value < self.level
+        return self.literal or curve.drop > self.min_delta
 
     def overfits(self, curve: Curve) -> bool:
         """Return whether the score has fallen and the loss guard does not call it noise."""
@@ -145,6 +163,15 @@ def rank_overfitting(curves: Sequence[Curve], rule: ExclusionRule) -> list[Curve
     return sorted(overfitting, key=lambda curve: (curve.peak.checkpoint, -curve.drop))
 
 
+def told_fall(curve: Curve, level: float) -> str:
+    """Return the paired test of a curve in words."""
+    fall = curve.fall
+    return (
+        f"{curve.sub_dataset}, {fall.lost} rows right at its peak and wrong now, {fall.won} the reverse, "
+        f"p = {fall.p_value:.2g}, significant below {level:.2g}"
+    )
+
+
 def describe(curve: Curve, rule: ExclusionRule, *, is_active: bool, is_excluded_now: bool) -> Verdict:
     """Return the verdict on one curve."""
     if not is_active:
@@ -156,7 +183,7 @@ def describe(curve: Curve, rule: ExclusionRule, *, is_active: bool, is_excluded_
     elif rule.has_fallen(curve):
         word = "drop, loss not risen"
     elif curve.peak.checkpoint < curve.end.checkpoint:
-        word = f"drop within {rule.min_delta:g}"
+        word = f"drop within {rule.min_delta:g}" if rule.level is None else "drop within chance"
     else:
         word = "still learning"
     return Verdict.of(curve, word)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 
-from tasks.algorithm.curves import Curve, MetricPoint, Verdict
+from tasks.algorithm.curves import Curve, ExclusionRule, MetricPoint, Verdict, told_fall
 from tasks.algorithm.state import CheckpointKey
 from tasks.algorithm.strategy import Decision, Opening, Rehearse, RoundReport, draw_random_control, rehearsed
 
 _DIGITS = 12  # as in curves.py
+_UNTESTED = ExclusionRule(literal=False, min_delta=0.0)
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Forward:
         rehearse: rows to rehearse; "correct": those that the model answers as labelled when a round begins.
         readmit_drop: drop below the score at its exclusion at which a sub-dataset returns; None: never.
         random_seed: random control: as many leave at the same times, drawn at random; None: those that overfit.
+        rule: of it only `level` counts: the paired test in place of `min_delta` and `persist`.
     """
 
     min_delta: float
@@ -36,6 +38,7 @@ class Forward:
     rehearse: Rehearse = "all"
     readmit_drop: float | None = None
     random_seed: int | None = None
+    rule: ExclusionRule = _UNTESTED
 
     def open(self, sub_datasets: tuple[str, ...]) -> Opening:
         """Start with all sub-datasets."""
@@ -43,6 +46,9 @@ class Forward:
 
     def observe(self, report: RoundReport) -> Decision:
         """Exclude all that overfit, readmit the forgotten, and continue from the end."""
+        return replace(self, rule=self.rule.among(len(report.curves)))._decide(report)
+
+    def _decide(self, report: RoundReport) -> Decision:
         spells = {curve.sub_dataset: _spell_of(report, curve.sub_dataset) for curve in report.curves}
         leaving = tuple(n for n in report.active if self._overfits(spells[n]))
         if self.random_seed is not None:
@@ -61,10 +67,13 @@ class Forward:
         )
 
     def _overfits(self, spell: Curve) -> bool:
+        least = min(point.loss for point in spell.points)
+        is_risen = spell.end.loss >= (1 + self.loss_guard) * least
+        if self.rule.level is not None:
+            return is_risen and self.rule.has_fallen(spell)
         recent = spell.points[-self.persist :]
         is_below = all(_below(spell.peak.score, point) >= self.min_delta for point in recent)
-        least = min(point.loss for point in spell.points)
-        return is_below and self.min_delta > 0 and spell.end.loss >= (1 + self.loss_guard) * least
+        return is_below and self.min_delta > 0 and is_risen
 
     def _is_forgotten(self, report: RoundReport, spell: Curve) -> bool:
         if self.readmit_drop is None or len(spell.points) <= self.persist:
@@ -77,12 +86,15 @@ class Forward:
             return f"drawn by lot to leave: {', '.join(leaving)}; go on from the end of the roll-out"
         parts = [
             f"{name} fell from {spells[name].peak.score:.3f} (step {spells[name].peak.checkpoint.step}) to "
-            f"{spells[name].end.score:.3f} while its loss rose"
+            f"{spells[name].end.score:.3f} while its loss rose{self._told(spells[name])}"
             for name in leaving
         ]
         told = [f"{'; '.join(parts)}: exclude, keep at {self.rehearsal:.0%} of its share"] if parts else []
         told += [f"forgotten since its exclusion, taken back: {', '.join(returning)}"] if returning else []
         return f"{'; '.join(told) or 'no active sub-dataset overfits'}; go on from the end of the roll-out"
+
+    def _told(self, spell: Curve) -> str:
+        return f" ({told_fall(spell, self.rule.level)})" if self.rule.level is not None else ""
 
     def _verdict(
         self, spell: Curve, report: RoundReport, leaving: tuple[str, ...], returning: tuple[str, ...]

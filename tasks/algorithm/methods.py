@@ -39,8 +39,10 @@ RULES = ("rule", "min_delta", "exclude_per_round", "optimizer_on_rollback")
 SHARED = ("max_epochs", "min_delta", "exclude_per_round", "optimizer_on_rollback")
 
 
-def takes(method: str, setting: str) -> bool:
-    """Return whether a setting of `RULES` takes effect in the method."""
+def takes(method: str, setting: str, value: Any = None) -> bool:
+    """Return whether a setting of `RULES`, or this value of it, takes effect in the method."""
+    if method == "forward" and setting == "rule":
+        return bool(value != "paper")
     names = {field.name for field in fields(METHODS[method].strategy)}
     return setting in names or ("rule" in names and setting in ("rule", "min_delta"))
 

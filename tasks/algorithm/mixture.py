@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from tasks.algorithm.state import SearchState
@@ -19,6 +19,19 @@ class TrainSplit(Protocol):
     def num_tokens(self) -> int: ...
 
 
+class Planned(Protocol):
+    """The part of a mixture that the end of a search depends on, as in `MixturePlan`."""
+
+    @property
+    def epoch_rows(self) -> int: ...
+    @property
+    def full_epoch_rows(self) -> int: ...
+    @property
+    def num_rows(self) -> int: ...
+    @property
+    def part_of(self) -> tuple[int, int] | None: ...
+
+
 @dataclass(frozen=True)
 class MixtureSettings:
     """Settings that determine the mixtures and the end of a search, as in `config/`; C is `compute_budget_epochs`."""
@@ -30,6 +43,7 @@ class MixtureSettings:
     evals_per_epoch: int
     max_epochs: float
     max_rounds: int | None
+    continues: bool = False  # as long as nothing is excluded, roll-outs take the steps of one of the whole budget
 
 
 @dataclass(frozen=True)
@@ -42,6 +56,7 @@ class MixturePlan:
         epochs, num_rows, num_steps: length of the roll-out; epochs are of this mixture.
         evaluation_offsets: steps after the roll-out's start at which a checkpoint is published, ascending.
         example_shares, token_shares: realized share of each sub-dataset.
+        part_of: where the roll-out is a part of one of the whole budget, the rows of that before it, and in all.
     """
 
     round: int
@@ -54,6 +69,7 @@ class MixturePlan:
     evaluation_offsets: tuple[int, ...]
     example_shares: dict[str, float]
     token_shares: dict[str, float]
+    part_of: tuple[int, int] | None = None
 
     @property
     def steps_per_epoch(self) -> float:
@@ -70,6 +86,8 @@ def plan_mixture(settings: MixtureSettings, splits: Mapping[str, TrainSplit], st
     Args:
         splits: the train splits of all sub-datasets, in the mixture's order.
     """
+    if settings.continues and not state.excluded and set(state.active) == set(splits):
+        return _next_part(settings, splits, state)
     factors = dict.fromkeys(state.active, 1.0) | dict(state.weights or {})
     rows = {name: split.num_rows for name, split in splits.items() if name in factors}
     tokens = {name: splits[name].num_tokens for name in rows}
@@ -97,6 +115,25 @@ def plan_mixture(settings: MixtureSettings, splits: Mapping[str, TrainSplit], st
     )
 
 
+def _next_part(settings: MixtureSettings, splits: Mapping[str, TrainSplit], state: SearchState) -> MixturePlan:
+    """Return the next C epochs of one roll-out of the whole budget, to the evaluation at their end."""
+    fresh = SearchState(active=state.active, rollout_epochs=settings.max_epochs)
+    whole = plan_mixture(replace(settings, continues=False), splits, fresh)
+    done = state.checkpoint.step if state.checkpoint is not None else 0
+    left = [offset - done for offset in whole.evaluation_offsets if offset > done]
+    offsets = tuple(left[: max(1, round(settings.compute_budget_epochs * settings.evals_per_epoch))])
+    rows_before = done * settings.batch_size
+    return replace(
+        whole,
+        round=state.round,
+        epochs=len(offsets) / settings.evals_per_epoch,
+        num_rows=min(offsets[-1] * settings.batch_size, whole.num_rows - rows_before),
+        num_steps=offsets[-1],
+        evaluation_offsets=offsets,
+        part_of=(rows_before, whole.num_rows),
+    )
+
+
 def _num_intervals(settings: MixtureSettings, state: SearchState, full_epoch_rows: int, epoch_rows: int) -> int:
     requested = round((state.rollout_epochs or settings.compute_budget_epochs) * settings.evals_per_epoch)
     rows_left = settings.max_epochs * full_epoch_rows - state.spent_examples
@@ -105,16 +142,16 @@ def _num_intervals(settings: MixtureSettings, state: SearchState, full_epoch_row
 
 
 def stop_reason_of(
-    settings: MixtureSettings, rows: tuple[int, int], before: SearchState, decision: Decision, examples: int
+    settings: MixtureSettings, plan: Planned, before: SearchState, decision: Decision, examples: int
 ) -> str:
     """Return why the search ends with this decision; empty while it goes on.
 
     Args:
-        rows: in one epoch of the round's mixture, and of all sub-datasets.
+        plan: the round's mixture.
         before: the state at the start of the round.
         examples: training rows that the round consumed.
     """
-    epoch_rows, full_epoch_rows = rows
+    epoch_rows, full_epoch_rows = plan.epoch_rows, plan.full_epoch_rows
     active = (set(before.active) - set(decision.exclude)) | set(decision.include)
     spent = (before.spent_examples + examples) / full_epoch_rows
     interval = epoch_rows / full_epoch_rows / settings.evals_per_epoch
@@ -124,7 +161,8 @@ def stop_reason_of(
         return "no sub-dataset is active any more"
     if settings.max_rounds is not None and before.round + 1 >= settings.max_rounds:
         return f"search.max_rounds = {settings.max_rounds} is reached"
-    if spent + interval / 2 > settings.max_epochs:
+    is_whole = plan.part_of is not None and sum((plan.part_of[0], plan.num_rows)) == plan.part_of[1]
+    if spent + interval / 2 > settings.max_epochs or (is_whole and not decision.exclude):
         return f"{spent:.2f} of search.max_epochs = {settings.max_epochs:g} epochs are spent"
     return ""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from tasks.algorithm.curves import Curve, ExclusionRule, describe, rank_overfitting
+from tasks.algorithm.curves import Curve, ExclusionRule, describe, rank_overfitting, told_fall
 from tasks.algorithm.state import CheckpointKey
 from tasks.algorithm.strategy import (
     Decision,
@@ -52,6 +52,9 @@ class Msft:
 
     def observe(self, report: RoundReport) -> Decision:
         """Exclude the earliest overfitting sub-datasets, or advance if none overfits."""
+        return replace(self, rule=self.rule.among(len(report.curves)))._decide(report)
+
+    def _decide(self, report: RoundReport) -> Decision:
         curves = along_the_path(report) if self.peak_window == "path" else report.curves
         active = [curve for curve in curves if curve.sub_dataset in report.active]
         leaving = rank_overfitting(active, self._rule)[: self.exclude_per_round]
@@ -81,6 +84,12 @@ class Msft:
         if self._rule.literal:
             return "no sub-dataset peaked before the end of the roll-out: advance"
         worst = max(active, key=lambda curve: curve.drop)
+        if self._rule.level is not None and not any(map(self._rule.has_fallen, active)):
+            least = min(active, key=lambda curve: curve.fall.p_value)
+            return (
+                f"no active sub-dataset has fallen by its own rows (least p: {told_fall(least, self._rule.level)}): "
+                "advance from the end of the roll-out"
+            )
         if noisy := [curve for curve in active if self._rule.has_fallen(curve)]:
             falls = ", ".join(f"{curve.sub_dataset} {curve.drop:.3f}" for curve in noisy)
             return f"scores fell ({falls}), but no loss has risen with them: advance from the end of the roll-out"
@@ -96,6 +105,7 @@ class Msft:
         epochs = report.epochs_until(first.peak.checkpoint)
         overfitting = [curve for curve in active if curve is not first and self._rule.overfits(curve)]
         tied = [curve.sub_dataset for curve in overfitting if curve.peak.checkpoint == first.peak.checkpoint]
+        test = f" ({told_fall(first, self._rule.level)})" if self._rule.level is not None else ""
         is_older = epochs < 0
         side = "before" if is_older else "into"
         when = f"{abs(epochs):.2f} epochs {side} the roll-out" if epochs else "at the round's start"
@@ -103,6 +113,6 @@ class Msft:
         others = f"; with it goes {', '.join(c.sub_dataset for c in leaving[1:])}" if len(leaving) > 1 else ""
         return (
             f"{first.sub_dataset} peaked earliest, {when} (step {first.peak.checkpoint.step}), at "
-            f"{first.peak.score:.3f} and fell to {first.end.score:.3f}{tie}{others}: exclude, roll back to "
+            f"{first.peak.score:.3f} and fell to {first.end.score:.3f}{test}{tie}{others}: exclude, roll back to "
             f"{'its best in this one, ' if is_older else ''}{target}"
         )

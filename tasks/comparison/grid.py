@@ -127,7 +127,11 @@ def configure(config: SearchConfig, method: str, seed: int, name: str) -> Search
     """Return the configuration of one search; the settings of `method`, a key of PRESETS, replace those of `config`."""
     chosen = PRESETS[method]
     # Settings of the file that take effect in its own method only would be refused in another.
-    unused = {f"search.{setting}": None for setting in RULES if not takes(chosen.method, setting)}
+    unused = {
+        f"search.{setting}": None
+        for setting in RULES
+        if not takes(chosen.method, setting, getattr(config.search, setting))
+    }
     if chosen.method != config.search.method:
         unused["search.options"] = None
     settings = {**unused, "search.method": chosen.method, **chosen.settings, "seed": seed, "name": name}

@@ -23,6 +23,7 @@ from tasks.algorithm.curves import ExclusionRule
 from tasks.algorithm.forward_search import Forward
 from tasks.algorithm.methods import RULES, Policy, policy_of, strategy_of, takes
 from tasks.algorithm.msft import Msft
+from tasks.algorithm.paired import ERROR
 from tasks.algorithm.strategy import PeakWindow, Rehearse, Strategy
 from tasks.config.sub_datasets import Settings
 
@@ -163,8 +164,11 @@ class StrategyConfig(Settings):
         2.0, gt=0, description="C: epochs of one roll-out (measured: C=1 lost to SFT, C=2 and C=3 did not)."
     )
     evals_per_epoch: int = Field(4, ge=1, description="Evaluations per epoch (paper, section 4.1).")
-    rule: Literal["guarded", "paper"] = Field(
-        "guarded", description="paper: overfits after any earlier peak; guarded: only with a drop above min_delta."
+    rule: Literal["guarded", "paper", "paired"] = Field(
+        "guarded",
+        description="paper: overfits after any earlier peak; guarded: only with a drop above min_delta; paired: only "
+        "if its own validation rows, tested pairwise at its peak and now, say so (of searches in which nothing falls, "
+        "at most 5 % exclude anything; such a search takes the steps of SFT).",
     )
     min_delta: float = Field(
         0.05, ge=0, description="Score lost from peak to end before a sub-dataset overfits (measured)."
@@ -180,16 +184,26 @@ class StrategyConfig(Settings):
     @model_validator(mode="after")
     def _settings_take_effect(self) -> StrategyConfig:
         for setting in RULES:
-            if self.is_changed(setting) and not takes(self.method, setting):
+            if self.is_changed(setting) and not takes(self.method, setting, getattr(self, setting)):
                 raise ValueError(f"{setting} takes no effect with method={self.method}; leave it out")
-        if self.rule == "paper" and self.is_changed("min_delta"):
-            raise ValueError("min_delta takes no effect with rule=paper; leave one of them out")
+        if self.rule != "guarded" and self.is_changed("min_delta"):
+            raise ValueError(f"min_delta takes no effect with rule={self.rule}; leave one of them out")
+        unused = sorted({"persist", "readmit_drop"} & self.options.model_fields_set) if self.rule == "paired" else []
+        if unused:
+            raise ValueError(f"options.{unused[0]} takes no effect with rule=paired; leave one of them out")
         return self
 
     def strategy(self) -> Strategy:
         """Return the method's strategy with these settings."""
-        rule = ExclusionRule(literal=self.rule == "paper", min_delta=self.min_delta)
+        level = ERROR / self._most_looks() if self.rule == "paired" else None
+        rule = ExclusionRule(literal=self.rule == "paper", min_delta=self.min_delta, level=level)
         return strategy_of(self.method, vars(self), rule, self.options.model_dump())
+
+    def _most_looks(self) -> int:
+        """Return how often a search decides until it excludes anything: once a roll-out."""
+        all_intervals, own = (round(e * self.evals_per_epoch) for e in (self.max_epochs, self.compute_budget_epochs))
+        looks = -(-max(1, all_intervals) // max(1, own))
+        return looks if self.max_rounds is None else min(looks, self.max_rounds)
 
     def policy(self) -> Policy | None:
         """Return what the method does inside the training worker; None: it draws rows by plan and trains them all."""

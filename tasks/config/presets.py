@@ -103,6 +103,18 @@ PRESETS: Mapping[str, Preset] = {
         "msft",
         {**_OFTEN_EMA, "search.options": {**_PLUS, "peak_window": "path"}},
     ),
+    "msft_paired": Preset(
+        "mSFT+, paired test",
+        "msft_memory that tests by rows what leaves; if nothing does, it is sft_ema",
+        "msft",
+        {
+            "training.ema": _EMA,
+            "search.compute_budget_epochs": 1,
+            "search.rule": "paired",
+            "search.min_delta": None,
+            "search.options": {**_ANSWERED, "peak_window": "path"},
+        },
+    ),
     "msft_plus_random": Preset(
         "mSFT+, random control",
         "control of msft_plus: as many leave, drawn at random",

@@ -229,6 +229,10 @@ class SearchConfig(Settings):
             raise ValueError("search.exclude_per_round is larger than the number of sub-datasets")
         if self.search.protocol == "paper" and any(s.splits.test is None for s in self.mixture.sub_datasets):
             raise ValueError("search.protocol=paper selects on test splits, and a sub-dataset has none")
+        if self.search.rule == "paired" and self.evaluation.selection == "loss":
+            raise ValueError(
+                "search.rule=paired compares right and wrong rows; got evaluation.selection=loss, expected accuracy"
+            )
         return self
 
     @property
@@ -243,6 +247,7 @@ class SearchConfig(Settings):
             evals_per_epoch=search.evals_per_epoch,
             max_epochs=search.max_epochs,
             max_rounds=search.max_rounds,
+            continues=search.rule == "paired",
         )
 
     def resolve(self, path: str) -> Path:

@@ -14,6 +14,7 @@ from tasks.contracts import Inputs
 
 # An overfitting curve loses this much score and gains this much loss: more than any threshold of a strategy.
 _FAR = 1e9
+_NUM_ROWS = 64  # all right, or all wrong after the peak of an overfitting curve: clear for any test
 # Returns the next sub-dataset to overfit, of those left in a given order; None: no more.
 Choose = Callable[[Sequence[str]], str | None]
 
@@ -48,9 +49,7 @@ def simulate(config: SearchConfig, inputs: Inputs, order: Sequence[str], choose:
         curves = tuple(_curve(name, _checkpoints(mixture, state), name in overfitting) for name in inputs.names)
         report = RoundReport(state.round, state.active, curves, mixture.steps_per_epoch)
         decision = strategy.observe(replace(report, previous=reports))
-        stop_reason = stop_reason_of(
-            settings, (mixture.epoch_rows, mixture.full_epoch_rows), state, decision, mixture.num_rows
-        )
+        stop_reason = stop_reason_of(settings, mixture, state, decision, mixture.num_rows)
         scores, champion = dict.fromkeys(inputs.names, 0.0), Champion(decision.roll_back_to, 0.0)
         state = state.after(_Round(inputs.names, decision, scores, champion, mixture.num_rows, stop_reason))
         mixtures.append(mixture)
@@ -78,7 +77,9 @@ def _checkpoints(mixture: MixturePlan, state: SearchState) -> list[CheckpointKey
 def _curve(name: str, checkpoints: Sequence[CheckpointKey], overfits: bool) -> Curve:
     """Return a curve that rises by 1 per step; an overfitting one peaks in the middle of the roll-out."""
     peak = len(checkpoints) // 2 if len(checkpoints) > 3 else 0
-    points = [MetricPoint(key, score=key.step, loss=1.0, num_examples=1) for key in checkpoints]
+    points = [MetricPoint(key, float(key.step), 1.0, _NUM_ROWS, "1" * _NUM_ROWS) for key in checkpoints]
     if overfits:
-        points[peak + 1 :] = [replace(point, score=-_FAR, loss=_FAR) for point in points[peak + 1 :]]
+        points[peak + 1 :] = [
+            replace(point, score=-_FAR, loss=_FAR, correct="0" * _NUM_ROWS) for point in points[peak + 1 :]
+        ]
     return Curve(name, tuple(points))

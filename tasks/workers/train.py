@@ -22,7 +22,7 @@ from tasks.workers.kept import keep, leaves_room, take
 from tasks.workers.model import device_name
 from tasks.workers.supervisor import Preempted, StopFlag, run_worker
 from tasks.workers.training.accounting import IntervalAccount, Step
-from tasks.workers.training.batches import Draw, Position
+from tasks.workers.training.batches import Draw, Position, seeding_round
 from tasks.workers.training.checkpoint import (
     Timestamps,
     file_reader,
@@ -197,7 +197,7 @@ class Trainer:
     def _seed(self) -> None:
         """Seed torch for the next step of this process: dropout draws the same numbers after a restart."""
         rank = self.accelerator.process_index
-        torch.manual_seed(seed_from(self.spec.seed, self.spec.mixture.round, self.position.step, rank))
+        torch.manual_seed(seed_from(self.spec.seed, seeding_round(self.spec.mixture), self.position.step, rank))
 
     def _row_means(self, step: Step, losses: torch.Tensor) -> list[float]:
         """Return each row's mean loss a token over all processes; empty where the policy does not want them."""

@@ -193,6 +193,27 @@ def from_checkpoint(straight: Path, other: Path, step: int, optimizer: str) -> N
     other.write_text(spec_of(other).model_copy(update=changes).model_dump_json())
 
 
+def test_roll_outs_of_one_whole_take_its_steps_in_every_bit(straight: Path, make_rollout: MakeRollout) -> None:
+    """As rounds of `rule: paired` in which nothing is excluded: 4 of the 9 steps in one roll-out, 5 in the next."""
+    whole, first = make_rollout("whole", ema=0.9), make_rollout("first", ema=0.9)
+    train(whole)
+    spec = spec_of(first)
+    part = {"num_rows": 64, "num_steps": 4, "evaluation_offsets": (4,), "part_of": (0, 144)}
+    first.write_text(spec.model_copy(update={"mixture": spec.mixture.model_copy(update=part)}).model_dump_json())
+    train(first)
+    second = make_rollout("second", ema=0.9)
+    from_checkpoint(first, second, 4, "restore")
+    spec = spec_of(second)
+    part = {"round": 1, "num_rows": 80, "num_steps": 5, "evaluation_offsets": (5,), "part_of": (64, 144)}
+    second.write_text(spec.model_copy(update={"mixture": spec.mixture.model_copy(update=part)}).model_dump_json())
+    train(second)
+    for file in ("model.safetensors", "average.safetensors", "optimizer.safetensors"):
+        expected, found = (load_file(checkpoint_directory(one.parent, 9) / file) for one in (whole, second))
+        assert largest_difference(expected, found) == 0.0, file
+    intervals = [*result_of(first).intervals, *result_of(second).intervals]
+    assert [i.flops for i in intervals] == [i.flops for i in result_of(whole).intervals]
+
+
 def test_rolling_back_restores_the_optimizer_or_resets_it(straight: Path, make_rollout: MakeRollout) -> None:
     moments = {}
     for optimizer in ("restore", "reset"):

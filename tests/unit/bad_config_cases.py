@@ -76,6 +76,14 @@ FILES = {
     ),
 }
 VALUES = {
+    "value: paired rows without rows": _set(
+        *("search.rule=paired", "evaluation.selection=loss"),
+        says="search.rule=paired compares right and wrong rows; got evaluation.selection=loss, expected accuracy",
+    ),
+    "value: persist beside paired rows": _set(
+        *("search.method=forward", "search.rule=paired", "search.options={persist: 3}"),
+        says="options.persist takes no effect with rule=paired; leave one of them out",
+    ),
     "value: unknown key": _set(
         "training.lerning_rate=1", says="lerning_rate (--set): unknown key; did you mean learning_rate?"
     ),

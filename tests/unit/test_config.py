@@ -68,7 +68,7 @@ def test_an_unknown_key_names_the_nearest(tmp_path: Path, override: str, problem
         ("training.batch_size=0", "training.batch_size (--set): got 0; expected a number of at least 1"),
         ("training.batch_size=1.5", "training.batch_size (--set): got 1.5; expected a whole number"),
         ("search.max_epochs=0", "search.max_epochs (--set): got 0; expected a number above 0.0"),
-        ("search.rule=papre", "search.rule (--set): got 'papre'; expected 'guarded' or 'paper'"),
+        ("search.rule=papre", "search.rule (--set): got 'papre'; expected 'guarded', 'paper' or 'paired'"),
         ("training=", "training (--set): got null; expected a section of keys and values"),
         ("mixture.sub_datasets=[]", "mixture.sub_datasets (--set): got []; expected at least 1 item"),
         ("mixture.sub_datasets=first", "mixture.sub_datasets (--set): got 'first'; expected a list"),

@@ -49,6 +49,7 @@ COMPARED = {
     "msft_answered": "1454cca7",
     "msft_plus": "f0821c6f",
     "msft_memory": "01d4ffd0",
+    "msft_paired": "eacc22a7",
     "msft_plus_random": "32801cca",
 }
 PLAIN = COMPARED | {"forward": "baacdd9b", "continual_sft": "71410201"}

@@ -104,23 +104,31 @@ def plan_steps(mixture: Mixture, seed: int, batch_size: int) -> list[list[Draw]]
 
     Each epoch draws `rows_per_epoch` rows from each sub-dataset and shuffles them together. A sub-dataset's rows
     come from an endless stream of permutations, one a pass. The roll-out starts at the sub-dataset's cursor on it, so
-    that every row is seen equally often on the accepted path, whatever was rolled back.
+    that every row is seen equally often on the accepted path, whatever was rolled back. A roll-out that is a part of
+    one of the whole budget takes its part of that one's rows.
     """
     rows: list[Draw] = []
-    epoch = 0
-    while len(rows) < mixture.num_rows:
+    epoch, is_part = 0, mixture.part_of is not None
+    before = mixture.part_of[0] if mixture.part_of is not None else 0
+    while len(rows) < before + mixture.num_rows:
         streams = [
-            iter(stream(index, part, part.cursor + epoch * part.rows_per_epoch, part.rows_per_epoch, seed))
+            iter(stream(index, part, first + epoch * part.rows_per_epoch, part.rows_per_epoch, seed))
             for index, part in enumerate(mixture.draws)
+            for first in [0 if is_part else part.cursor]
         ]
         owners = [index for index, part in enumerate(mixture.draws) for _ in range(part.rows_per_epoch)]
-        order = random_state(seed, "interleave", mixture.round, epoch).permutation(len(owners))
+        order = random_state(seed, "interleave", seeding_round(mixture), epoch).permutation(len(owners))
         # Only the owners are shuffled: each sub-dataset's rows keep the order of its stream, so that a cursor inside
         # an epoch tells which rows were seen.
         rows.extend(next(streams[owners[position]]) for position in order)
         epoch += 1
-    rows = rows[: mixture.num_rows]
+    rows = rows[before : before + mixture.num_rows]
     return [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+
+
+def seeding_round(mixture: Mixture) -> int:
+    """Return the round that random numbers depend on: the first where the roll-out is a part of a whole one."""
+    return 0 if mixture.part_of is not None else mixture.round
 
 
 def stream(index: int, part: SubDatasetDraws, start: int, count: int, seed: int) -> list[Draw]:
