@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from flows.cli_compare import compare, methods, sweep
-from flows.cli_operations import deploy, doctor, profile
+from flows.cli_operations import deploy, doctor, follow, profile
 from flows.cli_search import export, headroom, init, inspect, plan, report, resume, score, search, status
 from tasks.errors import ConfigError, MsftError
 from tasks.report import terminal
@@ -91,6 +91,7 @@ for _command in (
     sweep,
     methods,
     deploy,
+    follow,
     doctor,
     profile,
 ):

@@ -1,4 +1,4 @@
-"""The commands deploy, doctor and profile: what searches run on, and what takes their time."""
+"""The commands deploy, follow, doctor and profile: what searches run on, and what takes their time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from flows.cli_options import Config, Json, OutputRoot, Overrides
+from flows.cli_options import Config, Json, OutputRoot, Overrides, Quiet
 from tasks.config.loading import load_config
 from tasks.report.messages import tell
 from tasks.report.terminal import log_to_terminal
@@ -42,6 +42,32 @@ def deploy(
         tell(line)  # each when it is done
         lines.append(line)
     give({"lines": lines})
+
+
+def follow(
+    search: Annotated[
+        str, typer.Argument(help="YAML file of the search, with the same --set; or its directory or name.")
+    ],
+    rank: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            envvar=["MSFT_MACHINE_RANK", "SLURM_NODEID", "JOB_COMPLETION_INDEX", "SKYPILOT_NODE_RANK"],
+            help="Number of this machine: 1 to training.machines - 1.",
+        ),
+    ],
+    overrides: Overrides = None,
+    output_root: OutputRoot = "searches",
+    quiet: Quiet = False,
+) -> None:
+    """Train on this machine, too, for a search with training.machines above 1; ends with the search.
+
+    The search itself runs on machine 0; all machines share its folder, and each starts this command once.
+    """
+    log_to_terminal(quiet=quiet)
+    from tasks.commands.follow import follow_search
+
+    follow_search(search, rank, overrides or [], output_root)
 
 
 def doctor(

@@ -18,7 +18,7 @@ from tasks.report.prefect_artifacts import log_to_run_page, search_run_name
 from tasks.reporting import report_round, write_report
 from tasks.rollback import roll_back
 from tasks.runtime.pool import worker_pool
-from tasks.training import start_workers
+from tasks.training import group_of, start_workers
 
 
 @flow(name="msft-search", flow_run_name=search_run_name, persist_result=False)
@@ -66,7 +66,7 @@ def _search(
     with (
         own_directory(config, wait_s) as directory,
         own_gpus(config, wait_s, is_shared=shares_gpus),
-        worker_pool(directory),
+        worker_pool(directory, group_of(config, directory)),
     ):
         start_workers(config, directory)
         with own_cache(config):

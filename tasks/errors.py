@@ -169,6 +169,13 @@ class BusyError(MsftError):
     fix = f"wait for it (or choose another GPU with CUDA_VISIBLE_DEVICES), or end that process, and {_CONTINUES}"
 
 
+class MachinesError(MsftError):
+    """The machines of a search do not come, or are not alike."""
+
+    expected = "all of training.machines"
+    fix = "start `msft follow` on them, or go on with fewer: --set training.machines=N --accept-changes"
+
+
 class LockError(MsftError):
     """A lock file cannot be opened."""
 

@@ -26,10 +26,19 @@ from tasks.record.rollout import read_progress, set_aside, verify
 from tasks.registry.live import live_pages, record_rollout
 from tasks.report import messages
 from tasks.runtime.files import write_file
+from tasks.runtime.group import Group
 from tasks.runtime.launch import run_accelerate, start_pool
+from tasks.runtime.machine import numerical_environment
 from tasks.stage import stage
 
 logger = logging.getLogger(__name__)
+
+
+def group_of(config: SearchConfig, directory: str) -> Group | None:
+    """Return the machines that a search trains on, led by this one; None for one machine."""
+    if config.training.machines == 1:
+        return None
+    return Group(directory, with_local_paths(config), numerical_environment(config))
 
 
 def start_workers(config: SearchConfig, directory: str) -> None:
@@ -38,7 +47,7 @@ def start_workers(config: SearchConfig, directory: str) -> None:
     A search that goes on finds its data prepared, and may need none of them.
     """
     if not Path(directory, JOURNAL).exists():
-        start_pool(_with_local_paths(config))
+        start_pool(with_local_paths(config))
 
 
 @stage("train roll-out", run_name="train round {state.round}")
@@ -70,7 +79,7 @@ def _spec(search: SearchRun, mixture: Mixture, state: SearchState, start: Checkp
         options=config.search.options.model_dump(),
         mixture=mixture,
         model=search.inputs.model,
-        training=_with_local_paths(config),
+        training=with_local_paths(config),
         start=start,
         start_directory=str(Path(search.ref.directory, start.directory)) if start is not None else None,
         first_step=start.key.step if start is not None else 0,
@@ -119,7 +128,8 @@ def is_done(search: SearchRef, result_path: Path) -> bool:
     return result_path.is_file()
 
 
-def _with_local_paths(config: SearchConfig) -> TrainingConfig:
+def with_local_paths(config: SearchConfig) -> TrainingConfig:
+    """Return the settings of a search's training, with paths that do not depend on its YAML file's place."""
     training = config.training
     if training.accelerate_config is None:
         return training

@@ -119,6 +119,9 @@ def plan_grid(
         for name in [name_of(config.name, method, point)]
     )
     _check_distinct(arms)
+    if any(arm.config.training.machines > 1 for arm in arms):
+        told = "got more than 1 for searches of a comparison; expected 1, or run each by `msft search` and compare then"
+        raise ConfigError("training.machines", [told])
     default = CONTROL if CONTROL in chosen else chosen[0]
     return Grid(arms=arms, control=control or default, axes=tuple(axis.name for axis in axes))
 

@@ -21,13 +21,8 @@ PLACES = {"output_root", "tracking", "config_dir"}
 COMPUTATION: dict[str, set[str]] = {
     "model": {"attn_implementation", "gradient_checkpointing"},
     "training": {
-        "micro_batch_size",
-        "batching",
-        "device",
-        "num_processes",
-        "accelerate_config",
-        "threads",
-        "hidden_cache_gb",
+        *("micro_batch_size", "batching", "device", "num_processes", "accelerate_config", "threads"),
+        *("hidden_cache_gb", "machines", "silence_s", "join_minutes"),
     },
     "evaluation": {"batch_tokens", "beside_training"},
 }

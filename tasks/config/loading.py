@@ -15,9 +15,10 @@ from typing import Any, get_origin
 from pydantic import BaseModel, ValidationError
 
 from tasks.algorithm.methods import METHODS
+from tasks.config.accelerate_file import launcher_problems
 from tasks.config.method import SECTIONS, rename_options
 from tasks.config.presets import PRESETS, expand_preset, unknown_method
-from tasks.config.schema import SearchConfig, launcher_problems
+from tasks.config.schema import SearchConfig
 from tasks.config.shipped import config_path, known_files
 from tasks.config.strict_yaml import Document, read_document, read_yaml
 from tasks.config.sub_datasets import model_in
@@ -149,8 +150,7 @@ def _read_file(path: str) -> Document:
 
 
 def _warn_of_old_names(raw: Mapping[str, Any]) -> None:
-    search = raw.get("search")
-    options = search.get("options") if isinstance(search, Mapping) else None
+    options = search.get("options") if isinstance(search := raw.get("search"), Mapping) else None
     if isinstance(options, Mapping):
         for (name, value), now in zip(options.items(), rename_options(options).items(), strict=True):
             if (name, value) != now:

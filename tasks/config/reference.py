@@ -21,7 +21,8 @@ _HEAD = """# Configuration
 
 | file | contents |
 |---|---|
-| `schema.py` | `SearchConfig` and its sections; the check of an Accelerate config file |
+| `schema.py` | `SearchConfig` and its sections |
+| `accelerate_file.py` | the check of an Accelerate config file |
 | `sub_datasets.py` | base class of sections; one sub-dataset: source, splits, template, metric |
 | `method.py` | the section `search`, and the options of each method |
 | `presets.py` | presets: methods with settings, by name |

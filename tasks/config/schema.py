@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,7 +10,6 @@ from pydantic import Field, field_validator, model_validator
 
 from tasks.algorithm.mixture import MixtureSettings
 from tasks.config.method import SEARCH, StrategyConfig
-from tasks.config.strict_yaml import read_yaml
 from tasks.config.sub_datasets import Name, Settings, SubDatasetConfig, Text
 from tasks.redaction import Uri
 
@@ -159,11 +157,16 @@ class TrainingConfig(Settings):
         description="Decay of a moving average of the weights, which is scored and exported in their place. "
         "0.99 damps the noise between checkpoints (measured: SFT 83.0, with it 85.3).",
     )
-    num_processes: int = Field(1, ge=1, description="Processes, each with a GPU of its own where there are GPUs.")
+    num_processes: int = Field(
+        1, ge=1, description="Processes on each machine, each with a GPU of its own where there are GPUs."
+    )
+    machines: int = Field(1, ge=1, description="Machines that train together; `msft follow` runs on each further one.")
+    silence_s: float = Field(60.0, ge=1, description="Seconds without a heartbeat after which a machine is lost.")
+    join_minutes: float = Field(60.0, gt=0, description="Minutes to wait for missing machines, or for the search.")
     accelerate_config: str | None = Field(
         None,
-        description="An Accelerate config file (FSDP …) that sets processes and devices of one machine. DeepSpeed, "
-        "several machines and another mixed_precision than precision are refused.",
+        description="An Accelerate config file (FSDP …) that sets processes and devices; its num_processes is of all "
+        "machines together. DeepSpeed, and another num_machines or mixed_precision than here, are refused.",
     )
     threads: int | None = Field(
         None, ge=1, description="CPU threads per process. null: all cores; 1 is fastest below 0.5M parameters."
@@ -173,6 +176,8 @@ class TrainingConfig(Settings):
     def _settings_take_effect(self) -> TrainingConfig:
         if self.accelerate_config is not None and self.num_processes != 1:
             raise ValueError("num_processes takes no effect beside accelerate_config; set it in that file")
+        if unused := [name for name in ("silence_s", "join_minutes") if self.machines == 1 and self.is_changed(name)]:
+            raise ValueError(f"{unused[0]} takes effect only with machines of at least 2; got machines=1")
         if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
             raise ValueError("micro_batch_size is larger than batch_size, and takes no effect")
         if self.trainable_layers == "all" and self.is_changed("hidden_cache_gb"):
@@ -253,47 +258,3 @@ class SearchConfig(Settings):
     def resolve(self, path: str) -> Path:
         """Return `path` relative to the YAML file's folder."""
         return Path(self.config_dir, os.path.expanduser(path))
-
-
-def launcher_problems(config: SearchConfig) -> list[str]:
-    """Return one line for each setting of the Accelerate config file that a search cannot run with."""
-    if config.training.accelerate_config is None:
-        return []
-    path = config.resolve(config.training.accelerate_config)
-    if not path.is_file():
-        return [f"training.accelerate_config: no file {path}"]
-    try:
-        content = read_yaml(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        return [f"training.accelerate_config: {path} is not YAML: {error}"]
-    if not isinstance(content, dict):
-        got = f"got a {type(content).__name__}; expected keys and values, as `accelerate config` writes them"
-        return [f"training.accelerate_config: {path}: {got}"]
-    return [
-        f"training.accelerate_config: {path}: {problem}" for problem in _launcher_problems(content, config.training)
-    ]
-
-
-def _launcher_problems(content: Mapping[str, Any], training: TrainingConfig) -> Iterator[str]:
-    kind = str(content.get("distributed_type", "")).lower()
-    if not kind:
-        yield "got no distributed_type; expected NO, MULTI_GPU or FSDP"
-    for engine in ("deepspeed", "megatron_lm"):  # they own the optimizer, which our checkpoints and averages need
-        if kind == engine or content.get(f"{engine}_config"):
-            yield f"got {engine}; expected FSDP (deployments/accelerate/fsdp.yaml) for a large model"
-    fsdp = content.get("fsdp_config") or {}
-    if kind == "fsdp" and isinstance(fsdp, dict) and str(fsdp.get("fsdp_version", 1)) != "2":
-        yield "got FSDP 1, whose flat parameters hide the model's; write fsdp_version: 2 under fsdp_config"
-    # Each machine would run a search of its own, and wait for the lock of the other's.
-    if content.get("num_machines", 1) not in (1, None):
-        yield f"got num_machines {content['num_machines']}; expected 1: a search runs on the GPUs of one machine"
-    if str(content.get("compute_environment", "LOCAL_MACHINE")) != "LOCAL_MACHINE":
-        yield f"got compute_environment {content['compute_environment']}; expected LOCAL_MACHINE"
-    asked = str(content.get("mixed_precision") or "no").lower()
-    asked = "no" if asked == "false" else asked
-    ours = {"fp32": "no", "bf16": "bf16"}[training.precision]
-    if asked not in ("no", ours) or content.get("fp16"):
-        yield (
-            f"got mixed_precision {'fp16' if content.get('fp16') else asked} beside training.precision "
-            f"{training.precision}; write 'no' in that file, and bf16 or fp32 as training.precision"
-        )

@@ -53,7 +53,7 @@ def num_devices_of(config: SearchConfig) -> int:
     """Return the number of devices that the search trains on."""
     accelerate_config = config.training.accelerate_config
     if accelerate_config is None:
-        return config.training.num_processes
+        return config.training.machines * config.training.num_processes
     return int((read_yaml(config.resolve(accelerate_config).read_text()) or {}).get("num_processes", 1))
 
 
@@ -72,7 +72,8 @@ def measured_speed(output_root: str, model_sha256: str) -> Speed | None:
         trained = [interval for decided in rounds_of(events) for interval in decided.intervals]
         scored = [decided.evaluation for decided in rounds_of(events)]
         if _seconds(trained) > 0 and _seconds(scored) > 0:
-            num_devices = start_of(events).config["training"]["num_processes"]
+            training = start_of(events).config["training"]
+            num_devices = training["num_processes"] * training.get("machines", 1)
             return Speed(
                 training_flops_per_s=_flops(trained) / _seconds(trained) / num_devices,
                 evaluation_flops_per_s=_flops(scored) / _seconds(scored),

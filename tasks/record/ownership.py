@@ -23,7 +23,7 @@ from tasks.record.events import SearchStarted, champion_of, of_kind
 from tasks.record.journal import read_events
 from tasks.record.paths import CONFIG, ROUNDS
 from tasks.runtime.files import make_folder
-from tasks.runtime.machine import DEVICES, gpu_named, gpus_of, installed_gpus
+from tasks.runtime.machine import DEVICES, gpu_named, gpus_of, host_name, installed_gpus
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ def _locked(
                 has_told = True
             time.sleep(_POLL_S)
         lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {os.uname().nodename}{run}\n")
+        lock.write(f"process {os.getpid()} on {host_name()}{run}\n")
         lock.flush()
         yield
 

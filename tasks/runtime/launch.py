@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,10 +54,14 @@ class _Job:
 
 
 def start_pool(training: TrainingConfig) -> None:
-    """Start the workers of the open pool before there is a request: one, and a group by `accelerate launch`."""
+    """Start the workers of the open pool before there is a request: one, and a group by `accelerate launch`.
+
+    A group over several machines is not waited for here.
+    """
     with current_pool() as pool:
         pool.start(_SINGLE, worker_environment(training.threads))
-        pool.start(*_accelerate(training))
+        if training.machines == 1:
+            pool.start(*group_command(training))
 
 
 def run_module(
@@ -92,11 +96,15 @@ def run_accelerate(
     progress: Progress = lambda: 0,
 ) -> None:
     """Run `accelerate launch -m module spec` to its end, as `run_module`."""
-    _run(_Job(*_accelerate(training), module, spec), name, on_poll, progress)
+    _run(_Job(*group_command(training), module, spec), name, on_poll, progress)
 
 
-def _accelerate(training: TrainingConfig) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Return the command that launches trainers, and their environment."""
+def group_command(training: TrainingConfig, place: Sequence[str] = ()) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Return the command that launches trainers, and their environment.
+
+    Args:
+        place: flags that give one of several machines its place.
+    """
     environment = worker_environment(training.threads)
     is_on_cpu = training.device == "cpu" or not has_accelerator()
     # The launcher of several processes has no flag for the CPU, and starts gloo processes with this variable;
@@ -104,13 +112,16 @@ def _accelerate(training: TrainingConfig) -> tuple[tuple[str, ...], dict[str, st
     environment["ACCELERATE_USE_CPU"] = str(is_on_cpu).lower()
     flags = ["--config_file", training.accelerate_config or _NO_CONFIG]
     if training.accelerate_config is None:
-        flags += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-        flags += ["--num_processes", str(training.num_processes)]
-        if training.num_processes > 1:
-            flags += ["--multi_gpu", "--main_process_port", "0"]
+        num_processes = training.machines * training.num_processes
+        flags += ["--num_machines", str(training.machines), "--mixed_precision", "no", "--dynamo_backend", "no"]
+        flags += ["--num_processes", str(num_processes)]
+        if num_processes > 1:
+            flags += ["--multi_gpu"]
         elif is_on_cpu:
             flags += ["--cpu"]
-    return (*SUPERVISED, LAUNCHER, *flags, "-m", _SERVE, "training.learner"), environment
+        if training.machines == 1 < num_processes:
+            flags += ["--main_process_port", "0"]
+    return (*SUPERVISED, LAUNCHER, *place, *flags, "-m", _SERVE, "training.learner"), environment
 
 
 @contextmanager
@@ -153,22 +164,25 @@ def worker_environment(threads: int | None) -> dict[str, str]:
     }
 
 
+_STATE_AFTER = {"preempted": "checkpoint saved", "interrupted": "going on from its last checkpoint"}
+
+
 def _run(job: _Job, name: str, on_poll: OnPoll | None, progress: Progress) -> None:
     """Run a worker to its end; start it again after each preemption, which costs no retry of the stage.
 
     The pause before a restart doubles; after progress it is the shortest again.
     """
     restarts, reached = 0, progress()
-    while _is_preempted(job, name, on_poll):
+    while cause := _loss_of(job, name, on_poll):
         now = progress()
         restarts = 1 if now > reached else restarts + 1
         reached = max(reached, now)
         if restarts > MAX_RESTARTS:
-            cause = f"preempted {restarts} times in a row, and made no progress in between"
-            raise WorkerError(name, cause, str(log_path_of(job.spec)), retryable=False)
+            account = f"{cause} {restarts} times in a row, and made no progress in between"
+            raise WorkerError(name, account, str(log_path_of(job.spec)), retryable=False)
         pause_s = min(_FIRST_PAUSE_S * 2 ** (restarts - 1), _LONGEST_PAUSE_S)
         logger.info(
-            f"{name}: worker preempted; checkpoint saved, restarting in {pause_s:g} s "
+            f"{name}: worker {cause}; {_STATE_AFTER[cause]}, restarting in {pause_s:g} s "
             f"(restart {restarts} of {MAX_RESTARTS})"
         )
         _pause(pause_s, on_poll)
@@ -179,18 +193,22 @@ def _pause(seconds: float, on_poll: OnPoll | None) -> None:
     wait_until(lambda: time.monotonic() >= ends_at, on_poll)
 
 
-def _is_preempted(job: _Job, name: str, on_poll: OnPoll | None) -> bool:
-    """Run a worker's request once; return whether it was preempted, or raise its failure."""
+def _loss_of(job: _Job, name: str, on_poll: OnPoll | None) -> str:
+    """Run a worker's request once; return how it was lost, empty for not at all, or raise its failure.
+
+    Of several machines, one whose loss another process reports is lost as a preempted one is.
+    """
     with job.start() as request, span(job.module):
         wait_until(lambda: request.is_over, on_poll)
     if request.is_done:
-        return False
+        return ""
     failure = _failure_of(job.spec)
-    if failure is None and request.is_unread:
-        return True
-    if failure is None or not failure.preempted:
-        raise _error_of(job.spec, name, request.process.returncode, failure)
-    return True
+    if (failure is None and request.is_unread) or (failure is not None and failure.preempted):
+        return "preempted"
+    if request.party is not None and (failure.retryable if failure is not None else request.party.problem()):
+        logger.info(f"{name}: {request.party.problem() or 'a machine is lost'}")
+        return "interrupted"
+    raise _error_of(job.spec, name, request.process.returncode, failure)
 
 
 def _failure_of(spec: Path) -> WorkerFailure | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -28,6 +29,30 @@ class Gpu:
     index: int
     uuid: str
     model: str
+
+
+def host_name() -> str:
+    """Return the name of this machine; MSFT_HOSTNAME replaces it, where one plays several."""
+    return os.environ.get("MSFT_HOSTNAME") or os.uname().nodename
+
+
+def own_address() -> str:
+    """Return where other machines reach this one: MSFT_ADDRESS, or the address of its default route, or its name."""
+    if told := os.environ.get("MSFT_ADDRESS"):
+        return told
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # chooses a route, and sends nothing
+        except OSError:
+            return host_name()
+        return str(probe.getsockname()[0])
+
+
+def free_port() -> int:
+    """Return a port that no process of this machine listens on."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
 
 
 def installed_gpus() -> tuple[Gpu, ...]:
@@ -95,6 +120,7 @@ def _text(value: str | bytes) -> str:
 _NUMERICAL_PACKAGES = ("torch", "transformers", "tokenizers", "accelerate", "peft")
 PACKAGES = (*_NUMERICAL_PACKAGES, "datasets", "safetensors", "prefect", "mlflow", "pandas", "numpy", "msft-search")
 # A setting of the numerical environment, and the entry of `describe_environment` that says the same of the machine.
+_CHANGE_NO_DIGIT = {"beside_training", "hidden_cache_gb", "silence_s", "join_minutes"}
 _SAME_AS_SETTING = {"gpus": "training.device", "num_cores": "training.threads"}
 
 
@@ -140,10 +166,12 @@ def numerical_environment(config: SearchConfig) -> dict[str, Any]:
     values = {
         f"{section}.{field}": getattr(getattr(config, section), field)
         for section, fields in COMPUTATION.items()
-        for field in sorted(fields - {"beside_training", "hidden_cache_gb"})
+        for field in sorted(fields - _CHANGE_NO_DIGIT)
     }
     if config.training.trainable_layers != "all":  # earlier searches have no entry
         values["training.hidden_cache"] = config.training.hidden_cache_gb > 0
+    if config.training.machines == 1:  # as in searches that knew one machine alone
+        del values["training.machines"]
     values["training.device"] = device_of(config.training)
     if values["training.device"] == "cpu":
         values["training.threads"] = num_threads(config.training.threads)

@@ -14,13 +14,14 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tasks.runtime.files import hash_file, make_folder, write_file
+from tasks.runtime.group import Group, Party, launch_flags
 from tasks.runtime.processes import Process, end_groups, spawn
 from tasks.runtime.spans import span
 
@@ -37,7 +38,19 @@ class _Worker:
     folder: Path
     attempt: int
     is_fresh: bool  # started for the request that comes next
+    party: Party | None  # of a group over several machines
     num_requests: int = 0
+
+    @property
+    def has_ended(self) -> bool:
+        """Return whether the process has ended, or its group has lost a machine."""
+        return self.process.poll() is not None or (self.party is not None and self.party.problem() != "")
+
+    def end(self, *grace_s: float) -> None:
+        """End the process, and its group on all machines."""
+        end_groups([self.process], *grace_s)
+        if self.party is not None:
+            self.party.close()
 
 
 @dataclass
@@ -48,6 +61,7 @@ class Request:
     answer: Path
     expected: Mapping[str, object]
     is_fresh: bool
+    party: Party | None = None
     _is_done: bool = False
 
     @property
@@ -58,8 +72,10 @@ class Request:
 
     @property
     def is_over(self) -> bool:
-        """Return whether the request is done, or its worker has ended without."""
-        return self.is_done or self.process.poll() is not None
+        """Return whether the request is done, or its worker has ended or lost a machine without."""
+        if self.is_done or self.process.poll() is not None:
+            return True
+        return self.party is not None and self.party.problem() != ""
 
     @property
     def is_unread(self) -> bool:
@@ -73,10 +89,11 @@ class WorkerPool:
     Args:
         folder: for the files of requests and answers.
         first: number of the first attempt.
+        group: the machines of a search on more than one.
     """
 
-    def __init__(self, folder: Path, first: int) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, first: int, group: Group | None = None) -> None:
+        self._folder, self._group = folder, group
         self._idle: dict[Key, _Worker] = {}
         self._attempts = itertools.count(first)
 
@@ -97,13 +114,16 @@ class WorkerPool:
         """
         key, sha256 = _key(command, environment), hash_of(spec)
         worker = self._idle.pop(key, None)
-        if worker is None or worker.process.poll() is not None:
+        if worker is not None and worker.has_ended:
+            worker.end(_GRACE_S)
+            worker = None
+        if worker is None:
             worker = self._start(command, environment, log, is_fresh=True)
         stem = worker.folder / f"{worker.num_requests:06}"
         worker.num_requests += 1
         expected = {"attempt": worker.attempt, "spec_sha256": sha256}
         content = {"module": module, "spec": str(spec), "log": str(log)}
-        request = Request(worker.process, stem.with_suffix(".done"), expected, worker.is_fresh)
+        request = Request(worker.process, stem.with_suffix(".done"), expected, worker.is_fresh, worker.party)
         worker.is_fresh = False
         try:
             write_file(stem.with_suffix(".json"), json.dumps(content | {"answer": expected}))
@@ -112,7 +132,7 @@ class WorkerPool:
             if request.is_done:
                 self._idle[key] = worker
             else:
-                end_groups([worker.process])
+                worker.end()
 
     def start(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         """Start a worker before its first request, so that it imports what it needs in the meantime."""
@@ -124,14 +144,21 @@ class WorkerPool:
         attempt = next(self._attempts)
         folder = self._folder / f"worker-{attempt}"
         make_folder(folder)
+        party = None
+        if self._group is not None and LAUNCHER in command:
+            party = self._group.gather(folder)
+            place = command.index(LAUNCHER) + 1
+            command = [*command[:place], *launch_flags(party.attempt, 0), *command[place:]]
         with span("process start") as figures:
             figures["processes"] = 1 + (LAUNCHER in command)  # a launcher starts the worker
-            return _Worker(spawn([*command, str(folder)], log, environment), folder, attempt, is_fresh)
+            return _Worker(spawn([*command, str(folder)], log, environment), folder, attempt, is_fresh, party)
 
     @span("exits")
     def close(self) -> None:
         """End the idle workers."""
         end_groups([worker.process for worker in self._idle.values()], _GRACE_S)
+        for party in [worker.party for worker in self._idle.values() if worker.party is not None]:
+            party.close()
         self._idle.clear()
 
 
@@ -158,10 +185,13 @@ _open: ContextVar[WorkerPool | None] = ContextVar("_open", default=None)
 
 
 @contextmanager
-def worker_pool(directory: str) -> Iterator[None]:
+def worker_pool(directory: str, group: Group | None = None) -> Iterator[None]:
     """Keep the workers of all requests in the block until it ends; their files are in `directory/workers` meanwhile.
 
     A pool that is open already is kept: the searches of a comparison share its workers.
+
+    Args:
+        group: the machines that a search on more than one trains on.
     """
     if _open.get() is not None:
         yield
@@ -171,14 +201,14 @@ def worker_pool(directory: str) -> Iterator[None]:
     before = [int(worker.name.rpartition("-")[2]) for worker in folder.glob("worker-*")]
     shutil.rmtree(folder, ignore_errors=True)
     make_folder(folder)
-    pool = WorkerPool(folder, first=1 + max(before, default=-1))
-    token = _open.set(pool)
-    try:
+    pool = WorkerPool(folder, first=1 + max(before, default=-1), group=group)
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        if group is not None:
+            stack.enter_context(group.lead())
+        stack.callback(pool.close)
+        stack.callback(_open.reset, _open.set(pool))
         yield
-    finally:
-        _open.reset(token)
-        pool.close()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -99,11 +99,13 @@ def _without_proxy(environment: Mapping[str, str]) -> dict[str, str]:
     return {"no_proxy": joined, "NO_PROXY": joined}
 
 
-def spawn(command: Sequence[str], log: Path, environment: Mapping[str, str]) -> Process:
-    """Start a command in a process group of its own; its output is appended to `log`."""
+def spawn(command: Sequence[str], log: Path, environment: Mapping[str, str], folder: str | None = None) -> Process:
+    """Start a command in a process group of its own, in `folder` or here; its output is appended to `log`."""
     # A file, since an inherited pipe would hide a crash of the flow until the child ends.
     with log.open("ab") as output:
-        return Popen(command, stdin=DEVNULL, stdout=output, stderr=STDOUT, start_new_session=True, env=environment)
+        return Popen(
+            command, stdin=DEVNULL, stdout=output, stderr=STDOUT, start_new_session=True, env=environment, cwd=folder
+        )
 
 
 @dataclass(frozen=True)

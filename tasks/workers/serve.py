@@ -24,7 +24,7 @@ from pathlib import Path
 from tasks.runtime.files import write_file
 from tasks.runtime.pool import hash_of, read_json
 from tasks.runtime.spans import span
-from tasks.workers.supervisor import exit_on_sigterm, num_ranks, rank, watch_owner
+from tasks.workers.supervisor import exit_on_sigterm, machine, num_ranks, rank, watch_owner
 
 _POLL_S = 0.02
 
@@ -42,7 +42,7 @@ def serve(modules: Sequence[str], folder: Path) -> None:
         while (request := read_json(path)) is None:
             time.sleep(_POLL_S)
         path.with_suffix(".read").touch()
-        _redirect_output(Path(request["log"]))
+        _redirect_output(_log_of(request["log"]))
         answer = request["answer"] | {"spec_sha256": hash_of(Path(request["spec"]))}
         if answer != request["answer"]:
             sys.exit(f"{request['spec']} is not yet the file that was asked for; ending")
@@ -66,6 +66,11 @@ def _spec_of(request: Path) -> Path | None:
 def _wait_for(paths: list[Path]) -> None:
     while not all(path.exists() for path in paths):
         time.sleep(_POLL_S)
+
+
+def _log_of(name: str) -> Path:
+    """Return the log of this process; that of another machine, which a network mount would mix up, is its own."""
+    return Path(name) if machine() == 0 else Path(name).with_suffix(f".machine-{machine()}.log")
 
 
 def _redirect_output(log: Path) -> None:

@@ -47,6 +47,11 @@ def num_ranks() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def machine() -> int:
+    """Return the number of this machine among those of its group."""
+    return int(os.environ.get("GROUP_RANK", "0"))  # set by torchrun
+
+
 class Preempted(BaseException):
     """The worker received SIGTERM and has saved its state."""
 

@@ -260,6 +260,22 @@ TOGETHER = {
     "no effect: final rate of a constant": _set(
         "training.final_lr_ratio=0.5", says="final_lr_ratio takes no effect with schedule=constant"
     ),
+    "no effect: patience with other machines, of which there are none": _set(
+        "training.join_minutes=5", says="join_minutes takes effect only with machines of at least 2; got machines=1"
+    ),
+    "machines: none": _set(
+        "training.machines=0", says="training.machines (--set): got 0; expected a number of at least 1"
+    ),
+    "machines: no time to be silent": _set(
+        "training.machines=2",
+        "training.silence_s=0",
+        says="training.silence_s (--set): got 0; expected a number of at least 1",
+    ),
+    "machines: no time to join": _set(
+        "training.machines=2",
+        "training.join_minutes=0",
+        says="training.join_minutes (--set): got 0; expected a number above 0",
+    ),
     "two origins of rows": _set(
         f"{FIRST}.hub=a/b", says=f"{FIRST} (line 6): give exactly one of path, hub and synthetic; got ['path', 'hub']"
     ),

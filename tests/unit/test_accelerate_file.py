@@ -32,7 +32,7 @@ def load(tmp_path: Path, accelerate: str, *overrides: str) -> list[str]:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        (ONE_MACHINE + "num_machines: 2\n", "got num_machines 2; expected 1: a search runs on the GPUs of one machine"),
+        (ONE_MACHINE + "num_machines: 2\n", "got num_machines 2 beside training.machines 1; write the same in both"),
         ("distributed_type: DEEPSPEED\nnum_processes: 2\n", "got deepspeed; expected FSDP"),
         (ONE_MACHINE + "deepspeed_config: {zero_stage: 3}\n", "got deepspeed"),
         ("distributed_type: MEGATRON_LM\n", "got megatron_lm"),
@@ -55,6 +55,20 @@ def test_an_unusable_accelerate_file_is_refused_with_a_fix(tmp_path: Path, text:
 @pytest.mark.parametrize("written", ["", "mixed_precision: 'no'\n", "mixed_precision: no\n"])
 def test_a_file_without_precision_uses_that_of_the_search(tmp_path: Path, precision: str, written: str) -> None:
     assert load(tmp_path, ONE_MACHINE + written, f"training.precision={precision}") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "got num_machines 1 beside training.machines 2"),
+        ("num_machines: 2\n", ""),
+        ("num_machines: 2\nnum_processes: 3\n", "got num_processes 3 on 2 machines; expected a multiple of 2"),
+    ],
+)
+def test_a_file_names_the_machines_of_the_search(tmp_path: Path, text: str, told: str) -> None:
+    file = "distributed_type: MULTI_GPU\n" + ("" if "num_processes" in text else "num_processes: 2\n") + text
+    problems = load(tmp_path, file, "training.machines=2")
+    assert [told in problem for problem in problems] == [True] * bool(told)
 
 
 def test_a_file_may_repeat_the_precision_of_the_search(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from tasks.errors import ConfigError
 QUICKSTART = str(Path(__file__).parents[2] / "data" / "quickstart.yaml")
 COMMANDS = [
     "init", "inspect", "plan", "headroom", "search", "resume", "status", "report", "export", "score",
-    "compare", "sweep", "methods", "deploy", "doctor",
+    "compare", "sweep", "methods", "deploy", "follow", "doctor",
 ]  # fmt: skip
 LIGHT = """
 import json, sys
@@ -90,6 +90,21 @@ def test_a_mistyped_method_names_the_nearest() -> None:
     result = CliRunner().invoke(app, ["compare", QUICKSTART, "--methods", "sft,msft_memry"])
     assert isinstance(result.exception, ConfigError)
     assert result.exception.problems == ("got 'msft_memry'; expected a method or preset; did you mean msft_memory?",)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "rank", "told"),
+    [
+        ([], 1, "got 1; expected a search with training.machines of at least 2: set training.machines"),
+        (["--set", "training.machines=2"], 2, "got 2; expected 1 to 1: 0 is where `msft search` runs"),
+        (["--set", "training.machines=2"], 0, "got 0; expected 1 to 1: 0 is where `msft search` runs"),
+    ],
+)
+def test_a_follower_has_a_number_of_its_own(overrides: list[str], rank: int, told: str) -> None:
+    environment = {"SLURM_NODEID": str(rank)}
+    result = CliRunner().invoke(app, ["follow", QUICKSTART, *overrides], env=environment)
+    assert isinstance(result.exception, ConfigError)
+    assert result.exception.problems == (told,)
 
 
 def test_the_printed_configuration_is_a_configuration(tmp_path: Path) -> None:

@@ -51,6 +51,11 @@ def test_two_methods_that_are_one_search_are_refused() -> None:
         plan_grid(config, ("sft", "msft", "sft_ema"), (1, 2))
 
 
+def test_a_comparison_over_several_machines_a_search_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"(?s)training.machines.*got more than 1.*expected 1, or run each by"):
+        plan_grid(config_of(training={"machines": 2}))
+
+
 def test_control_is_the_given_one_or_sft_or_the_first() -> None:
     assert plan_grid(config_of()).control == "sft"
     assert plan_grid(config_of(), ("msft_paper", "msft")).control == "msft_paper"

@@ -49,6 +49,7 @@ def begin(config: SearchConfig) -> None:
     ("changes", "is_same"),
     [
         ({"training": {"num_processes": 8}}, True),
+        ({"training": {"machines": 2, "silence_s": 30, "join_minutes": 5}}, True),
         ({"training": {"micro_batch_size": 2, "threads": 1, "device": "cpu"}}, True),
         ({"evaluation": {"batch_tokens": 64}}, True),
         ({"tracking": {"uri": "http://elsewhere"}}, True),
@@ -230,6 +231,12 @@ def test_the_world_holds_an_accelerate_configs_text(tmp_path: Path) -> None:
     file.write_text("num_processes: 4")
     changed = "training.accelerate_config: was 'num_processes: 2', is 'num_processes: 4'"
     assert differences(before, numerical_environment(config)) == [changed]
+
+
+def test_the_world_holds_several_machines_and_not_one(tmp_path: Path) -> None:
+    one = numerical_environment(config_of(tmp_path))
+    more = config_of(tmp_path, training={"machines": 2, "silence_s": 30, "join_minutes": 5})
+    assert differences(one, numerical_environment(more)) == ["training.machines: was absent, is 2"]
 
 
 def test_other_cores_are_a_change_where_threads_are_automatic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

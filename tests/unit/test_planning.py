@@ -204,9 +204,10 @@ def test_actual_cost_is_compared_with_the_plan() -> None:
     assert rows["num_checkpoints"].actual == 3
 
 
-def test_speed_is_that_of_the_newest_search_of_the_model(tmp_path: Path) -> None:
+@pytest.mark.parametrize("training", [{"num_processes": 2}, {"num_processes": 1, "machines": 2}])
+def test_speed_is_that_of_the_newest_search_of_the_model(tmp_path: Path, training: dict[str, int]) -> None:
     assert measured_speed(str(tmp_path), "abc") is None
-    config = CONFIG | {"training": {"num_processes": 2}}
+    config = CONFIG | {"training": training}
     key = CheckpointKey(0, 4)
     parts = tuple(interval(key, flops=8e9, seconds=seconds) for seconds in (2.0, 6.0))
     trained = decided(0, (0, 4), intervals=parts, evaluation=EvaluationCost(flops=3e9, seconds=1.0))
