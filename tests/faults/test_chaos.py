@@ -60,7 +60,7 @@ def training(running: list[Command]) -> Command:
     return last
 
 
-@pytest.mark.parametrize("num_kills", [3, pytest.param(30, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("num_kills", [2, pytest.param(30, marks=pytest.mark.nightly)])
 def test_a_search_killed_at_random_ends_like_an_undisturbed_one(
     undisturbed: Undisturbed, tmp_path: Path, num_kills: int
 ) -> None:
