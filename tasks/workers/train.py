@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -24,6 +24,7 @@ from tasks.workers.supervisor import Preempted, StopFlag, run_worker
 from tasks.workers.training.accounting import IntervalAccount, Step
 from tasks.workers.training.batches import Draw, Position, seeding_round
 from tasks.workers.training.checkpoint import (
+    ReadFile,
     Timestamps,
     file_reader,
     newest_whole,
@@ -39,7 +40,6 @@ from tasks.workers.training.policies import worker_policy
 from tasks.workers.training.publishing import Files, HostCopies, Publisher, Snapshot, goes_behind
 from tasks.workers.training.stepping import Stepper
 
-T = TypeVar("T")
 _KIND = "learner"  # of what is kept from one roll-out to the next
 
 
@@ -71,15 +71,11 @@ class Trainer:
         with span("model loading"):
             self._kept = kept or Kept(load_learner(spec, self.accelerator), HostCopies())
         self.learner = self._kept.learner
-        resumed_from, is_live = self._agree(self._resumption())
-        self.is_resumed = resumed_from is not None
-        self.restored_from = self._restore_learner(resumed_from, is_live=is_live)
+        self.is_resumed, self.restored_from = self._restore()
         self.stepper = Stepper(spec, self.accelerator, self.learner)
         if spec.training.batching == "packed":
             check_packing(self.stepper)
         set_limit(self.stepper)
-        if resumed_from is not None:
-            self._restore(read_trainer(Path(resumed_from)))
         if self.accelerator.is_main_process:
             print(f"weights of step {self.position.step} from {self.restored_from}", flush=True)
         is_sharded = self.accelerator.distributed_type is DistributedType.FSDP
@@ -92,7 +88,7 @@ class Trainer:
         Raises:
             Preempted: SIGTERM came; the state after the last step is published.
         """
-        hook = self.learner.optimizer.optimizer.register_step_pre_hook(self._before_update)
+        hook = self.learner.optimizer.register_step_pre_hook(self._before_update)
         try:
             self._run()
         finally:
@@ -123,44 +119,37 @@ class Trainer:
         if self.accelerator.is_main_process:
             write_result(self.spec, self.kept_steps, self.account.closed)
 
-    def _resumption(self) -> tuple[str | None, bool]:
-        """Return the checkpoint of this roll-out to resume from, and whether the learner is at the one to start from.
+    def _restore(self) -> tuple[bool, str]:
+        """Go on from the newest checkpoint of this roll-out, else from the one that it starts from or the base model.
 
-        Only rank 0's answer counts.
+        Only rank 0 looks for the newest, and knows at which one the learner is.
+
+        Returns:
+            Whether the roll-out has begun before, and where the weights were found.
         """
-        if not self.accelerator.is_main_process:
-            return None, False
-        found = newest_whole(self.output, self.kept_steps)
-        start = self.spec.start
-        return str(found) if found is not None else None, start is not None and start.sha256 == self._kept.live
-
-    def _agree(self, value: T) -> T:
-        """Return rank 0's value on every rank."""
-        box = [value]
+        spec, kept = self.spec, self._kept
+        found: list[Any] = [None, None]
+        if self.accelerator.is_main_process:
+            found = [newest_whole(self.output, self.kept_steps), kept.live]
         if self.accelerator.num_processes > 1:
-            broadcast_object_list(box)
-        return box[0]
-
-    def _restore_learner(self, resumed_from: str | None, *, is_live: bool) -> str:
-        """Bring the learner to where the roll-out goes on; return where that was found."""
-        start, directory = self.spec.start, resumed_from or self.spec.start_directory
-        self._kept.live = None
-        if directory is None:
-            return "the base model"
-        with_optimizer = resumed_from is not None or self.spec.optimizer == "restore"
-        if resumed_from is None and is_live:
-            if not with_optimizer:
-                self.learner.reset_optimizer()
-            return "memory, in place"
-        held = self._kept.copies.find(start.sha256) if resumed_from is None and start is not None else None
-        read = held.__getitem__ if held is not None else file_reader(Path(directory))
-        self.learner.restore(read, directory, with_optimizer=with_optimizer)
-        return "host memory" if held is not None else "disk"
-
-    def _restore(self, state: dict[str, Any]) -> None:
-        self.position = Position(state["step"], state["cursors"], state["batch_hash"])
-        self.account.restore(state)
-        self.policy.restore(state["policy"])
+            broadcast_object_list(found)
+        (newest, live), kept.live = found, None
+        if newest is not None:
+            state = read_trainer(newest)
+            self.position = Position(state["step"], state["cursors"], state["batch_hash"])
+            self.account.restore(state)
+            self.policy.restore(state["policy"])
+            self.learner.restore(file_reader(newest), str(newest), with_optimizer=True)
+            return True, "disk"
+        if spec.start is None or spec.start_directory is None:
+            return False, "the base model"
+        held = kept.copies.find(spec.start.sha256)
+        read: ReadFile | None = held.__getitem__ if held else file_reader(Path(spec.start_directory))
+        where = "host memory" if held else "disk"
+        if spec.start.sha256 == live:
+            read, where = None, "memory, in place"
+        self.learner.restore(read, spec.start_directory, with_optimizer=spec.optimizer == "restore")
+        return False, where
 
     def _begin(self) -> None:
         """Show the starting weights to the policy, and publish them where they are the base model's."""

@@ -113,13 +113,13 @@ def test_a_look_ahead_leaves_no_trace_in_weights_and_moments(make_rollout: MakeR
     trainer.stepper.take(step, range(16), [])
     weights = [*trainer.learner.model.parameters(), *trainer.learner.running.parameters()]
     before = [parameter.detach().clone() for parameter in weights]
-    moments = [dict(state) for state in trainer.learner.optimizer.optimizer.state.values()]
+    moments = [dict(state) for state in trainer.learner.optimizer.state.values()]
     moments = [{kind: value.clone() for kind, value in state.items()} for state in moments]
     first, then, work = trainer.stepper.look_ahead(rows[1], 2)
     assert first > then > 0
     assert work.num_tokens > 0
     assert all(torch.equal(p, q) for p, q in zip(weights, before, strict=True))
-    for state, kept in zip(trainer.learner.optimizer.optimizer.state.values(), moments, strict=True):
+    for state, kept in zip(trainer.learner.optimizer.state.values(), moments, strict=True):
         assert all(torch.equal(value, kept[kind]) for kind, value in state.items())
 
 

@@ -26,7 +26,7 @@ from tasks.workers.training.publishing import HostCopies
 
 @dataclass(frozen=True)
 class Learner:
-    """A model and its optimizer as Accelerate has prepared them.
+    """A model as Accelerate has prepared it, and its optimizer.
 
     Attributes:
         model: its weights are trained, averaged and saved; in float32.
@@ -38,7 +38,7 @@ class Learner:
     accelerator: Any
     model: Any
     masters: Masters | None
-    optimizer: Any
+    optimizer: torch.optim.Optimizer
     average: WeightAverage | None
     names: list[str]
     shape: ModelShape
@@ -82,7 +82,7 @@ class Learner:
         """
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         named = list(zip(self.names, parameters, strict=True))
-        state = self.optimizer.optimizer.state
+        state = self.optimizer.state
         files: dict[str, Tensors] = {
             WEIGHTS: dict(named),
             OPTIMIZER: {f"{name}/{kind}": v for name, p in named if p in state for kind, v in state[p].items()},
@@ -91,19 +91,22 @@ class Learner:
             files[AVERAGE] = dict(zip(self.names, self.average.values, strict=True))
         return {file: gather_shards(content, self.accelerator) for file, content in files.items()}
 
-    def reset_optimizer(self) -> None:
-        """Forget the optimizer's moments."""
-        self.optimizer.optimizer.state.clear()
-
-    def restore(self, read: ReadFile, where: str, *, with_optimizer: bool) -> None:
+    def restore(self, read: ReadFile | None, where: str, *, with_optimizer: bool) -> None:
         """Continue from the checkpoint of the directory `where`; every rank reads all of it.
+
+        `read` is None where the model is at this checkpoint already.
 
         Raises:
             ModelError: the tensors of the checkpoint are not those of the model.
         """
+        if not with_optimizer:
+            self.optimizer.state.clear()
+        if read is None:
+            return
         weights = read(WEIGHTS)
         check_names(weights, self.names, where)
-        put_moments(self.model, self.optimizer.optimizer, read(OPTIMIZER) if with_optimizer else {})
+        if with_optimizer:
+            put_moments(self.model, self.optimizer, read(OPTIMIZER))
         if self.average is not None:
             self.average.restore(read(AVERAGE))
         put_weights(self.model, weights)
@@ -139,10 +142,10 @@ def load_learner(spec: RolloutSpec, accelerator: Any) -> Learner:
             accelerator.state.fsdp_plugin.mixed_precision_policy = policy
         else:
             masters = Masters(model, accelerator.device, accelerator.num_processes)
+    optimizer = adamw(model, spec)
     if masters is None:
-        model, optimizer = accelerator.prepare(model, adamw(model, spec))
-    else:
-        optimizer = accelerator.prepare(adamw(model, spec))
+        model, wrapped = accelerator.prepare(model, optimizer)
+        optimizer = wrapped.optimizer  # the wrapper searches the installed packages at every step
     average = WeightAverage(model, spec.training.ema) if spec.training.ema is not None else None
     return Learner(accelerator, model, masters, optimizer, average, names, shape)
 

@@ -75,7 +75,7 @@ def _measure(stepper: Stepper) -> int:
 
     free = torch.cuda.mem_get_info(device)[0]
     free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    if not stepper.optimizer.optimizer.state:
+    if not stepper.optimizer.state:
         trained = [p for p in stepper.learner.model.parameters() if p.requires_grad]
         free -= _MOMENTS * sum(parameter.numel() for parameter in trained)
     tokens = torch.tensor([fitting_tokens(peak_bytes, free)], device=device)

@@ -109,10 +109,9 @@ class Stepper:
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         clip_grads_with_norm_(parameters, self.spec.training.max_grad_norm, norm)
         self._unchecked.append((step, norm))
-        optimizer = self.optimizer.optimizer  # Accelerate's own searches the installed packages at every step
-        optimizer.found_inf = (~norm.isfinite()).float()  # fused AdamW then leaves everything as it is
-        optimizer.step()
-        optimizer.zero_grad()
+        self.optimizer.found_inf = (~norm.isfinite()).float()  # fused AdamW then leaves everything as it is
+        self.optimizer.step()
+        self.optimizer.zero_grad()
         self.learner.take_over()
 
     def check(self) -> None:
@@ -210,7 +209,7 @@ class Stepper:
         step, everything = self.measure(rows, number), list(range(len(rows)))
         (passes,), _ = self._to_device(step, everything)
         before, after = self.no_losses(step), self.no_losses(step)
-        with undone(self.learner.model, self.optimizer.optimizer):
+        with undone(self.learner.model, self.optimizer):
             self.descend(step, passes, sum(step.counts), before)
             self.watch(passes, after)
         self.learner.take_over()
