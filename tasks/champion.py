@@ -38,7 +38,7 @@ def crown_champion(search: SearchRun, history: History) -> History:
 def _crown(search: SearchRun, history: History) -> ChampionResult:
     assert history.state.champion is not None
     ref, parts = search.ref, search.inputs.sub_datasets
-    checkpoint = find_whole(ref, find_checkpoint(ref, history.state.champion.checkpoint))
+    checkpoint = find_whole(ref, find_checkpoint(ref, history.state.champion.checkpoint), with_state=False)
     with own_cache(search.config):
         splits = open_splits(search.config, search.inputs.model, "test")
     test = score_champion(search, checkpoint, splits)

@@ -12,7 +12,7 @@ from tasks.algorithm.state import CheckpointKey, SearchState
 from tasks.contracts import RegisteredCheckpoint, SearchRef
 from tasks.errors import CheckpointDamagedError
 from tasks.record.paths import checkpoint_directory, checkpoints_and_remains, round_directories, round_directory
-from tasks.record.rollout import MANIFEST, verify
+from tasks.record.rollout import MANIFEST, drop_state, verify
 from tasks.registry.checkpoints import find_checkpoint
 from tasks.runtime.files import hash_file
 from tasks.stage import stage
@@ -29,7 +29,8 @@ def roll_back(search: SearchRef, state: SearchState) -> RegisteredCheckpoint | N
     """Return the checkpoint that the next roll-out starts from, with its scores; None is the base model.
 
     MLflow is asked for both. The files are compared with their hashes before anything is built on them. Of the
-    finished rounds, all checkpoints but this one and the champion are deleted from the disk; MLflow keeps their scores.
+    finished rounds, all checkpoints but this one and the champion's weights are deleted from the disk; MLflow keeps
+    their scores.
 
     Raises:
         CheckpointNotFoundError: MLflow holds no READY checkpoint of this key.
@@ -39,15 +40,18 @@ def roll_back(search: SearchRef, state: SearchState) -> RegisteredCheckpoint | N
         return None
     assert state.champion is not None
     checkpoint = find_whole(search, find_checkpoint(search, state.checkpoint))
-    remove_unneeded(search, state.round, {state.checkpoint, state.champion.checkpoint})
+    remove_unneeded(search, state.round, state.champion.checkpoint, start=state.checkpoint)
     return checkpoint
 
 
-def find_whole(search: SearchRef, checkpoint: RegisteredCheckpoint) -> RegisteredCheckpoint:
-    """Return the checkpoint after comparing its manifest with MLflow's hash and its files with the manifest."""
+def find_whole(search: SearchRef, checkpoint: RegisteredCheckpoint, *, with_state: bool = True) -> RegisteredCheckpoint:
+    """Return the checkpoint after comparing its manifest with MLflow's hash and its files with the manifest.
+
+    `with_state` includes the files that only further training needs.
+    """
     directory = Path(search.directory, checkpoint.directory)
     try:
-        verify(directory)
+        verify(directory, with_state=with_state)
     except CheckpointDamagedError as error:
         raise CheckpointDamagedError(str(directory), error.problems, is_decided=True) from error
     if hash_file(directory / MANIFEST) != checkpoint.sha256:
@@ -57,21 +61,27 @@ def find_whole(search: SearchRef, checkpoint: RegisteredCheckpoint) -> Registere
 
 
 def keep_the_champion(search: SearchRef, state: SearchState) -> None:
-    """Delete all checkpoints but the champion's from the disk of a search that is over."""
+    """Delete all checkpoints but the champion's weights from the disk of a search that is over."""
     assert state.champion is not None
-    remove_unneeded(search, state.round, {state.champion.checkpoint})
+    remove_unneeded(search, state.round, state.champion.checkpoint, start=None)
 
 
-def remove_unneeded(search: SearchRef, num_decided: int, kept: set[CheckpointKey]) -> None:
-    """Delete the checkpoints of the first `num_decided` rounds from the disk, except those in `kept`."""
-    needed = {checkpoint_directory(round_directory(search.directory, key.round), key.step) for key in kept}
+def remove_unneeded(search: SearchRef, num_decided: int, champion: CheckpointKey, start: CheckpointKey | None) -> None:
+    """Delete the checkpoints of the first `num_decided` rounds, except `start` and the champion's weights."""
+    needed = {
+        key: checkpoint_directory(round_directory(search.directory, key.round), key.step)
+        for key in (champion, start)
+        if key is not None
+    }
+    if champion != start:
+        drop_state(needed[champion])
     deleted: list[str] = []
     freed = 0
     for rollout in round_directories(search.directory):
         if int(rollout.name) >= num_decided:
             continue  # a roll-out under way
         for directory in checkpoints_and_remains(rollout):
-            if directory not in needed:
+            if directory not in needed.values():
                 freed += sum(file.stat().st_size for file in directory.iterdir())
                 shutil.rmtree(directory)
                 deleted.append(f"{rollout.name}/{directory.name}")

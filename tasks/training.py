@@ -63,7 +63,7 @@ def train_rollout(
     """
     directory = round_directory(search.ref.directory, state.round)
     result_path, spec_path = directory / ROLLOUT_RESULT, directory / ROLLOUT_SPEC
-    if not is_done(search.ref, result_path):
+    if not is_done(search.ref, result_path, goes_back=search.config.search.goes_back):
         spec = _spec(search, mixture, state, start)
         write_file(spec_path, spec.model_dump_json(indent=1))
         _run(search, spec, spec_path)
@@ -113,14 +113,18 @@ def _run(search: SearchRun, spec: RolloutSpec, spec_path: Path) -> None:
         )
 
 
-def is_done(search: SearchRef, result_path: Path) -> bool:
-    """Return whether the roll-out has ended and all its checkpoints are whole; a damaged one is set aside."""
+def is_done(search: SearchRef, result_path: Path, *, goes_back: bool = True) -> bool:
+    """Return whether the roll-out has ended and all its checkpoints are whole; a damaged one is set aside.
+
+    If the method never goes back, only the last one has the state that training continues from.
+    """
     if not result_path.is_file():
         return False
     result = RolloutResult.model_validate_json(result_path.read_text())
-    for directory in [Path(search.directory, checkpoint.directory) for checkpoint in result.checkpoints]:
+    directories = [Path(search.directory, checkpoint.directory) for checkpoint in result.checkpoints]
+    for directory in directories:
         try:
-            verify(directory)
+            verify(directory, with_state=goes_back or directory == directories[-1])
         except CheckpointDamagedError as error:
             logger.warning(f"{error}\nit is trained again")
             set_aside(directory)

@@ -17,21 +17,27 @@ Policy = Dynamix | Ies
 
 @dataclass(frozen=True)
 class Method:
-    """Classes of a method's strategy and of its policy inside the worker, if any."""
+    """Classes of a method's strategy and of its policy inside the worker, if any.
+
+    Attributes:
+        goes_back: whether a decision may continue training from any checkpoint of the roll-out. If not, it continues
+            from the last one or from the base model, and the others are kept without the optimizer's state.
+    """
 
     strategy: type[Any]
     policy: type[Dynamix] | type[Ies] | None = None
+    goes_back: bool = True
 
 
 METHODS = {
     "msft": Method(Msft),
-    "forward": Method(Forward),
-    "sft": Method(Sft),
+    "forward": Method(Forward, goes_back=False),
+    "sft": Method(Sft, goes_back=False),
     "continual_sft": Method(ContinualSft),
-    "sro_sft": Method(SroSft),
-    "soft_sro_sft": Method(SoftSroSft),
-    "dynamix_sft": Method(Sft, Dynamix),
-    "ies": Method(Sft, Ies),
+    "sro_sft": Method(SroSft, goes_back=False),
+    "soft_sro_sft": Method(SoftSroSft, goes_back=False),
+    "dynamix_sft": Method(Sft, Dynamix, goes_back=False),
+    "ies": Method(Sft, Ies, goes_back=False),
 }
 # Settings of exclusions, which only some methods accept.
 RULES = ("rule", "min_delta", "exclude_per_round", "optimizer_on_rollback")

@@ -21,7 +21,7 @@ from pydantic import (
 from tasks.algorithm.baselines import Dynamix, Ies
 from tasks.algorithm.curves import ExclusionRule
 from tasks.algorithm.forward_search import Forward
-from tasks.algorithm.methods import RULES, Policy, policy_of, strategy_of, takes
+from tasks.algorithm.methods import METHODS, RULES, Policy, policy_of, strategy_of, takes
 from tasks.algorithm.msft import Msft
 from tasks.algorithm.paired import ERROR
 from tasks.algorithm.strategy import PeakWindow, Rehearse, Strategy
@@ -204,6 +204,11 @@ class StrategyConfig(Settings):
         all_intervals, own = (round(e * self.evals_per_epoch) for e in (self.max_epochs, self.compute_budget_epochs))
         looks = -(-max(1, all_intervals) // max(1, own))
         return looks if self.max_rounds is None else min(looks, self.max_rounds)
+
+    @property
+    def goes_back(self) -> bool:
+        """Return whether a decision may continue training from any checkpoint of a roll-out."""
+        return METHODS[self.method].goes_back
 
     def policy(self) -> Policy | None:
         """Return what the method does inside the training worker; None: it draws rows by plan and trains them all."""

@@ -77,7 +77,7 @@ class _CostModel:
     def __init__(self, config: SearchConfig, inputs: Inputs) -> None:
         parts = inputs.sub_datasets
         self._copies = 2 if config.training.ema is not None else 1
-        self._policy = config.search.policy()
+        self._policy, self._goes_back = config.search.policy(), config.search.goes_back
         self._batch_size = config.training.batch_size
         self.size = measure_model(inputs.model)
         self._from_cache = keeps_hidden_states(config, inputs)
@@ -142,11 +142,17 @@ class _CostModel:
         return (num_trained * (weights + _MOMENT_BYTES) + num_untrained * weights) * self.size.num_trained
 
     def _disk_bytes(self, mixtures: Sequence[MixturePlan]) -> int:
-        """Return the peak disk usage: a round's checkpoints, its start and the champion; or the end of the search."""
-        peaks = [
-            self._bytes_of(len(mixture.evaluation_offsets) + (2 if index else 0), 0 if index else 1)
-            for index, mixture in enumerate(mixtures)
-        ]
+        """Return the peak disk usage: a round's checkpoints, its start and the champion; or the end of the search.
+
+        The champion has only its scored weights; so have the others, except the two newest, if no decision goes back.
+        """
+        scored = _WEIGHT_BYTES * self.size.num_trained
+        peaks = []
+        for index, mixture in enumerate(mixtures):
+            num_own = len(mixture.evaluation_offsets)
+            num_whole = num_own if self._goes_back else min(2, num_own)
+            before = self._bytes_of(1) + scored if index else self._bytes_of(0, num_untrained=1)
+            peaks.append(self._bytes_of(num_whole) + (num_own - num_whole) * scored + before)
         exported = 2 * _WEIGHT_BYTES * self.size.num_parameters
         return max(*peaks, peaks[-1] + exported)
 

@@ -18,6 +18,7 @@ from tasks.runtime.files import hash_file, publish_folder, write_file
 
 MANIFEST = "manifest.json"
 TRAINER = "trainer_state.json"
+STATE = "state"  # entry of the manifest: the files that only further training needs
 
 
 def publish_with_manifest(
@@ -65,18 +66,21 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     return content
 
 
-def verify(directory: Path, only: str | None = None, *, by_size: bool = False) -> dict[str, Any]:
+def verify(
+    directory: Path, only: str | None = None, *, by_size: bool = False, with_state: bool = True
+) -> dict[str, Any]:
     """Return the manifest after comparing every file (or `only` this one) with it.
 
     Args:
         by_size: compare sizes only; detects kills and full disks, but no flipped bit.
+        with_state: compare the files that only further training needs too, which `drop_state` deletes.
     Raises:
         CheckpointDamagedError: files are missing or have another size or hash; lists each.
     """
     manifest = read_manifest(directory)
     problems = []
     for name, expected in manifest["files"].items():
-        if only not in (None, name):
+        if only not in (None, name) or (not with_state and name in manifest.get(STATE, ())):
             continue
         file = directory / name
         if not file.is_file():
@@ -88,6 +92,25 @@ def verify(directory: Path, only: str | None = None, *, by_size: bool = False) -
     if problems:
         raise CheckpointDamagedError(str(directory), problems)
     return manifest
+
+
+def drop_state(directory: Path) -> None:
+    """Delete the files of a checkpoint that only further training needs; its manifest stays as it is.
+
+    A checkpoint whose manifest cannot be read stays as it is too: whoever needs it finds it damaged.
+    """
+    with suppress(CheckpointDamagedError):
+        for file in _state_files(directory):
+            file.unlink(missing_ok=True)
+
+
+def has_state(directory: Path) -> bool:
+    """Return whether a checkpoint has all files that further training needs."""
+    return all(file.exists() for file in _state_files(directory))
+
+
+def _state_files(directory: Path) -> list[Path]:
+    return [directory / name for name in read_manifest(directory).get(STATE, ())]
 
 
 def set_aside(directory: Path) -> None:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from tasks.contracts import BaseModelRef
-from tasks.workers.model import load_base, load_tokenizer, load_weights
+from tasks.workers.model import load_base, load_tokenizer, load_weights, scored_file
 from tasks.workers.supervisor import run_worker
 
 
@@ -16,7 +16,8 @@ def export_adapter(spec_path: Path) -> None:
     spec = json.loads(spec_path.read_text())
     base = BaseModelRef.model_validate(spec["model"])
     model = load_base(base)
-    load_weights(model, Path(spec["checkpoint"]))
+    checkpoint = Path(spec["checkpoint"])
+    load_weights(model, checkpoint, scored_file(checkpoint))
     for adapter in model.peft_config.values():
         adapter.base_model_name_or_path = spec["base"]
     model.save_pretrained(spec["directory"])

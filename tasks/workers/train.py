@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, broadcast_object_list
 
+from tasks.algorithm.methods import METHODS
 from tasks.algorithm.state import CheckpointKey
 from tasks.contracts import RolloutSpec
 from tasks.data.randomness import seed_from
@@ -26,6 +27,7 @@ from tasks.workers.training.batches import Draw, Position, seeding_round
 from tasks.workers.training.checkpoint import (
     ReadFile,
     Timestamps,
+    drop_earlier_states,
     file_reader,
     newest_whole,
     publish_checkpoint,
@@ -130,7 +132,8 @@ class Trainer:
         spec, kept = self.spec, self._kept
         found: list[Any] = [None, None]
         if self.accelerator.is_main_process:
-            found = [newest_whole(self.output, self.kept_steps), kept.live]
+            newest = newest_whole(self.output, self.kept_steps, all_have_state=METHODS[spec.method].goes_back)
+            found = [newest, kept.live]
         if self.accelerator.num_processes > 1:
             broadcast_object_list(found)
         (newest, live), kept.live = found, None
@@ -259,6 +262,8 @@ class Trainer:
         def publish() -> None:
             content = snapshot.wait() if snapshot is not None else files
             kept.live = publish_checkpoint(self.output, key, content, trainer, published_at_ms)
+            if not METHODS[self.spec.method].goes_back:
+                drop_earlier_states(self.output, key.step)
             if snapshot is not None and kept.live is not None and self.accelerator.num_processes == 1:
                 kept.copies.keep(kept.live, content)
 

@@ -47,12 +47,12 @@ def test_export_needs_a_finished_search(searched: Any, tmp_path: Path) -> None:
         export_champion(str(directory), str(tmp_path / "out"), merge_lora=True)
 
 
-def test_exported_adapters_give_the_checkpoints_logits(
+def test_exported_adapters_give_the_scored_weights_logits(
     tiny_base: BaseModelRef, make_rollout: Callable[..., Path], tmp_path: Path
 ) -> None:
     from peft import PeftModel
 
-    spec_path = make_rollout("lora")
+    spec_path = make_rollout("lora", ema=0.5)
     base = tiny_base.model_copy(update={"lora": LoraConfig(r=2, alpha=4)})
     spec = RolloutSpec.model_validate_json(spec_path.read_text()).model_copy(update={"model": base})
     spec_path.write_text(spec.model_dump_json())
@@ -68,7 +68,7 @@ def test_exported_adapters_give_the_checkpoints_logits(
     before = plain(ids).logits
     loaded = PeftModel.from_pretrained(plain, tmp_path / "adapters")
     trained = load_base(base)
-    load_weights(trained, checkpoint)
+    load_weights(trained, checkpoint, "average.safetensors")
     with torch.no_grad():
         assert torch.equal(loaded(ids).logits, trained(ids).logits)
         assert not torch.equal(loaded(ids).logits, before)

@@ -150,11 +150,13 @@ sys.exit(run_worker(train, Path(sys.argv[1])))
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
+@pytest.mark.parametrize(
+    ("number", "method"), [(signal.SIGTERM, "sft"), (signal.SIGKILL, "sft"), (signal.SIGKILL, "msft")]
+)
 def test_an_interrupted_rollout_ends_with_the_same_bits(
-    straight: Path, make_rollout: MakeRollout, number: signal.Signals
+    straight: Path, make_rollout: MakeRollout, number: signal.Signals, method: str
 ) -> None:
-    other = make_rollout("interrupted")
+    other = make_rollout("interrupted", method=method)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     process = subprocess.Popen([sys.executable, "-c", WAITING, str(other)], env=environment)
     while not other.with_name("waiting").exists() and process.poll() is None:
@@ -167,6 +169,9 @@ def test_an_interrupted_rollout_ends_with_the_same_bits(
     assert result_of(other).intervals[-1].batch_hash == result_of(straight).intervals[-1].batch_hash
     assert result_of(other).intervals[0].losses == result_of(straight).intervals[0].losses
     assert largest_difference(weights_at(straight, 9), weights_at(other, 9)) == 0.0
+    assert largest_difference(weights_at(straight, 4), weights_at(other, 4)) == 0.0
+    with_state = sorted(path.parent.name for path in other.parent.glob("checkpoints/*/optimizer.safetensors"))
+    assert with_state[1:] == [f"step-{step:08d}" for step in ([4, 9] if method == "msft" else [9])]
 
 
 def test_a_damaged_checkpoint_is_set_aside_and_trained_again(straight: Path, make_rollout: MakeRollout) -> None:

@@ -10,7 +10,7 @@ import pytest
 from tasks.algorithm.baselines import ContinualSft, Dynamix, Ies, Sft, SoftSroSft, SroSft
 from tasks.algorithm.curves import Curve, ExclusionRule, MetricPoint
 from tasks.algorithm.forward_search import Forward
-from tasks.algorithm.methods import METHODS, takes
+from tasks.algorithm.methods import METHODS, strategy_of, takes
 from tasks.algorithm.msft import Msft
 from tasks.algorithm.state import CheckpointKey
 from tasks.algorithm.strategy import RoundReport
@@ -94,6 +94,16 @@ def test_sro_restarts_and_excludes_each_at_its_optimum() -> None:
     assert (then.exclude, then.roll_back_to, then.rollout_epochs) == (("a",), CheckpointKey(1, 10), 0.75)
     third = _report(2, "b", (probe, second), a=[0.5] * 4, b=[0.5] * 4, c=[0.5] * 4)
     assert method.observe(third).stop
+
+
+@pytest.mark.parametrize("method", [name for name, entry in METHODS.items() if not entry.goes_back])
+def test_what_never_goes_back_starts_at_the_end_or_the_base(method: str) -> None:
+    shared = {"max_epochs": 6, "min_delta": 0.05, "exclude_per_round": 1, "optimizer_on_rollback": "restore"}
+    strategy = strategy_of(method, shared, ExclusionRule(literal=False, min_delta=0.05), {})
+    falling = {name: [(score, 1.0 + n) for n, score in enumerate(scores)] for name, scores in PROBED.items()}
+    first = _report(0, "abc", **falling)
+    for report in (first, _report(1, "abc", (first,), **falling)):
+        assert strategy.observe(report).roll_back_to in (BASE, report.last)
 
 
 def test_an_optimum_counts_whole_evaluation_intervals() -> None:

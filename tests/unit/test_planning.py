@@ -129,8 +129,8 @@ def test_equal_sizes_cost_c_times_n_plus_1_halves(inputs: Inputs) -> None:
     assert work.test_flops == pytest.approx(gold * 4 * 12)
     num_weights = BODY + HEAD
     assert work.bytes_written == num_weights * (4 + 12 * (work.num_checkpoints - 1))
-    # A round's eight checkpoints, its start, and the champion.
-    assert work.disk_bytes == num_weights * 12 * (8 + 2)
+    # A round's eight checkpoints, its start, and the champion's weights.
+    assert work.disk_bytes == num_weights * (12 * (8 + 1) + 4)
 
 
 def test_without_overfitting_the_whole_budget_is_spent(inputs: Inputs) -> None:
@@ -227,8 +227,12 @@ def test_sft_costs_its_budget_and_ema_a_copy_of_the_weights(inputs: Inputs) -> N
     config = config_of(max_epochs=6, method="sft")
     averaged = config.model_copy(update={"training": config.training.model_copy(update={"ema": 0.9})})
     num_weights = BODY + HEAD
-    more = make_plan(averaged, inputs).least.bytes_written - plan.least.bytes_written
-    assert more == num_weights * 4 * plan.least.num_checkpoints
+    with_average = make_plan(averaged, inputs).least
+    assert with_average.bytes_written - plan.least.bytes_written == num_weights * 4 * plan.least.num_checkpoints
+    # The base model, the two newest checkpoints, of the others the weights that are scored, and the champion twice.
+    num_others = plan.least.num_checkpoints - 3
+    assert plan.least.disk_bytes == num_weights * (4 + 12 * 2 + 4 * num_others + 8)
+    assert with_average.disk_bytes == num_weights * (8 + 16 * 2 + 4 * num_others + 8)
 
 
 def test_dynamix_sft_includes_its_look_aheads(inputs: Inputs) -> None:

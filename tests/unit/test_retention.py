@@ -37,7 +37,8 @@ def search(prepare_root: Callable[[Path], Path], tmp_path: Path) -> SearchRef:
         for step in (4, 8):
             directory = checkpoint_directory(round_directory(search.directory, round_index), step)
             meta = {"round": round_index, "step": step, "cursors": {}, "published_at_ms": step}
-            publish_with_manifest(directory, {"model.safetensors": [bytes(1_500_000)]}, meta, 1_500_000)
+            contents = {"model.safetensors": [bytes(1_500_000)], "optimizer.safetensors": [bytes(10)]}
+            publish_with_manifest(directory, contents, {**meta, "state": ["optimizer.safetensors"]}, 1_500_000)
             reference = reference_to(directory, Path(search.directory))
             RoundCheckpoints(search, run_id).register([reference], [])
     return search
@@ -57,6 +58,10 @@ def test_a_rollback_deletes_and_names_unneeded_checkpoints(
     assert checkpoint.key == START
     assert on_disk(search) == EVERY - {"001/checkpoints/step-00000004", "001/checkpoints/step-00000008"}
     shown = " ".join(capsys.readouterr().out.split())
+    with_state = Path(search.directory, "rounds").glob("*/checkpoints/*/optimizer.safetensors")
+    assert {str(path.parent.relative_to(Path(search.directory, "rounds"))) for path in with_state} == {
+        "000/checkpoints/step-00000008", "002/checkpoints/step-00000004", "002/checkpoints/step-00000008"
+    }  # fmt: skip
     assert "deleted 2 unneeded checkpoints" in shown
     assert "(3.0 MB): 001/step-00000004, 001/step-00000008" in shown
     rollback.roll_back.fn(search, STATE)

@@ -24,8 +24,18 @@ from tasks.algorithm.state import CheckpointKey
 from tasks.contracts import CheckpointRef, IntervalStats, RolloutResult, RolloutSpec
 from tasks.errors import CheckpointDamagedError
 from tasks.record.paths import ROLLOUT_RESULT, checkpoint_directory, published_checkpoints, step_of
-from tasks.record.rollout import TRAINER, publish_with_manifest, reference_to, set_aside, verify
+from tasks.record.rollout import (
+    STATE,
+    TRAINER,
+    drop_state,
+    has_state,
+    publish_with_manifest,
+    reference_to,
+    set_aside,
+    verify,
+)
 from tasks.runtime.files import write_file
+from tasks.workers.model import AVERAGE, WEIGHTS
 from tasks.workers.training.tensor_file import safetensors_parts
 
 OPTIMIZER = "optimizer.safetensors"
@@ -56,7 +66,7 @@ def publish_checkpoint(
 
     Args:
         output: the roll-out's directory.
-        tensors: tensors by name, for each file.
+        tensors: tensors by name, for each file; only further training needs those that are not scored.
         trainer: step, cursors, and all else that the trainer continues from; JSON.
         published_at_ms: time on record for all points of this checkpoint in MLflow.
     """
@@ -65,31 +75,44 @@ def publish_checkpoint(
         return None
     num_bytes = sum(t.numel() * t.element_size() for part in tensors.values() for t in part.values())
     meta = {"round": key.round, "step": key.step, "cursors": trainer["cursors"], "published_at_ms": published_at_ms}
+    # Training also starts from the base model, which has no moments and is kept whole.
+    scored = AVERAGE if AVERAGE in tensors else WEIGHTS
+    meta[STATE] = [file for file in tensors if file != scored] if tensors.get(OPTIMIZER) else []
     contents = {file: safetensors_parts(content) for file, content in tensors.items()}
     state = json.dumps(trainer).encode()
     return publish_with_manifest(directory, {**contents, TRAINER: [state]}, meta, num_bytes + (1 << 20))
 
 
-def newest_whole(output: Path, wanted: Iterable[int]) -> Path | None:
-    """Return the newest whole checkpoint before which no `wanted` step is missing.
+def drop_earlier_states(output: Path, step: int) -> None:
+    """Delete what only further training needs from the checkpoints of a roll-out before `step`."""
+    for directory in published_checkpoints(output):
+        if step_of(directory) < step:
+            drop_state(directory)
+
+
+def newest_whole(output: Path, wanted: Iterable[int], *, all_have_state: bool = True) -> Path | None:
+    """Return the newest whole checkpoint that has its state and before which no `wanted` step is missing.
 
     A damaged checkpoint is named in the worker's log and set aside; training repeats it from the one before.
+
+    Args:
+        all_have_state: a checkpoint without the files that only further training needs is damaged.
     """
     whole = {
         step_of(directory): directory
         for directory in published_checkpoints(output)
-        if _is_whole(directory, by_size=True)
+        if _is_whole(directory, by_size=True, with_state=all_have_state)
     }
     hole = min((step for step in wanted if step not in whole), default=math.inf)
     for step in sorted((step for step in whole if step < hole), reverse=True):
-        if _is_whole(whole[step], by_size=False):
+        if has_state(whole[step]) and _is_whole(whole[step], by_size=False, with_state=True):
             return whole[step]
     return None
 
 
-def _is_whole(directory: Path, *, by_size: bool) -> bool:
+def _is_whole(directory: Path, *, by_size: bool, with_state: bool) -> bool:
     try:
-        verify(directory, by_size=by_size)
+        verify(directory, by_size=by_size, with_state=with_state)
     except CheckpointDamagedError as error:
         print(error, flush=True)
         set_aside(directory)
