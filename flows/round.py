@@ -27,4 +27,4 @@ def search_round(
     decided = decide_pruning(search.config, history, mixture, rollout, curves)
     history = record_decision(search.ref, history, decided)
     report_round(search.ref, history)
-    return history, roll_back(search.ref, history.state)
+    return history, roll_back(search.ref, history.state, search.config.search.champion)

@@ -18,6 +18,7 @@ from tasks.report.prefect_artifacts import log_to_run_page, search_run_name
 from tasks.reporting import report_round, write_report
 from tasks.rollback import roll_back
 from tasks.runtime.pool import worker_pool
+from tasks.soup import average_checkpoints
 from tasks.training import group_of, start_workers
 
 
@@ -78,9 +79,10 @@ def _search(
             report_round(search.ref, history)
             if inputs.model.trainable_layers is not None and not history.state.is_finished:
                 compute_frozen_layers(search)
-            start = None if history.state.is_finished else roll_back(search.ref, history.state)
+            start = None if history.state.is_finished else roll_back(search.ref, history.state, config.search.champion)
             while not history.state.is_finished:
                 history, start = search_round(search, history, start)
-            history = crown_champion(search, history)
+            soup = average_checkpoints(search, history) if config.search.champion == "soup" else None
+            history = crown_champion(search, history, soup)
             write_report(search.ref, history)
             return history.champion

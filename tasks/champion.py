@@ -8,43 +8,51 @@ from tasks.contracts import ChampionResult, CheckpointScores, RegisteredCheckpoi
 from tasks.data.inputs import open_splits
 from tasks.errors import EmptyCurveError
 from tasks.evaluation import score_champion
-from tasks.record.events import ChampionCrowned
+from tasks.record.events import ChampionCrowned, Soup
 from tasks.record.journal import History, append_event
 from tasks.record.ownership import own_cache
-from tasks.record.paths import CHAMPION
+from tasks.record.paths import CHAMPION, SOUP, SOUP_AVERAGE
 from tasks.record.view import view_of
 from tasks.registry.champion import log_test_scores, register_champion
 from tasks.registry.checkpoints import find_checkpoint
 from tasks.registry.runs import log_datasets
 from tasks.report.markdown import card_of
 from tasks.rollback import find_whole, keep_the_champion
+from tasks.soup import scores_of_average
 from tasks.stage import stage
 
 
 @stage("crown champion")
-def crown_champion(search: SearchRun, history: History) -> History:
+def crown_champion(search: SearchRun, history: History, soup: Soup | None) -> History:
     """Export the champion, score it once on test, register it, and return the history with it.
 
     A search that has crowned its champion keeps the recorded result: test is never scored again. Of the checkpoints,
-    only the champion's stays on the disk.
+    only the champion's stays on the disk, and the average if it is one.
+
+    Args:
+        soup: the checkpoints to average, with `search.champion: soup`; the average lies in the search's directory.
     """
     if history.crowned is None:
-        crowned = ChampionCrowned(champion=_crown(search, history))
+        crowned = ChampionCrowned(champion=_crown(search, history, soup), soup=soup)
         history = history.after(append_event(search.ref.directory, crowned))
     keep_the_champion(search.ref, history.state)
     return history
 
 
-def _crown(search: SearchRun, history: History) -> ChampionResult:
+def _crown(search: SearchRun, history: History, soup: Soup | None) -> ChampionResult:
     assert history.state.champion is not None
     ref, parts = search.ref, search.inputs.sub_datasets
     checkpoint = find_whole(ref, find_checkpoint(ref, history.state.champion.checkpoint), with_state=False)
     with own_cache(search.config):
         splits = open_splits(search.config, search.inputs.model, "test")
-    test = score_champion(search, checkpoint, splits)
+    if soup is not None and soup.is_average:
+        validation = scores_of_average(search, soup)
+        test = score_champion(search, checkpoint.model_copy(update={"directory": f"{SOUP}/{SOUP_AVERAGE}"}), splits)
+    else:
+        validation = _validation_of(checkpoint, search.inputs.names)
+        test = score_champion(search, checkpoint, splits)
     directory = Path(ref.directory, CHAMPION)
-    validation = _validation_of(checkpoint, search.inputs.names)
-    card = card_of(view_of(history, ref.directory), directory, checkpoint.key, (validation, test))
+    card = card_of(view_of(history, ref.directory), directory, checkpoint.key, (validation, test), soup)
     card.write(directory)
     registered = register_champion(ref, directory, checkpoint, card)
     hashes = {part.name: part.test_sha256 for part in parts if part.test_sha256 is not None}

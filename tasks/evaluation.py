@@ -13,7 +13,6 @@ from tasks.config.schema import SearchConfig
 from tasks.contracts import (
     CheckpointRef,
     CheckpointScores,
-    EvaluationCost,
     Mixture,
     RegisteredCheckpoint,
     RoundCurves,
@@ -25,8 +24,9 @@ from tasks.contracts import (
 )
 from tasks.errors import EmptyCurveError
 from tasks.planning.hidden_cache import hidden_states_folder
+from tasks.record.events import total_cost
 from tasks.record.paths import CHAMPION, SCORES, checkpoint_directory, round_directory, score_file_of
-from tasks.record.rollout import MANIFEST
+from tasks.record.rollout import MANIFEST, scores_in
 from tasks.registry.checkpoints import log_scores, with_rows
 from tasks.report import messages
 from tasks.runtime.files import hash_file, make_folder, write_file
@@ -46,7 +46,7 @@ def evaluate_checkpoints(
     found there; it is None for the base model, which then is one of the round's `checkpoints`.
     """
     scores = _scores_of(search, checkpoints)
-    cost = _total([scores[checkpoint.key].cost for checkpoint in checkpoints])
+    cost = total_cost([scores[checkpoint.key].cost for checkpoint in checkpoints])
     if start is not None and start.scores is not None:
         scores[start.key] = with_rows(search.ref, start, start.scores)
     by_loss = search.config.evaluation.selection == "loss"
@@ -68,14 +68,14 @@ def _scores_of(search: SearchRun, checkpoints: Sequence[RegisteredCheckpoint]) -
 
     requests = []
     for checkpoint in [c for c in checkpoints if c.key not in scores]:
-        ahead = _scores_in(directory, checkpoint.key, checkpoint.sha256)
+        ahead = scores_in(directory, checkpoint.key, checkpoint.sha256)
         if ahead is not None and _covers(ahead, names):
             record(ahead)
         else:
             path = str(Path(search.ref.directory, checkpoint.directory))
             requests.append(ScoreRequest(key=checkpoint.key, directory=path, sub_datasets=names))
     if requests:
-        spec = _spec(search, requests, directory)
+        spec = score_spec(search, requests, directory)
         _run_scoring(spec, record, f"evaluation of round {checkpoints[0].key.round}")
     return scores
 
@@ -107,11 +107,6 @@ def _covers(scores: CheckpointScores, names: Sequence[str]) -> bool:
     return {*names} <= {score.sub_dataset for score in scores.scores}
 
 
-def _total(costs: Sequence[EvaluationCost]) -> EvaluationCost:
-    fields = EvaluationCost.model_fields
-    return EvaluationCost.model_validate({field: sum(getattr(cost, field) for cost in costs) for field in fields})
-
-
 @contextmanager
 def scoring_beside(search: SearchRun, mixture: Mixture, first_step: int) -> Iterator[Callable[[], None]]:
     """Score the checkpoints of a roll-out while it runs; gives a function that prints what has been scored.
@@ -134,7 +129,7 @@ def scoring_beside(search: SearchRun, mixture: Mixture, first_step: int) -> Iter
         )
         for step in steps
     ]
-    spec = _spec(search, requests, directory / SCORES)
+    spec = score_spec(search, requests, directory / SCORES)
     show = _reader(spec, lambda scores: None)
     with beside("tasks.workers.score", _write_spec(spec), threads=spec.threads, on_poll=show):
         yield show
@@ -153,7 +148,7 @@ def score_champion(search: SearchRun, checkpoint: CheckpointRef, test: Sequence[
     root = search.ref.directory
     names = tuple(split.name for split in test)
     request = ScoreRequest(key=checkpoint.key, directory=str(Path(root, checkpoint.directory)), sub_datasets=names)
-    spec = _spec(search, [request], Path(root, "test_scores"))
+    spec = score_spec(search, [request], Path(root, "test_scores"))
     update = {
         "splits": tuple(test),
         "end_splits": tuple(part.validation for part in search.inputs.sub_datasets),
@@ -166,7 +161,8 @@ def score_champion(search: SearchRun, checkpoint: CheckpointRef, test: Sequence[
     return results[0]
 
 
-def _spec(search: SearchRun, requests: Sequence[ScoreRequest], directory: Path) -> ScoreSpec:
+def score_spec(search: SearchRun, requests: Sequence[ScoreRequest], directory: Path) -> ScoreSpec:
+    """Return the spec to score checkpoints on validation, with `directory` for the scores."""
     config, inputs = search.config, search.inputs
     return ScoreSpec(
         search_id=search.ref.search_id,
@@ -186,20 +182,11 @@ def _spec(search: SearchRun, requests: Sequence[ScoreRequest], directory: Path) 
     )
 
 
-def _scores_in(directory: Path, key: CheckpointKey, sha256: str) -> CheckpointScores | None:
-    """Return the scores in the file of this very checkpoint, made beside its training for one; None without it."""
-    try:
-        scores = CheckpointScores.model_validate_json((directory / score_file_of(key)).read_text())
-    except (FileNotFoundError, ValueError):  # a damaged file costs a scoring, not the search
-        return None
-    return scores if scores.sha256 == sha256 else None
-
-
 def _holds_scores(directory: Path, request: ScoreRequest) -> bool:
     manifest = Path(request.directory, MANIFEST)
     if not manifest.is_file():
         return False
-    held = _scores_in(directory, request.key, hash_file(manifest))
+    held = scores_in(directory, request.key, hash_file(manifest))
     return held is not None and _covers(held, request.sub_datasets)
 
 
@@ -221,7 +208,13 @@ def _write_spec(spec: ScoreSpec) -> Path:
 
 def _run_scoring(spec: ScoreSpec, record: Callable[[CheckpointScores], None], name: str) -> None:
     """Run the scoring worker and hand each checkpoint's scores to `record` as soon as they appear."""
-    spec_path = _write_spec(spec)
+    run_scorer("tasks.workers.score", spec, _write_spec(spec), record, name)
+
+
+def run_scorer(
+    module: str, spec: ScoreSpec, spec_path: Path, record: Callable[[CheckpointScores], None], name: str
+) -> None:
+    """Run a module that scores checkpoints by a spec, which is in `spec_path`, as `_run_scoring`."""
     with messages.stage_progress("scoring", len(spec.requests)) as advance:
 
         def count(scores: CheckpointScores) -> None:
@@ -230,7 +223,7 @@ def _run_scoring(spec: ScoreSpec, record: Callable[[CheckpointScores], None], na
 
         poll = _reader(spec, count)
         run_module(
-            "tasks.workers.score",
+            module,
             spec_path,
             name=name,
             threads=spec.threads,

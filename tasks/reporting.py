@@ -21,6 +21,7 @@ from tasks.report.findings import headroom_text
 from tasks.report.markdown import tell_round, tell_search
 from tasks.report.messages import tell_table
 from tasks.report.page import write_page
+from tasks.report.soup import lineage_of, trials_of
 from tasks.report.tables import plan_table
 from tasks.runtime.files import publish_file
 from tasks.stage import stage
@@ -81,6 +82,8 @@ def frames_of(view: SearchView) -> dict[str, pd.DataFrame]:
         "scores": scores_frame(view),
         "plan": pd.DataFrame([comparison.model_dump() for comparison in view.plan]),
     }
+    if view.history.soup is not None:
+        frames["soup"] = pd.DataFrame(trials_of(view.history.soup))
     headroom = headroom_frame(view)
     return frames if headroom.empty else {**frames, "headroom": headroom}
 
@@ -104,6 +107,7 @@ def _log_end(search: SearchRef, view: SearchView, scores: pd.DataFrame) -> None:
         for split, mean in scores.groupby("split")["score"].mean().items()
     }
     tags = {"msft.champion": str(crowned.champion.key), "msft.stop_reason": view.state.stop_reason, **means}
+    tags |= lineage_of(crowned.soup)
     tag_run(search, search.run_id, tags)
     describe_run(search, search.run_id, tell_search(view))
 
@@ -165,7 +169,7 @@ def headroom_frame(view: SearchView) -> pd.DataFrame:
 
 def ledger_frame(view: SearchView) -> pd.DataFrame:
     """Return one row a round and kind of work: accepted, discarded, evaluation, restart."""
-    return pd.DataFrame([asdict(line) for decided in view.history.rounds for line in decided.ledger])
+    return pd.DataFrame([asdict(line) for line in view.history.ledger])
 
 
 def scores_frame(view: SearchView) -> pd.DataFrame:

@@ -11,7 +11,13 @@ from prefect.runtime import task_run
 from tasks.algorithm.state import CheckpointKey, SearchState
 from tasks.contracts import RegisteredCheckpoint, SearchRef
 from tasks.errors import CheckpointDamagedError
-from tasks.record.paths import checkpoint_directory, checkpoints_and_remains, round_directories, round_directory
+from tasks.record.paths import (
+    checkpoint_directory,
+    checkpoints_and_remains,
+    published_checkpoints,
+    round_directories,
+    round_directory,
+)
 from tasks.record.rollout import MANIFEST, drop_state, verify
 from tasks.registry.checkpoints import find_checkpoint
 from tasks.runtime.files import hash_file
@@ -25,12 +31,12 @@ def _run_name() -> str:
 
 
 @stage("roll back", run_name=_run_name)
-def roll_back(search: SearchRef, state: SearchState) -> RegisteredCheckpoint | None:
+def roll_back(search: SearchRef, state: SearchState, champion: str = "best") -> RegisteredCheckpoint | None:
     """Return the checkpoint that the next roll-out starts from, with its scores; None is the base model.
 
     MLflow is asked for both. The files are compared with their hashes before anything is built on them. Of the
     finished rounds, all checkpoints but this one and the champion's weights are deleted from the disk; MLflow keeps
-    their scores.
+    their scores. Of those that a `champion` by the name of "soup" may average, the weights stay.
 
     Raises:
         CheckpointNotFoundError: MLflow holds no READY checkpoint of this key.
@@ -40,7 +46,9 @@ def roll_back(search: SearchRef, state: SearchState) -> RegisteredCheckpoint | N
         return None
     assert state.champion is not None
     checkpoint = find_whole(search, find_checkpoint(search, state.checkpoint))
-    remove_unneeded(search, state.round, state.champion.checkpoint, start=state.checkpoint)
+    remove_unneeded(
+        search, state.round, state.champion.checkpoint, start=state.checkpoint, keeps_weights=champion == "soup"
+    )
     return checkpoint
 
 
@@ -66,25 +74,37 @@ def keep_the_champion(search: SearchRef, state: SearchState) -> None:
     remove_unneeded(search, state.round, state.champion.checkpoint, start=None)
 
 
-def remove_unneeded(search: SearchRef, num_decided: int, champion: CheckpointKey, start: CheckpointKey | None) -> None:
-    """Delete the checkpoints of the first `num_decided` rounds, except `start` and the champion's weights."""
-    needed = {
-        key: checkpoint_directory(round_directory(search.directory, key.round), key.step)
-        for key in (champion, start)
-        if key is not None
-    }
-    if champion != start:
-        drop_state(needed[champion])
+def remove_unneeded(
+    search: SearchRef,
+    num_decided: int,
+    champion: CheckpointKey,
+    start: CheckpointKey | None,
+    *,
+    keeps_weights: bool = False,
+) -> None:
+    """Delete the checkpoints of the first `num_decided` rounds, except `start` and the champion's weights.
+
+    Args:
+        keeps_weights: keep the weights of all.
+    """
+    whole, best = (_path_of(search, key) for key in (start, champion))
     deleted: list[str] = []
     freed = 0
     for rollout in round_directories(search.directory):
         if int(rollout.name) >= num_decided:
             continue  # a roll-out under way
+        scored = [best, *(published_checkpoints(rollout) if keeps_weights else [])]
         for directory in checkpoints_and_remains(rollout):
-            if directory not in needed.values():
+            if directory in scored and directory != whole:
+                drop_state(directory)
+            elif directory != whole:
                 freed += sum(file.stat().st_size for file in directory.iterdir())
                 shutil.rmtree(directory)
                 deleted.append(f"{rollout.name}/{directory.name}")
     if deleted:
         size = f"{freed / 1e6:,.1f} MB"
         logger.info(f"deleted {len(deleted)} unneeded checkpoints ({size}): {', '.join(deleted)}")
+
+
+def _path_of(search: SearchRef, key: CheckpointKey | None) -> Path | None:
+    return None if key is None else checkpoint_directory(round_directory(search.directory, key.round), key.step)

@@ -77,9 +77,12 @@ class Curve:
 def mean_scores(curves: Sequence[Curve]) -> dict[CheckpointKey, float]:
     """Return the mean score over all sub-datasets at each checkpoint that all curves share."""
     shared = set.intersection(*({p.checkpoint for p in curve.points} for curve in curves))
-    return {
-        key: round(math.fsum(curve.at(key).score for curve in curves) / len(curves), _DIGITS) for key in sorted(shared)
-    }
+    return {key: mean_of([curve.at(key).score for curve in curves]) for key in sorted(shared)}
+
+
+def mean_of(scores: Sequence[float]) -> float:
+    """Return the mean by which checkpoints are chosen."""
+    return round(math.fsum(scores) / len(scores), _DIGITS)
 
 
 def choose_champion(previous: Champion | None, means: Mapping[CheckpointKey, float]) -> Champion:

@@ -7,16 +7,16 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from tasks.algorithm.state import CheckpointKey
 from tasks.config.schema import SearchConfig
 from tasks.contracts import Value
 from tasks.data.base_model import prepare_base_model
 from tasks.errors import DriftError, ExportError
-from tasks.record.events import champion_of, start_of
+from tasks.record.events import ChampionCrowned, champion_of, start_of
 from tasks.record.journal import read_events
-from tasks.record.paths import CHAMPION, checkpoint_directory, round_directory
+from tasks.record.paths import CHAMPION, SOUP, SOUP_AVERAGE, checkpoint_directory, round_directory
 from tasks.record.rollout import verify
 from tasks.record.status import resumed_config
+from tasks.report.soup import champion_name
 from tasks.runtime.files import publish_folder, write_file
 from tasks.runtime.launch import run_module
 
@@ -48,7 +48,8 @@ def export_champion(directory: str, to: str, *, merge_lora: bool) -> Export:
     if crowned is None:
         got, fix = "a search without a champion", f"msft resume {directory}, and export afterwards"
         raise ExportError(name, got=got, expected="a finished search", fix=fix)
-    key = crowned.champion.key
+    key, soup = crowned.champion.key, crowned.soup
+    told = str(key) if soup is None or not soup.is_average else champion_name(key, soup)
     if not to.startswith(HUB) and Path(to).exists():
         raise ExportError(name, got=f"{to}, which exists", expected="a new directory", fix="choose another with --to")
     with tempfile.TemporaryDirectory(dir=directory, prefix=".export-") as scratch:
@@ -57,22 +58,30 @@ def export_champion(directory: str, to: str, *, merge_lora: bool) -> Export:
             if merge_lora:
                 shutil.copytree(Path(directory, CHAMPION), folder, dirs_exist_ok=True)
             else:
-                _write_adapters(directory, key, folder, Path(scratch, "export_spec.json"))
+                _write_adapters(
+                    directory, _checkpoint_of(directory, crowned), folder, Path(scratch, "export_spec.json")
+                )
 
         folder = Path(scratch, "model") if to.startswith(HUB) else Path(to)
         publish_folder(folder, write, "the champion")
         num_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         place = _upload(name, folder, to.removeprefix(HUB)) if to.startswith(HUB) else to
-    return Export(search=name, checkpoint=str(key), to=place, has_adapters_only=not merge_lora, num_bytes=num_bytes)
+    return Export(search=name, checkpoint=told, to=place, has_adapters_only=not merge_lora, num_bytes=num_bytes)
 
 
-def _write_adapters(directory: str, key: CheckpointKey, folder: Path, spec_path: Path) -> None:
+def _checkpoint_of(directory: str, crowned: ChampionCrowned) -> Path:
+    """Return the directory of the weights that the champion was exported from."""
+    if crowned.soup is not None and crowned.soup.is_average:
+        return Path(directory, SOUP, SOUP_AVERAGE)
+    return checkpoint_directory(round_directory(directory, crowned.champion.key.round), crowned.champion.key.step)
+
+
+def _write_adapters(directory: str, checkpoint: Path, folder: Path, spec_path: Path) -> None:
     name = Path(directory).resolve().name
     config = resumed_config(directory, ())
     if config.model.lora is None:
         got, expected = "a search without model.lora, so there are no adapters", "a search that trained LoRA adapters"
         raise ExportError(name, got=got, expected=expected, fix="omit --no-merge-lora")
-    checkpoint = checkpoint_directory(round_directory(directory, key.round), key.step)
     verify(checkpoint, with_state=False)
     model = prepare_base_model(config)
     begun_with = start_of(read_events(directory)).content["base model"]

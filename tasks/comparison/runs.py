@@ -13,7 +13,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
-from tasks.algorithm.costs import total_by_kind
+from tasks.algorithm.costs import LedgerLine, total_by_kind
 from tasks.comparison.grid import Arm, Grid
 from tasks.comparison.parallel import Outcome, Part, failed, run_in_parallel, run_in_turn
 from tasks.config.identity import differences, dump_config, identity_of
@@ -22,7 +22,7 @@ from tasks.contracts import SearchRef, SubDatasetScore, Value
 from tasks.errors import DifferentDataError, IncompleteComparisonError, MsftError
 from tasks.opening import reference_to
 from tasks.record.events import Event, RoundDecided, champion_of, rounds_of, start_of
-from tasks.record.journal import read_events
+from tasks.record.journal import History, read_events
 from tasks.record.ownership import directory_of
 from tasks.record.paths import CONFIG
 from tasks.registry import runs as tracking
@@ -157,14 +157,14 @@ def _finding(arm: Arm, events: Sequence[Event], content: Mapping[str, str]) -> F
         directory=str(directory_of(arm.config)),
         test=tuple(score for score in crowned.champion.test.scores if score.accuracy is not None),
         test_hashes={key.removesuffix("/test"): value for key, value in content.items() if key.endswith("/test")},
-        cost=_cost(rounds),
+        cost=_cost(History.of(events).ledger),
         rounds=rounds,
         crowned_at=crowned.at,
     )
 
 
-def _cost(rounds: Sequence[RoundDecided]) -> Cost:
-    lines = [line for decided in rounds for line in decided.ledger if line.kind != "restart"]
+def _cost(ledger: Sequence[LedgerLine]) -> Cost:
+    lines = [line for line in ledger if line.kind != "restart"]
     totals = total_by_kind(lines)
     accepted, discarded, evaluation = (totals[kind].num_tokens for kind in ("accepted", "discarded", "evaluation"))
     return Cost(

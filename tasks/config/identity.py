@@ -61,6 +61,8 @@ def identity_in(dumped: Mapping[str, Any]) -> dict[str, Any]:
     if kept["training"].get("trainable_layers") == "all":
         kept["training"].pop("trainable_layers")
     search = dict(kept.get("search", {}))
+    if search.get("champion") == "best":  # so it was before there was a choice
+        del search["champion"]
     return kept | {"search": search | {"options": first_names(search.get("options", {}))}}
 
 

@@ -177,6 +177,11 @@ class StrategyConfig(Settings):
     optimizer_on_rollback: Literal["restore", "reset"] = Field(
         "restore", description="Measured: restore 85.3, reset 81.4, SFT 82.1; the reference resets."
     )
+    champion: Literal["best", "soup"] = Field(
+        "best",
+        description="best: the checkpoint with the best mean validation score; soup: the average of checkpoints, "
+        "discarded ones too, each added in the order of their scores if the mean score does not fall.",
+    )
     protocol: Literal["validation", "paper"] = Field(
         "validation", description="paper: select on the test splits, as the paper does; the report says so."
     )
@@ -191,6 +196,8 @@ class StrategyConfig(Settings):
         unused = sorted({"persist", "readmit_drop"} & self.options.model_fields_set) if self.rule == "paired" else []
         if unused:
             raise ValueError(f"options.{unused[0]} takes no effect with rule=paired; leave one of them out")
+        if self.protocol == "paper" and self.champion == "soup":
+            raise ValueError("champion=soup would average by test scores with protocol=paper; leave one of them out")
         return self
 
     def strategy(self) -> Strategy:

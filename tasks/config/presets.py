@@ -37,6 +37,12 @@ class Preset:
 PRESETS: Mapping[str, Preset] = {
     "sft": Preset("SFT", "one roll-out of the whole mixture and budget, the control", "sft"),
     "sft_ema": Preset("SFT + EMA", "sft with a moving average of the weights", "sft", {"training.ema": _EMA}),
+    "sft_ema_soup": Preset(
+        "SFT + EMA + soup",
+        "sft_ema whose champion is a greedy average of its checkpoints",
+        "sft",
+        {"training.ema": _EMA, "search.champion": "soup"},
+    ),
     "msft": Preset("mSFT", "exclude the sub-dataset that overfits first, go back to its peak", "msft"),
     "msft_paper": Preset(
         "mSFT, paper mode",
@@ -47,6 +53,7 @@ PRESETS: Mapping[str, Preset] = {
             "search.min_delta": None,
             "search.optimizer_on_rollback": "reset",
             "search.options": None,
+            "search.champion": None,
             "training.ema": None,
         },
     ),

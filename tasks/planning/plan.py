@@ -78,6 +78,7 @@ class _CostModel:
         parts = inputs.sub_datasets
         self._copies = 2 if config.training.ema is not None else 1
         self._policy, self._goes_back = config.search.policy(), config.search.goes_back
+        self._averages = config.search.champion == "soup"
         self._batch_size = config.training.batch_size
         self.size = measure_model(inputs.model)
         self._from_cache = keeps_hidden_states(config, inputs)
@@ -98,7 +99,8 @@ class _CostModel:
         training: RowCost = reduce(add, drawn, NOTHING)
         num_trained = sum(len(mixture.evaluation_offsets) for mixture in mixtures)
         num_checkpoints = 1 + num_trained  # the base model is scored too
-        evaluation = reduce(add, costs.values(), NOTHING) * num_checkpoints
+        num_scored = num_checkpoints + (num_checkpoints - 1 if self._averages else 0)  # all but the best are tried
+        evaluation = reduce(add, costs.values(), NOTHING) * num_scored
         tested = [costs[p.name] * (p.num_test_rows / p.validation.num_rows) for p in self._parts]
         num_examples = sum(mixture.num_rows for mixture in mixtures)
         return SearchCost(
@@ -110,7 +112,7 @@ class _CostModel:
             training_tokens=training.num_tokens,
             training_flops=self._training_flops(training) + self._look_ahead_flops(mixtures) + self._once,
             evaluation_tokens=evaluation.num_tokens,
-            evaluation_flops=self._scoring_flops(costs, num_checkpoints),
+            evaluation_flops=self._scoring_flops(costs, num_scored),
             test_flops=reduce(add, tested, NOTHING).forward_flops(self.size.shape),
             bytes_written=self._bytes_of(num_trained, num_untrained=1),
             disk_bytes=self._disk_bytes(mixtures),
@@ -130,11 +132,11 @@ class _CostModel:
     def _forward_flops(self, rows: RowCost) -> float:
         return rows.forward_flops(self.size.shape.above if self._from_cache else self.size.shape)
 
-    def _scoring_flops(self, costs: Mapping[str, RowCost], num_checkpoints: int) -> float:
+    def _scoring_flops(self, costs: Mapping[str, RowCost], num_scored: int) -> float:
         """Return the FLOPs of scoring checkpoints; generated text takes all layers."""
         rows: RowCost = reduce(add, (cost.least for cost in self._scoring.values()), NOTHING)
         generated = reduce(add, costs.values(), NOTHING) + rows * -1
-        return (self._forward_flops(rows) + generated.forward_flops(self.size.shape)) * num_checkpoints
+        return (self._forward_flops(rows) + generated.forward_flops(self.size.shape)) * num_scored
 
     def _bytes_of(self, num_trained: int, num_untrained: int = 0) -> int:
         """Return the bytes of checkpoints: weights, their moving average, and the moments of trained ones."""
@@ -145,14 +147,16 @@ class _CostModel:
         """Return the peak disk usage: a round's checkpoints, its start and the champion; or the end of the search.
 
         The champion has only its scored weights; so have the others, except the two newest, if no decision goes back.
+        Those that the champion may average stay to the end.
         """
         scored = _WEIGHT_BYTES * self.size.num_trained
-        peaks = []
+        peaks, num_earlier = [], 0
         for index, mixture in enumerate(mixtures):
             num_own = len(mixture.evaluation_offsets)
             num_whole = num_own if self._goes_back else min(2, num_own)
             before = self._bytes_of(1) + scored if index else self._bytes_of(0, num_untrained=1)
-            peaks.append(self._bytes_of(num_whole) + (num_own - num_whole) * scored + before)
+            peaks.append(self._bytes_of(num_whole) + (num_own - num_whole + num_earlier) * scored + before)
+            num_earlier += num_own if self._averages else 0
         exported = 2 * _WEIGHT_BYTES * self.size.num_parameters
         return max(*peaks, peaks[-1] + exported)
 

@@ -7,14 +7,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, TypeAdapter, ValidationError, model_serializer
 
 from tasks.algorithm.answer_shares import SplitFacts
 from tasks.algorithm.costs import LedgerLine
 from tasks.algorithm.curves import Curve
+from tasks.algorithm.soup import Trial, members_of
 from tasks.algorithm.state import Champion, CheckpointKey
 from tasks.algorithm.strategy import Decision, Opening, RoundReport
-from tasks.contracts import ChampionResult, EvaluationCost, IntervalStats, Mixture, Value
+from tasks.contracts import ChampionResult, EvaluationCost, IntervalStats, Mixture, ScoreSpec, Value
 from tasks.errors import EmptyCurveError, NonFiniteScoreError
 from tasks.record.paths import ROLLOUT_SPEC, round_directory
 from tasks.record.rollout import Restart
@@ -143,11 +144,56 @@ class EnvironmentChanged(_Event):
     numerical_environment: dict[str, Any]
 
 
+def total_cost(costs: Iterable[EvaluationCost]) -> EvaluationCost:
+    """Return the sum of the costs of scoring."""
+    held = list(costs)
+    return EvaluationCost.model_validate(
+        {name: sum(getattr(c, name) for c in held) for name in EvaluationCost.model_fields}
+    )
+
+
+class SoupSpec(ScoreSpec):
+    """The input of the worker that averages checkpoints: its requests are these, in the order of trial."""
+
+    selection: Literal["accuracy", "loss"]
+
+
+class Soup(Value):
+    """The greedy choice of checkpoints to average, with the cost of scoring; of one member, there is no average."""
+
+    trials: tuple[Trial, ...]
+    cost: EvaluationCost
+
+    @property
+    def members(self) -> tuple[CheckpointKey, ...]:
+        """Return the averaged checkpoints, in the order in which they were added."""
+        return members_of(self.trials)
+
+    @property
+    def score(self) -> float:
+        """Return the mean validation score of the average."""
+        return [trial.score for trial in self.trials if trial.is_member][-1]
+
+    @property
+    def is_average(self) -> bool:
+        """Return whether the champion is an average of several checkpoints."""
+        return len(self.members) > 1
+
+
 class ChampionCrowned(_Event):
-    """The end of a search: its champion, exported and scored on test."""
+    """The end of a search: its champion, exported and scored on test; with `search.champion: soup`, how it was made.
+
+    The scores of an average are those of `champion`, whose key is that of the best checkpoint, its first member.
+    """
 
     kind: Literal["champion_crowned"] = "champion_crowned"
     champion: ChampionResult
+    soup: Soup | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_absent_soup(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        dumped: dict[str, Any] = dump(self)
+        return dumped if self.soup is not None else {name: dumped[name] for name in dumped if name != "soup"}
 
 
 Event = Annotated[SearchStarted | RoundDecided | EnvironmentChanged | ChampionCrowned, Field(discriminator="kind")]

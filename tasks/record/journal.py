@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pydantic import model_serializer
 
+from tasks.algorithm.costs import LedgerLine
 from tasks.algorithm.state import SearchState
 from tasks.contracts import ChampionResult, Value
 from tasks.errors import JournalError
@@ -21,6 +22,7 @@ from tasks.record.events import (
     OneEvent,
     RoundDecided,
     SearchStarted,
+    Soup,
     champion_of,
     parse_event,
     rounds_of,
@@ -79,6 +81,17 @@ class History(Value):
     def crowned(self) -> ChampionCrowned | None:
         """Return the end of the search; None before it."""
         return champion_of(self.events)
+
+    @property
+    def soup(self) -> Soup | None:
+        """Return how the champion was averaged; None before the end, and without `search.champion: soup`."""
+        return self.crowned.soup if self.crowned is not None else None
+
+    @property
+    def ledger(self) -> list[LedgerLine]:
+        """Return the work of all rounds, and the scoring of averages after them."""
+        after = [] if self.soup is None else [LedgerLine.sum_of(self.state.round, "evaluation", [self.soup.cost], 0)]
+        return [line for decided in self.rounds for line in decided.ledger] + after
 
     @property
     def champion(self) -> ChampionResult:

@@ -10,8 +10,8 @@ from pydantic import Field
 
 from tasks.algorithm.answer_shares import SplitFacts
 from tasks.algorithm.costs import total_by_kind
-from tasks.contracts import Value
-from tasks.record.events import RoundDecided
+from tasks.contracts import EvaluationCost, Value
+from tasks.record.events import RoundDecided, Soup
 from tasks.record.paths import PLAN
 
 Bound = Literal["least", "expected", "most"]
@@ -78,8 +78,12 @@ def read_plan(directory: str) -> Plan | None:
     return Plan.model_validate_json(path.read_text()) if path.is_file() else None
 
 
-def compare_with_plan(plan: Plan, rounds: Sequence[RoundDecided]) -> list[Comparison]:
-    """Return each quantity of the plan next to the sum over these rounds; repeated work is not counted."""
+def compare_with_plan(plan: Plan, rounds: Sequence[RoundDecided], soup: Soup | None = None) -> list[Comparison]:
+    """Return each quantity of the plan next to the sum over these rounds and the averages scored after them.
+
+    Repeated work is not counted.
+    """
+    averages = soup.cost if soup is not None else EvaluationCost()
     totals = total_by_kind(line for decided in rounds for line in decided.ledger)
     trained = [totals[kind] for kind in ("accepted", "discarded")]
     actual = {
@@ -89,8 +93,8 @@ def compare_with_plan(plan: Plan, rounds: Sequence[RoundDecided]) -> list[Compar
         "num_checkpoints": 1 + sum(len(decided.intervals) for decided in rounds),
         "training_tokens": sum(line.num_tokens for line in trained),
         "training_flops": sum(line.flops for line in trained),
-        "evaluation_tokens": totals["evaluation"].num_tokens,
-        "evaluation_flops": totals["evaluation"].flops,
+        "evaluation_tokens": totals["evaluation"].num_tokens + averages.num_tokens,
+        "evaluation_flops": totals["evaluation"].flops + averages.flops,
         "bytes_written": sum(line.num_bytes for line in trained),
     }
     return [

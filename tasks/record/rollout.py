@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from tasks.algorithm.state import CheckpointKey
-from tasks.contracts import CheckpointRef, IntervalStats, Value
+from tasks.contracts import CheckpointRef, CheckpointScores, IntervalStats, Value
 from tasks.errors import CheckpointDamagedError, NoDiskSpaceError
+from tasks.record.paths import score_file_of
 from tasks.runtime.files import hash_file, publish_folder, write_file
 
 MANIFEST = "manifest.json"
@@ -142,6 +143,30 @@ def intervals_before(directory: Path) -> list[IntervalStats]:
     """Return the training up to a checkpoint, one entry per evaluation interval."""
     trainer = json.loads((directory / TRAINER).read_text())
     return [IntervalStats.model_validate(interval) for interval in trainer["intervals"]]
+
+
+def scores_in(directory: Path, key: CheckpointKey, sha256: str) -> CheckpointScores | None:
+    """Return the scores in a checkpoint's file, made beside its training for one; None without those of `sha256`."""
+    try:
+        scores = CheckpointScores.model_validate_json((directory / score_file_of(key)).read_text())
+    except (FileNotFoundError, ValueError):  # a damaged file costs a scoring, not the search
+        return None
+    return scores if scores.sha256 == sha256 else None
+
+
+def digest_of(directories: Iterable[Path]) -> str:
+    """Return the hash by which the scores of an average of these checkpoints are known: of their manifests in order.
+
+    Raises:
+        CheckpointDamagedError: a manifest is missing.
+    """
+    digest = hashlib.sha256()
+    for directory in directories:
+        try:
+            digest.update(hash_file(directory / MANIFEST).encode())
+        except FileNotFoundError as error:
+            raise CheckpointDamagedError(str(directory), [f"{MANIFEST}: missing"], is_decided=True) from error
+    return digest.hexdigest()
 
 
 _PROGRESS = "progress.json"

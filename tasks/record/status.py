@@ -175,6 +175,7 @@ def read_summary(directory: str) -> dict[str, Any]:
             for told in view.rounds
         ],
         "champion": view.crowned.model_dump(mode="json"),
+        **({"soup": view.history.soup.model_dump(mode="json")} if view.history.soup is not None else {}),
         "ledger": {kind: _fields(line, _COSTS) for kind, line in view.totals.items()},
         **({"headroom": asdict(view.headroom)} if view.headroom is not None else {}),
         "plan": [row.model_dump() for row in view.plan] or None,

@@ -11,7 +11,7 @@ from tasks.algorithm.costs import LedgerLine, total_by_kind
 from tasks.algorithm.curves import Curve, MetricPoint
 from tasks.algorithm.state import Champion, CheckpointKey, SearchState
 from tasks.contracts import ChampionResult, SplitRef, SubDatasetScore
-from tasks.record.events import EnvironmentChanged, RoundDecided, SearchStarted, of_kind
+from tasks.record.events import EnvironmentChanged, RoundDecided, SearchStarted, Soup, of_kind
 from tasks.record.headroom import Headroom, headroom_of
 from tasks.record.journal import History, read_history
 from tasks.record.paths import round_directory
@@ -145,6 +145,18 @@ class SearchView:
         return self.history.crowned.champion if self.history.crowned is not None else None
 
     @property
+    def soup(self) -> Soup | None:
+        """Return how the champion was averaged; None where it is a single checkpoint."""
+        soup = self.history.soup
+        return soup if soup is not None and soup.is_average else None
+
+    @property
+    def champion_score(self) -> float:
+        """Return the mean validation score of the champion, or of the best checkpoint so far; there must be one."""
+        assert self.champion is not None
+        return self.champion.score if self.soup is None else self.soup.score
+
+    @property
     def tested(self) -> tuple[SubDatasetScore, ...]:
         """Return the champion's test scores; none while the search goes on, or without a test split."""
         return self.crowned.test.scores if self.crowned is not None and self.crowned.test is not None else ()
@@ -172,7 +184,7 @@ class SearchView:
     @cached_property
     def totals(self) -> dict[str, LedgerLine]:
         """Return the ledger's sums over all rounds by kind of work."""
-        return total_by_kind(line for told in self.rounds for line in told.decided.ledger)
+        return total_by_kind(self.history.ledger)
 
     @property
     def all_flops(self) -> float:
@@ -222,7 +234,7 @@ def view_of(history: History, directory: str) -> SearchView:
             difference for event in of_kind(history.events, EnvironmentChanged) for difference in event.differences
         ),
         round_under_way=under_way if has_begun else None,
-        plan=tuple(compare_with_plan(plan, history.rounds)) if plan is not None and history.rounds else (),
+        plan=tuple(compare_with_plan(plan, history.rounds, history.soup)) if plan and history.rounds else (),
     )
 
 

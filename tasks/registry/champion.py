@@ -45,7 +45,8 @@ def register_champion(
             description=spaced(card.body)[:_LONGEST_DESCRIPTION],
         )
     client.set_registered_model_alias(name, "champion", version.version)
-    client.set_logged_model_tags(checkpoint.model_id, {"msft.champion": "true"})
+    # The best checkpoint is the champion, or the first of those that it is an average of.
+    client.set_logged_model_tags(checkpoint.model_id, {"msft.champion": card.lineage.get("msft.soup", "true")})
     model_id = str(version.source).removeprefix("models:/")
     return RegisteredChampion(model_id=model_id, version=str(version.version))
 

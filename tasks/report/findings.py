@@ -10,6 +10,7 @@ from tasks.contracts import SubDatasetScore
 from tasks.record.headroom import Headroom
 from tasks.record.view import FULL_EPOCHS, Metric, RoundView, SearchView
 from tasks.report import words
+from tasks.report.soup import champion_name
 from tasks.report.tables import mean_of
 
 # Measured: with 100 validation rows a decision repeats only half of the time between two halves of the data.
@@ -115,9 +116,9 @@ def _champion(view: SearchView) -> str:
     champion = view.champion
     if champion is None:
         return "There is no champion yet."
-    off_path = ", on a stretch that a rollback discarded," if is_champion_discarded(view) else ""
-    where = words.checkpoint(champion.checkpoint) + off_path
-    good = f"with a mean {view.selected_on} of {words.score(view.score(champion.score).shown, 4)}"
+    off_path = ", on a stretch that a rollback discarded," if is_champion_discarded(view) and not view.soup else ""
+    where = champion_name(champion.checkpoint, view.soup) + off_path
+    good = f"with a mean {view.selected_on} of {words.score(view.score(view.champion_score).shown, 4)}"
     if view.crowned is None:
         closed = "" if view.is_paper_protocol else "; the test splits stay closed until the search ends"
         return f"The best checkpoint so far is {where} {good}{closed}."
@@ -171,7 +172,7 @@ def score_rows(view: SearchView) -> list[ScoreRow]:
         return []
     rows, last, champion = [], view.rounds[-1], view.champion.checkpoint
     for name in view.names:
-        at_end, at_champion = last.score(name, last.target), view.round_of(champion).score(name, champion)
+        at_end, at_champion = last.score(name, last.target), _champion_score(view, name)
         left = next((left for left in view.state.excluded if left.sub_dataset == name), None)
         row = ScoreRow(
             name=name,
@@ -181,11 +182,21 @@ def score_rows(view: SearchView) -> list[ScoreRow]:
             since_exclusion=at_end - left.score if left else None,
             champion=view.score(at_champion).shown,
             change=at_champion - left.score if left else None,
-            note=_relation(champion, left.checkpoint, left.round) if left else "",
+            note=_relation(champion, left.checkpoint, left.round) if left and not view.soup else "",
             test=next((score for score in view.tested if score.sub_dataset == name), None),
         )
         rows.append(row)
     return rows
+
+
+def _champion_score(view: SearchView, name: str) -> float:
+    """Return the champion's validation score of a sub-dataset, as the search selects by it."""
+    assert view.champion is not None
+    key = view.champion.checkpoint
+    if view.soup is None or view.crowned is None:
+        return view.round_of(key).score(name, key)
+    score = next(score for score in view.crowned.validation.scores if score.sub_dataset == name)
+    return -score.loss if view.metric == "loss" or score.accuracy is None else score.accuracy
 
 
 def _relation(champion: CheckpointKey, exclusion: CheckpointKey, decided_in: int) -> str:

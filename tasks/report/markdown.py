@@ -12,9 +12,10 @@ import yaml
 
 from tasks.algorithm.state import CheckpointKey
 from tasks.contracts import CheckpointScores
-from tasks.record.events import RoundDecided
+from tasks.record.events import RoundDecided, Soup
 from tasks.record.view import SearchView
 from tasks.report.findings import headroom_text
+from tasks.report.soup import champion_name, lineage_of, soup_table, trials_of
 from tasks.report.tables import Table, champion_table, cost_table, decision_table, names, texts
 from tasks.runtime.files import write_file
 
@@ -31,13 +32,16 @@ def tell_search(view: SearchView) -> str:
     if state.is_finished:
         parts = [f"**Ended** after {state.round} rounds: {state.stop_reason}."]
     if champion is not None:
-        value = f"mean validation {view.metric} {view.score(champion.score).shown:.4f}"
+        value = f"mean validation {view.metric} {view.score(view.champion_score).shown:.4f}"
         far = "" if state.is_finished else " so far"
-        parts.append(f"**Champion{far}:** {champion.checkpoint}, {value} over all sub-datasets.")
+        what = champion.checkpoint if view.soup is None else champion_name(champion.checkpoint, view.soup)
+        parts.append(f"**Champion{far}:** {what}, {value} over all sub-datasets.")
     parts += [_exclusions_line(view), _reasons(view), _headroom_line(view)]
     if view.crowned is not None:
         scores = champion_table(view, view.crowned.validation, view.crowned.test)
         parts.append(f"**Champion's scores:**\n\n{scores.markdown()}")
+    if view.history.soup is not None:
+        parts.append(f"**Tried in the average:**\n\n{soup_table(view, view.history.soup).markdown()}")
     if view.totals:
         parts.append(f"**Cost:**\n\n{cost_table(view.totals.values()).markdown()}")
     return "\n\n".join(filter(None, parts))
@@ -120,8 +124,10 @@ class ModelCard:
         write_file(directory / "README.md", f"---\n{front}---\n\n{self.body}\n")
 
 
-def card_of(view: SearchView, directory: Path, key: CheckpointKey, scores: Splits) -> ModelCard:
-    """Return the card of the checkpoint in `directory`, with its scores on validation and on test."""
+def card_of(
+    view: SearchView, directory: Path, key: CheckpointKey, scores: Splits, soup: Soup | None = None
+) -> ModelCard:
+    """Return the card of the model in `directory`: of the checkpoint of `key`, or of an average that begins with it."""
     started, source = view.started, view.started.config["model"]["source"]
     base = source or "drawn from the search's seed (model.from_config)"
     front = {
@@ -140,6 +146,7 @@ def card_of(view: SearchView, directory: Path, key: CheckpointKey, scores: Split
                 for name in told.exclude
             ],
             "scores": {"validation": _plain(scores[0]), "test": _plain(scores[1])},
+            **({"soup": trials_of(soup)} if soup is not None else {}),
         },
     }
     lineage = {
@@ -151,20 +158,25 @@ def card_of(view: SearchView, directory: Path, key: CheckpointKey, scores: Split
         "msft.base_model": base,
         "msft.content_sha256": json.dumps({what: sha256[:16] for what, sha256 in started.content.items()}),
         "msft.git_commit": str(started.environment["git_commit"]),
+        **lineage_of(soup),
     }
-    return ModelCard(front, _body(view, directory.resolve(), key, scores, base), lineage)
+    what = f"{key if soup is None else champion_name(key, soup)}, fine-tuned from `{base}`"
+    return ModelCard(front, _body(view, directory.resolve(), what, scores, soup), lineage)
 
 
-def _body(view: SearchView, directory: Path, key: CheckpointKey, scores: Splits, base: str) -> str:
+def _body(view: SearchView, directory: Path, what: str, scores: Splits, soup: Soup | None) -> str:
+    chosen = "this checkpoint among all that were scored"
+    if soup is not None:
+        chosen = f"which of the checkpoints to average:\n\n{soup_table(view, soup).markdown()}\n\nIt saw no test row"
     return f"""# msft-{view.started.name}
 
-Champion of search `{view.title}`: {key}, fine-tuned from `{base}` on {", ".join(view.names)}.
+Champion of search `{view.title}`: {what} on {", ".join(view.names)}.
 
 {_exclusions_line(view)}
 
 {champion_table(view, *scores).markdown()}
 
-Validation chose this checkpoint among all that were scored; the test rows were scored once, afterwards.
+Validation chose {chosen}; the test rows were scored once, afterwards.
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer

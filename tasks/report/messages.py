@@ -22,6 +22,7 @@ from tasks.record.plan import Plan
 from tasks.record.view import SearchView
 from tasks.report import comparison_page, tables, words
 from tasks.report.findings import headroom_text
+from tasks.report.soup import champion_name, soup_table
 
 logger = logging.getLogger(__name__)
 
@@ -162,7 +163,10 @@ def show_summary(view: SearchView) -> None:
     tell(f"excluded, in order: {', '.join(e.sub_dataset for e in state.excluded) or 'none'}")
     for told in view.rounds:
         tell(f"  round {told.index}: {told.decided.decision.reason}")
-    tell(("champion", "bold"), f": {champion.key}, in {champion.directory}")
+    what = champion.key if view.soup is None else champion_name(champion.key, view.soup)
+    tell(("champion", "bold"), f": {what}, in {champion.directory}")
+    if view.history.soup is not None:
+        tell_table(soup_table(view, view.history.soup))
     tell_table(tables.champion_table(view, champion.validation, champion.test))
     tell_table(tables.cost_table(view.totals.values()))
 

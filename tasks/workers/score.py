@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,26 @@ def score(spec_path: Path) -> None:
     spec = ScoreSpec.model_validate_json(spec_path.read_text())
     output = Path(spec.output_directory)
     make_folder(output)
-    device = choose_device(spec.device)
-    key = _key(spec)
+    with open_scorer(spec) as scorer:
+        scorer.answers = {} if spec.keeps_answers else None
+        for request in spec.requests:
+            if (output / score_file_of(request.key)).exists():
+                continue  # scored before this worker was preempted
+            _wait_for(Path(request.directory))
+            if spec.export_directory is None:
+                _load_scored(scorer.model, Path(request.directory))
+            splits = [split for split in spec.splits if split.name in request.sub_datasets]
+            score_model(scorer, splits, request.key, hash_file(Path(request.directory, MANIFEST)), output)
+        if not spec.requests:
+            score_model(scorer, spec.splits, BASE, spec.model.sha256, output)
+        if scorer.answers is not None:
+            write_file(output / ANSWERS, TypeAdapter(dict[str, list[Answer]]).dump_json(scorer.answers))
+
+
+@contextmanager
+def open_scorer(spec: ScoreSpec) -> Iterator[Scorer]:
+    """Give the scorer of a spec, of the exported model if it asks for one; the model is kept after a whole block."""
+    device, key = choose_device(spec.device), _key(spec)
     with span("model loading"):
         model, tokenizer = take(_KIND, key) or (load_base(spec.model), load_tokenizer(spec.model))
     shape = shape_of(model)
@@ -52,19 +71,7 @@ def score(spec_path: Path) -> None:
         model = _export(model, spec, tokenizer, ends)
     scorer = Scorer(model.to(device), tokenizer, spec.batch_tokens, shape, autocast=spec.precision == "bf16", ends=ends)
     scorer.hidden_states = spec.hidden_states
-    scorer.answers = {} if spec.keeps_answers else None
-    for request in spec.requests:
-        if (output / score_file_of(request.key)).exists():
-            continue  # scored before this worker was preempted
-        _wait_for(Path(request.directory))
-        if spec.export_directory is None:
-            _load_scored(model, Path(request.directory))
-        splits = [split for split in spec.splits if split.name in request.sub_datasets]
-        _score_model(scorer, splits, request.key, hash_file(Path(request.directory, MANIFEST)), output)
-    if not spec.requests:
-        _score_model(scorer, spec.splits, BASE, spec.model.sha256, output)
-    if scorer.answers is not None:
-        write_file(output / ANSWERS, TypeAdapter(dict[str, list[Answer]]).dump_json(scorer.answers))
+    yield scorer
     if key is not None and leaves_room(device):
         keep(_KIND, key, (model, tokenizer))
 
@@ -84,7 +91,8 @@ def _wait_for(directory: Path) -> None:
         time.sleep(_POLL_S)
 
 
-def _score_model(scorer: Scorer, splits: Sequence[ScoreSplit], key: CheckpointKey, sha256: str, output: Path) -> None:
+def score_model(scorer: Scorer, splits: Sequence[ScoreSplit], key: CheckpointKey, sha256: str, output: Path) -> None:
+    """Score the model as it is, and write the scores to the file of `key`; `sha256` tells which weights it has."""
     began = time.monotonic()
     scorer.cost = Cost()
     with span("scoring") as figures:

@@ -254,6 +254,12 @@ TOGETHER = {
         f"{FIRST}.max_new_tokens=5",
         says="max_new_tokens takes no effect with metric=multiple_choice",
     ),
+    "a champion that is neither a checkpoint nor an average": _set(
+        "search.champion=average", says="search.champion (--set): got 'average'; expected 'best' or 'soup'"
+    ),
+    "an average chosen on the test splits": _set(
+        "search.protocol=paper", "search.champion=soup", says="champion=soup would average by test scores"
+    ),
     "no effect: larger parts than the whole": _set(
         "training.micro_batch_size=16", says="micro_batch_size is larger than batch_size"
     ),

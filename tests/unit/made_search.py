@@ -10,7 +10,7 @@ from tasks.algorithm.curves import choose_champion, mean_scores
 from tasks.algorithm.state import CheckpointKey
 from tasks.config.schema import SearchConfig
 from tasks.contracts import EvaluationCost, SubDatasetScore
-from tasks.record.events import Event
+from tasks.record.events import Event, Soup
 from tasks.record.journal import append_event, read_events, read_history
 from tasks.record.paths import JOURNAL
 from tests.unit.made_events import crowned, curve, decided, interval, mixture, started
@@ -86,7 +86,7 @@ class MadeSearch:
         append_event(str(self.directory), event)
         return self
 
-    def crown(self, test_accuracy: float | None = 0.5) -> MadeSearch:
+    def crown(self, test_accuracy: float | None = 0.5, soup: Soup | None = None) -> MadeSearch:
         """Put the champion on record, with the same test score everywhere; None: no test splits."""
         champion = read_history(str(self.directory)).state.champion
         assert champion is not None
@@ -95,7 +95,8 @@ class MadeSearch:
             for name in self.names
         ]
         tested = {} if test_accuracy is not None else {"test": None}
-        append_event(str(self.directory), crowned(champion.checkpoint, scores, **tested))
+        event = crowned(champion.checkpoint, scores, **tested)
+        append_event(str(self.directory), event.model_copy(update={"soup": soup}))
         return self
 
     def events(self) -> list[Event]:

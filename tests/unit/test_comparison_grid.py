@@ -67,7 +67,7 @@ def test_control_is_the_given_one_or_sft_or_the_first() -> None:
 def test_unknown_method_is_refused_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match="got 'mstf'; expected a method or preset; did you mean msft"):
         plan_grid(config_of(), ("sft", "mstf"))
-    with pytest.raises(ConfigError, match="got 'zzz'; expected a method or preset; known: sft, sft_ema, msft"):
+    with pytest.raises(ConfigError, match="got 'zzz'; expected a method or preset; known: sft, sft_ema, sft_ema_soup"):
         plan_grid(config_of(), ("sft", "zzz"))
 
 

@@ -34,6 +34,7 @@ FILES = {
 COMPARED = {
     "sft": "9adc41c6",
     "sft_ema": "c9b62c99",
+    "sft_ema_soup": "e2ca6a10",
     "msft": "20b79529",
     "msft_paper": "79284ece",
     "continual_sft": "efd62d20",

@@ -235,6 +235,16 @@ def test_sft_costs_its_budget_and_ema_a_copy_of_the_weights(inputs: Inputs) -> N
     assert with_average.disk_bytes == num_weights * (8 + 16 * 2 + 4 * num_others + 8)
 
 
+def test_an_averaged_champion_costs_a_scoring_of_each_trial(inputs: Inputs) -> None:
+    plain, soup = (make_plan(config_of(max_epochs=6, method="sft", champion=c), inputs).least for c in ("best", "soup"))
+    assert soup.num_checkpoints == plain.num_checkpoints
+    more = (2 * plain.num_checkpoints - 1) / plain.num_checkpoints
+    assert soup.evaluation_flops == pytest.approx(plain.evaluation_flops * more)
+    kept = make_plan(config_of(champion="soup"), inputs).expected.disk_bytes
+    # The third round is the fullest: of the 16 checkpoints of those before, the weights stay.
+    assert kept - make_plan(config_of(), inputs).expected.disk_bytes == (BODY + HEAD) * (4 * 8 * 2)
+
+
 def test_dynamix_sft_includes_its_look_aheads(inputs: Inputs) -> None:
     """Six epochs are 48 steps: 12 updates, each a step and one more pass on a batch of 8 of each sub-dataset."""
     plain = make_plan(config_of(max_epochs=6, method="sft"), inputs).expected

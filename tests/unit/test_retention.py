@@ -68,6 +68,16 @@ def test_a_rollback_deletes_and_names_unneeded_checkpoints(
     assert "001/step-00000004" not in capsys.readouterr().out
 
 
+def test_what_may_be_averaged_keeps_its_weights_to_the_end(search: SearchRef) -> None:
+    rollback.roll_back.fn(search, STATE, "soup")
+    assert on_disk(search) == EVERY
+    early = checkpoint_directory(round_directory(search.directory, 1), 4)
+    assert {path.name for path in early.iterdir()} == {"manifest.json", "model.safetensors"}
+    assert (checkpoint_directory(round_directory(search.directory, 0), 8) / "optimizer.safetensors").exists()
+    rollback.keep_the_champion(search, replace(STATE, round=3, stop_reason="the budget is spent"))
+    assert on_disk(search) == {"000/checkpoints/step-00000004"}
+
+
 def test_a_rollback_to_a_damaged_checkpoint_deletes_nothing(search: SearchRef) -> None:
     weights = checkpoint_directory(round_directory(search.directory, 0), 8) / "model.safetensors"
     weights.write_bytes(bytes(1_499_999) + b"1")
