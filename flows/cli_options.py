@@ -12,6 +12,13 @@ Overrides = Annotated[list[str] | None, typer.Option("--set", help="Replace one 
 OutputRoot = Annotated[str, typer.Option("--output-root", help="Folder of the searches.")]
 Seeds = Annotated[str, typer.Option(help="Seeds, comma-separated; default: the file's.")]
 Parallel = Annotated[int | None, typer.Option(min=1, help="Searches at a time; default: one per GPU, or one on a CPU.")]
+On = Annotated[
+    str,
+    typer.Option("--on", help="Deployment whose pool runs the searches, such as search-arm; default: this machine."),
+]
+AtOnce = Annotated[
+    int | None, typer.Option("--at-once", min=1, help="Searches placed with --on at a time; default: all.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only, on stderr.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, everything else on stderr.")]
 AcceptChanges = Annotated[

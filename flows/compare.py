@@ -8,7 +8,7 @@ from prefect.runtime import flow_run
 from flows.search import msft_search
 from tasks.commands.deploy import emits_end_event, fill_in_run_number
 from tasks.comparison.grid import Axis, Grid, plan_grid
-from tasks.comparison.parallel import Part, gpu_slots, inside_flow_run, run_as_child
+from tasks.comparison.parallel import Part, Place, inside_flow_run, run_as_child
 from tasks.comparison.report import report_comparison
 from tasks.comparison.runs import comparison_of, open_comparison, refuse_failures, run_searches
 from tasks.config.loading import load_shown_config
@@ -17,6 +17,8 @@ from tasks.contracts import SearchRef
 from tasks.opening import mark_failed_on_error
 from tasks.record.ownership import HANDOVER_S
 from tasks.runtime.pool import worker_pool
+
+HERE = Place()
 
 
 def _run_name() -> str:
@@ -31,7 +33,7 @@ def compare_methods(
     seeds: tuple[int, ...] = (),
     control: str = "",
     axes: tuple[Axis, ...] = (),
-    parallel: int | None = None,
+    place: Place = HERE,
 ) -> SearchRef:
     """Search with each method and seed, at each point of a sweep's axes, and report test scores and costs.
 
@@ -40,9 +42,9 @@ def compare_methods(
     Args:
         config, methods, seeds, control: as in `compare_file`; each search spends its `search.max_epochs`.
         axes: the settings that a sweep varies; none: a comparison.
-        parallel: searches at a time; none: one per GPU, or one on the CPU.
+        place: where the searches run.
     """
-    return _compare(config, plan_grid(config, methods, seeds, control, axes), parallel)
+    return _compare(config, plan_grid(config, methods, seeds, control, axes), place)
 
 
 @emits_end_event
@@ -69,11 +71,11 @@ def compare_file(
     _compare(loaded, plan_grid(loaded, methods, seeds, control), wait_s=HANDOVER_S)
 
 
-def _compare(config: SearchConfig, grid: Grid, parallel: int | None = None, wait_s: float = 0.0) -> SearchRef:
+def _compare(config: SearchConfig, grid: Grid, place: Place = HERE, wait_s: float = 0.0) -> SearchRef:
     with mark_failed_on_error(comparison_of(config, grid), config.tracking.experiment):
         comparison = open_comparison(config, grid)
         with worker_pool(comparison.directory):  # for searches in this process
-            outcomes = run_searches(comparison, grid, gpu_slots(config, parallel), search_part, wait_s)
+            outcomes = run_searches(comparison, grid, place, search_part, wait_s)
         report_comparison(config, comparison, grid, outcomes)
         refuse_failures(outcomes)
     return comparison

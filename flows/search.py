@@ -13,7 +13,7 @@ from tasks.contracts import ChampionResult, SearchRun
 from tasks.freezing import compute_frozen_layers
 from tasks.opening import check_for_drift, mark_failed_on_error, open_search, reference_to
 from tasks.preparation import prepare_inputs
-from tasks.record.ownership import HANDOVER_S, own_cache, own_directory, own_gpus
+from tasks.record.ownership import HANDOVER_S, QUEUE_S, own_cache, own_directory, own_gpus
 from tasks.report.prefect_artifacts import log_to_run_page, search_run_name
 from tasks.reporting import report_round, write_report
 from tasks.rollback import roll_back
@@ -46,7 +46,9 @@ def msft_search(
 
 @emits_end_event
 @flow(name="msft-search-file", flow_run_name=search_run_name, persist_result=False)
-def search_file(config: str, overrides: tuple[str, ...] = (), accept_changes: bool = False) -> ChampionResult:
+def search_file(
+    config: str, overrides: tuple[str, ...] = (), accept_changes: bool = False, parent_run_id: str = ""
+) -> ChampionResult:
     """Search with the configuration of a YAML file, as a deployment does.
 
     A run that Prefect reschedules may start while the one before still saves, so it waits for that to end.
@@ -56,9 +58,11 @@ def search_file(config: str, overrides: tuple[str, ...] = (), accept_changes: bo
         overrides: values of the form a.b=c, which replace those of the file; {run} in them is the run's own number.
             Prefect shows them, so that none may hold a password.
         accept_changes: go on with other packages or processes than the search began with.
+        parent_run_id: the MLflow run of the comparison that has placed the search here.
     """
     log_to_run_page()
-    return _search(load_shown_config(config, fill_in_run_number(overrides)), accept_changes, HANDOVER_S)
+    loaded = load_shown_config(config, fill_in_run_number(overrides))
+    return _search(loaded, accept_changes, QUEUE_S if parent_run_id else HANDOVER_S, parent_run_id)
 
 
 def _search(

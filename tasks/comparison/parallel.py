@@ -44,6 +44,20 @@ class Part(Value):
     shares_gpus: bool = False  # with other searches
 
 
+class Place(Value):
+    """Where the searches of a comparison run.
+
+    Attributes:
+        parallel: searches at a time on this machine; none: one per GPU, or one on the CPU.
+        deployment: of the flow `msft-search-file`, whose pool runs them instead.
+        at_once: searches that are placed with the deployment at the same time; none: all.
+    """
+
+    parallel: int | None = None
+    deployment: str = ""
+    at_once: int | None = None
+
+
 class Outcome(Value):
     """The end of an arm: `error` is empty if its search has its champion."""
 

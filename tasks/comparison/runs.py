@@ -15,7 +15,8 @@ from prefect.runtime import flow_run
 
 from tasks.algorithm.costs import LedgerLine, total_by_kind
 from tasks.comparison.grid import Arm, Grid
-from tasks.comparison.parallel import Outcome, Part, failed, run_in_parallel, run_in_turn
+from tasks.comparison.parallel import Outcome, Part, Place, failed, gpu_slots, run_in_parallel, run_in_turn
+from tasks.comparison.placed import run_on_deployment
 from tasks.config.identity import differences, dump_config, identity_of
 from tasks.config.schema import SearchConfig
 from tasks.contracts import SearchRef, SubDatasetScore, Value
@@ -97,12 +98,12 @@ def comparison_of(config: SearchConfig, grid: Grid) -> SearchRef:
 
 
 def run_searches(
-    comparison: SearchRef, grid: Grid, slots: Sequence[str | None], search: Callable[[Part], Any], wait_s: float = 0.0
+    comparison: SearchRef, grid: Grid, place: Place, search: Callable[[Part], Any], wait_s: float = 0.0
 ) -> tuple[Outcome, ...]:
     """Run the searches that have not ended before, and return the outcomes in the order of the arms.
 
     `search` runs one in this process, where there is one slot; otherwise each runs in its own, since their imports take
-    about 7 s. `wait_s` is how long a search waits for another process that still saves.
+    about 7 s; or on the machines of a deployment. `wait_s` is how long one waits for another process that still saves.
     """
     outcomes = {arm.label: _adopt(arm, comparison.run_id) for arm in grid.arms}
     parts = [
@@ -110,10 +111,17 @@ def run_searches(
         for arm in grid.arms
         if outcomes[arm.label] is None
     ]
-    is_alone, logs = len(slots) == 1, Path(comparison.directory, "logs")
-    ran = run_in_turn(parts, search) if is_alone else run_in_parallel(parts, slots, logs)
-    outcomes |= {outcome.arm.label: outcome for outcome in ran}
+    outcomes |= {outcome.arm.label: outcome for outcome in _run(parts, place, Path(comparison.directory), search)}
     return tuple(outcome for outcome in outcomes.values() if outcome is not None)
+
+
+def _run(parts: Sequence[Part], place: Place, directory: Path, search: Callable[[Part], Any]) -> list[Outcome]:
+    if not parts:
+        return []
+    if place.deployment:
+        return run_on_deployment(parts, place.deployment, place.at_once, directory / "arms")
+    slots = gpu_slots(parts[0].arm.config, place.parallel)
+    return run_in_turn(parts, search) if len(slots) == 1 else run_in_parallel(parts, slots, directory / "logs")
 
 
 def _adopt(arm: Arm, parent_run_id: str) -> Outcome | None:

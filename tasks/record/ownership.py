@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 # Prefect ends a run's process 30 s after its SIGTERM; the rest is for a slow machine.
 HANDOVER_S = 120.0
+# A worker of a pool may begin several searches of a comparison on one machine, which take turns on its GPUs.
+QUEUE_S = 7 * 24 * 3600.0
 # Another search may be downloading a model, or tokenizing a large mixture.
 CACHE_WAIT_S = 4 * 3600.0
 _LOCK = "lock"

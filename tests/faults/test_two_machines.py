@@ -117,19 +117,19 @@ def test_each_machine_is_lost_once_and_the_end_is_the_same(machines: Machines) -
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("lost", ["SIGKILL", "SIGSTOP of all", "SIGSTOP"])
-def test_a_lost_machine_is_waited_for(machines: Machines, lost: str) -> None:
+@pytest.mark.parametrize("lost", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_lost_machine_is_waited_for(machines: Machines, lost: signal.Signals) -> None:
     leader, follower = machines.lead(), machines.follow()
     machines.wait_for_step(FIRST + 5)
     whole = [follower.pid]
-    if lost == "SIGSTOP of all":
+    if lost == signal.SIGSTOP:  # killed, it takes its processes with it
         whole += [child.pid for child in psutil.Process(follower.pid).children(recursive=True)]
     for number in whole:
-        os.kill(number, signal.SIGKILL if lost == "SIGKILL" else signal.SIGSTOP)
+        os.kill(number, lost)
     while "worker interrupted; going on from its last checkpoint" not in machines.text("lead"):
         assert leader.poll() is None, machines.text("lead")
         time.sleep(0.1)
-    if lost == "SIGKILL":
+    if lost == signal.SIGKILL:
         follower.wait()
         follower = machines.follow()
     else:

@@ -21,6 +21,7 @@ from flows.compare import compare_file, compare_methods
 from tasks import training
 from tasks.commands.deploy import fill_in_run_number
 from tasks.comparison.grid import plan_grid
+from tasks.comparison.parallel import Place
 from tasks.config.identity import dump_config
 from tasks.config.loading import load_config
 from tasks.config.schema import SearchConfig
@@ -81,7 +82,7 @@ def test_a_repeated_comparison_trains_only_what_failed(
     log_sizes = {log: log.stat().st_size for log in output_root.glob("smoke-sft-*/**/*.log")}
 
     capsys.readouterr()
-    state = compare_methods(config, ("sft", "msft"), (5,), parallel=2, return_state=True)
+    state = compare_methods(config, ("sft", "msft"), (5,), place=Place(parallel=2), return_state=True)
     assert state.is_completed(), state.message
     shown = capsys.readouterr().out
     assert parents_of_searches(config) >= {state.state_details.flow_run_id}, "the process's run is a subflow"

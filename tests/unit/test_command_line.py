@@ -107,6 +107,23 @@ def test_a_follower_has_a_number_of_its_own(overrides: list[str], rank: int, tol
     assert result.exception.problems == (told,)
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--at-once", "2"], "takes effect only with --on; on this machine: --parallel"),
+        (["--on", "search-arm", "--parallel", "2"], "takes no effect with --on"),
+        (["--on", "search-arm"], "got tracking.uri a file of this machine; expected an MLflow server"),
+        (["--on", "search-arm", "--set", "tracking.uri=http://a:secret@b"], "got a password in tracking.uri"),
+    ],
+)
+@pytest.mark.parametrize("command", [["compare"], ["sweep", "--over", "seed=1,2"]])
+def test_a_place_for_searches_that_cannot_work_is_refused(command: list[str], options: list[str], told: str) -> None:
+    result = CliRunner().invoke(app, [command[0], QUICKSTART, *command[1:], *options])
+    assert isinstance(result.exception, ConfigError)
+    assert told in result.exception.problems[0]
+    assert "secret" not in str(result.exception)
+
+
 def test_the_printed_configuration_is_a_configuration(tmp_path: Path) -> None:
     printed = CliRunner().invoke(app, ["search", QUICKSTART, "--print-config"]).stdout
     (tmp_path / "printed.yaml").write_text(printed)
