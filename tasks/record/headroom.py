@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from tasks.algorithm.curves import Curve
 from tasks.algorithm.state import CheckpointKey
 
-_NUM_HALVES = 200  # random halves of the rows
-_RESAMPLES, _HALVES_EACH = 100, 10  # of the bootstrap over rows
+_AT_ONCE = 100  # random halves of the rows that are in memory together
+_CHUNKS = 2  # of halves, for the estimate
+_RESAMPLES, _HALVES_EACH = 100, 10  # of the bootstrap over rows, for its error
 _NORMAL = 1.96
 _SEED = 2603_21606  # any; fixed, so that the same rows give the same headroom
 
@@ -79,10 +80,14 @@ def measure_headroom(correct: Mapping[str, Floats]) -> Headroom:
     95 % of cases or more, with and without one.
     """
     rng, arrays = np.random.default_rng(_SEED), list(correct.values())
-    choosing, reading = _split(arrays, [np.ones((_NUM_HALVES, a.shape[1]), np.float32) for a in arrays], rng)
-    drawn = [rng.multinomial(n, np.full(n, 1 / n), _RESAMPLES) for n in (a.shape[1] for a in arrays)]
-    _, resampled = _split(arrays, [np.repeat(draw, _HALVES_EACH, axis=0).astype(np.float32) for draw in drawn], rng)
+    sizes = [array.shape[1] for array in arrays]
+    once = [np.ones((_AT_ONCE, size), np.float32) for size in sizes]
+    chunks = [_split(arrays, once, rng) for _ in range(_CHUNKS)]
+    choosing, reading = (np.concatenate(parts, axis=1) for parts in zip(*chunks, strict=True))
     estimate = float(reading.mean())
+    resampled = np.concatenate(
+        [_split(arrays, _resamples(sizes, rng), rng)[1] for _ in range(_RESAMPLES * _HALVES_EACH // _AT_ONCE)], axis=1
+    )
     error = float(resampled.mean(axis=0).reshape(_RESAMPLES, _HALVES_EACH).mean(axis=1).std(ddof=1))
     rates = np.stack([array.mean(axis=1) for array in arrays])
     naive = float(rates.max(axis=1).mean() - rates.mean(axis=0).max())
@@ -103,12 +108,18 @@ def _array(rows: Sequence[str]) -> Floats:
     return bits.reshape(len(rows), -1).astype(np.float32)
 
 
+def _resamples(sizes: Sequence[int], rng: np.random.Generator) -> list[Floats]:
+    """Return how often each row is drawn, for as many halves as fit at once, several of each resample."""
+    drawn = [rng.multinomial(size, np.full(size, 1 / size), _AT_ONCE // _HALVES_EACH) for size in sizes]
+    return [np.repeat(draw, _HALVES_EACH, axis=0).astype(np.float32) for draw in drawn]
+
+
 def _split(arrays: Sequence[Floats], weights: Sequence[Floats], rng: np.random.Generator) -> tuple[Floats, Floats]:
     """Return own best minus champion by (sub-dataset, half): on the rows that chose both, and on the others.
 
     `weights` has one (halves, rows) array a sub-dataset: how often each row counts.
     """
-    chosen = [weight * (rng.random(weight.shape) < 0.5) for weight in weights]
+    chosen = [weight * (rng.random(weight.shape, np.float32) < 0.5) for weight in weights]
     rates = np.stack([_rates(one, array.T) for one, array in zip(chosen, arrays, strict=True)])
     champion, own = rates.mean(axis=0).argmax(axis=1), rates.argmax(axis=2)  # the earliest of equal ones
     choosing, reading = [], []

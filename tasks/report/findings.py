@@ -253,6 +253,8 @@ def _few_rows(view: SearchView) -> list[str]:
 
 
 def _noisy_peaks(view: SearchView) -> list[str]:
+    if view.started.config["search"]["rule"] == "paired":  # which has tested each fall, row by row
+        return []
     doubts = {
         (told.index, name): _doubt(told.curves[name], view.metric) for told in view.rounds for name in told.exclude
     }

@@ -182,6 +182,14 @@ def test_each_point_has_its_own_control() -> None:
     assert summary.loc[("1", "msft"), "flops"] == 1e12
 
 
+def test_the_page_of_a_sweep_tells_each_point() -> None:
+    frames = {"summary": summary_frame(FINDINGS, "sft"), "differences": differences_frame(FINDINGS, "sft")}
+    rows = {name: f.astype(object).where(f.notna(), None).to_dict("records") for name, f in frames.items()}
+    page = page_of("sweep", rows, ["C"], "SFT")
+    assert "corrected by Holm for 2 comparisons" in page
+    assert f"\n| 2 | {in_markdown(PRESETS['msft'].title)} | +20.0 | +20.0 |\n" in page
+
+
 def test_plots_show_the_numbers_of_the_frames(tmp_path: Path) -> None:
     figure = plot_axis(summary_frame(FINDINGS, "sft"), "C", ["C"])
     lines = [list(container.lines[0].get_xydata().flat) for container in figure.axes[0].containers]  # type: ignore[attr-defined]
