@@ -63,6 +63,9 @@ def inspect(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=0, help="Rows of each split; default: 3, with --json all.")] = None,
     html: Annotated[str | None, typer.Option("--html", help="Write the rows as one HTML page, too.")] = None,
+    suspects: Annotated[
+        bool, typer.Option("--suspects", help="Show the train rows that their sub-dataset's peak answers otherwise.")
+    ] = False,
     overrides: Overrides = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a row on stdout.")] = False,
 ) -> None:
@@ -75,6 +78,9 @@ def inspect(
     from tasks.data.inspection import inspect_rows
 
     loaded = load_config(config, overrides or [])
+    if suspects:
+        _show_suspects(loaded, name, limit, as_json)
+        return
     rows = inspect_rows(loaded, name, split)
     splits = summarize(_printed(rows, limit) if as_json else rows, SHOWN if limit is None else limit)
     if not as_json:
@@ -82,6 +88,18 @@ def inspect(
     if html is not None:
         write_rows(splits, loaded.name, html)
         tell(f"wrote {html}")
+
+
+def _show_suspects(config: SearchConfig, name: str | None, limit: int | None, as_json: bool) -> None:
+    from tasks.commands.suspects import SHOWN, show_suspects, suspects_of
+
+    found = suspects_of(config, name)
+    if not as_json:
+        show_suspects(found, SHOWN if limit is None else limit)
+        return
+    for own, one in found.items():
+        for row in one.rows[:limit]:
+            print(json.dumps({"sub_dataset": own, **row.model_dump()}, ensure_ascii=False))
 
 
 def _printed(rows: Iterable[InspectedRow], limit: int | None) -> Iterator[InspectedRow]:

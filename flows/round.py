@@ -12,6 +12,7 @@ from tasks.record.journal import History
 from tasks.report.prefect_artifacts import round_run_name
 from tasks.reporting import report_round
 from tasks.rollback import roll_back
+from tasks.suspects import find_suspects
 from tasks.training import register_checkpoints, train_rollout
 
 
@@ -24,6 +25,8 @@ def search_round(
     rollout = train_rollout(search, mixture, history.state, start)
     checkpoints = register_checkpoints(search.ref, mixture, rollout)
     curves = evaluate_checkpoints(search, checkpoints, start)
+    if search.config.evaluation.suspects:
+        curves = find_suspects(search, history, curves, checkpoints)
     decided = decide_pruning(search.config, history, mixture, rollout, curves)
     history = record_decision(search.ref, history, decided)
     report_round(search.ref, history)

@@ -20,6 +20,7 @@ from tasks.contracts import (
     ScoreSpec,
     ScoreSplit,
     SearchRun,
+    SubDatasetRef,
     SubDatasetScore,
 )
 from tasks.errors import EmptyCurveError
@@ -180,6 +181,18 @@ def score_spec(search: SearchRun, requests: Sequence[ScoreRequest], directory: P
         output_directory=str(directory),
         hidden_states=hidden_states_folder(config, inputs),
     )
+
+
+def answer_spec(
+    search: SearchRun, requests: Sequence[ScoreRequest], parts: Sequence[SubDatasetRef], directory: Path
+) -> ScoreSpec:
+    """Return the spec of answering the train rows of sub-datasets, each at the checkpoint that a request names."""
+    splits = tuple(
+        ScoreSplit(name=part.name, metric=part.metric, max_new_tokens=part.max_new_tokens, split=part.train)
+        for part in parts
+    )
+    update = {"splits": splits, "keeps_answers": True, "hidden_states": None}  # which are kept for training's passes
+    return score_spec(search, requests, directory).model_copy(update=update)
 
 
 def _holds_scores(directory: Path, request: ScoreRequest) -> bool:

@@ -84,8 +84,8 @@ def frames_of(view: SearchView) -> dict[str, pd.DataFrame]:
     }
     if view.history.soup is not None:
         frames["soup"] = pd.DataFrame(trials_of(view.history.soup))
-    headroom = headroom_frame(view)
-    return frames if headroom.empty else {**frames, "headroom": headroom}
+    optional = {"headroom": headroom_frame(view), "suspects": suspects_frame(view)}
+    return frames | {name: frame for name, frame in optional.items() if not frame.empty}
 
 
 def _write_files(search: SearchRef, view: SearchView, frames: Mapping[str, pd.DataFrame]) -> None:
@@ -164,6 +164,16 @@ def headroom_frame(view: SearchView) -> pd.DataFrame:
             own = [{"sub_dataset": name, "headroom": value} for name, value in found.by_sub_dataset.items()]
             bounds = {name: getattr(found, name) for name in ("error", "low", "high", "naive")}
             rows += [at | row for row in [*own, {"sub_dataset": "mean", "headroom": found.estimate} | bounds]]
+    return pd.DataFrame(rows)
+
+
+def suspects_frame(view: SearchView) -> pd.DataFrame:
+    """Return one row a suspect train row, in the mixture's order, those of the largest loss first."""
+    rows = [
+        {"sub_dataset": name, **row.model_dump(), "peak_round": one.key.round, "peak_step": one.key.step}
+        for name, one in view.suspects.items()
+        for row in one.rows
+    ]
     return pd.DataFrame(rows)
 
 

@@ -22,10 +22,14 @@ _FRACTION = re.compile(r"(?:(\d+)\+)?(\d+)/(\d+)")
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model answers to a row: the text that it generates, or the choice that is most likely."""
+    """What a model answers to a row: the text that it generates, or the choice that is most likely.
+
+    `loss` is that of the label, in nats per completion token, where it was measured beside the answer.
+    """
 
     text: str
     is_correct: bool
+    loss: float | None = None
 
 
 def number_in(text: str) -> Decimal | None:

@@ -60,6 +60,7 @@ def identity_in(dumped: Mapping[str, Any]) -> dict[str, Any]:
         kept["model"].pop("chat_template", None)
     if kept["training"].get("trainable_layers") == "all":
         kept["training"].pop("trainable_layers")
+    kept["evaluation"].pop("suspects", None)  # changes no decision
     search = dict(kept.get("search", {}))
     if search.get("champion") == "best":  # so it was before there was a choice
         del search["champion"]

@@ -201,6 +201,11 @@ class EvaluationConfig(Settings):
     selection: Literal["accuracy", "loss"] = Field(
         "accuracy", description="Score of curves, exclusions and the champion."
     )
+    suspects: bool = Field(
+        False,
+        description="List the train rows that the checkpoint at their sub-dataset's peak answers otherwise than "
+        "labelled; costs answering the train rows at each round's new peaks, and changes no decision.",
+    )
 
 
 class TrackingConfig(Settings):

@@ -87,6 +87,8 @@ class _CostModel:
         self._num_rows = sum(part.train.num_rows for part in parts)
         self._per_row = {p.name: training_cost(p.train) * (1 / p.train.num_rows) for p in parts}
         self._scoring = {p.name: scoring_cost(p.validation, p.metric, p.max_new_tokens) for p in parts}
+        answered = [p for p in parts if config.evaluation.suspects and p.metric != "loss"]
+        self._answers = [scoring_cost(p.train, p.metric, p.max_new_tokens) for p in answered]
 
     def cost_of(self, mixtures: Sequence[MixturePlan], bound: Bound) -> SearchCost:
         """Return the cost of a search with these mixtures; `bound` selects how much text scoring generates."""
@@ -101,6 +103,8 @@ class _CostModel:
         num_checkpoints = 1 + num_trained  # the base model is scored too
         num_scored = num_checkpoints + (num_checkpoints - 1 if self._averages else 0)  # all but the best are tried
         evaluation = reduce(add, costs.values(), NOTHING) * num_scored
+        num_answered = {"least": 0, "expected": 1, "most": len(mixtures)}[bound]  # times that a peak is new
+        answers: RowCost = reduce(add, (getattr(one, bound) for one in self._answers), NOTHING) * num_answered
         tested = [costs[p.name] * (p.num_test_rows / p.validation.num_rows) for p in self._parts]
         num_examples = sum(mixture.num_rows for mixture in mixtures)
         return SearchCost(
@@ -111,8 +115,8 @@ class _CostModel:
             num_checkpoints=num_checkpoints,
             training_tokens=training.num_tokens,
             training_flops=self._training_flops(training) + self._look_ahead_flops(mixtures) + self._once,
-            evaluation_tokens=evaluation.num_tokens,
-            evaluation_flops=self._scoring_flops(costs, num_scored),
+            evaluation_tokens=evaluation.num_tokens + answers.num_tokens,
+            evaluation_flops=self._scoring_flops(costs, num_scored) + answers.forward_flops(self.size.shape),
             test_flops=reduce(add, tested, NOTHING).forward_flops(self.size.shape),
             bytes_written=self._bytes_of(num_trained, num_untrained=1),
             disk_bytes=self._disk_bytes(mixtures),

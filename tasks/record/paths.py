@@ -22,6 +22,7 @@ REPORT = "report"
 ROUNDS = "rounds"
 SCORES = "scores"
 ANSWERS = "answers.json"
+SUSPECTS = "suspects.json"
 BASE = CheckpointKey(0, 0)  # of the base model, before any step
 ROLLOUT_SPEC = "rollout_spec.json"
 ROLLOUT_RESULT = "rollout_result.json"

@@ -16,6 +16,7 @@ from tasks.record.headroom import Headroom, headroom_of
 from tasks.record.journal import History, read_history
 from tasks.record.paths import round_directory
 from tasks.record.plan import Comparison, compare_with_plan, read_plan
+from tasks.record.suspects import Suspects, read_suspects
 
 FULL_EPOCHS = "full-mixture epochs"
 ROWS = "training rows"
@@ -104,6 +105,7 @@ class SearchView:
         accepted_changes: accepted changes of the numerical environment, in words.
         round_under_way: a round that has begun and is not decided.
         plan: the plan against the actual work; empty without a plan or a decided round.
+        suspects: suspect train rows by sub-dataset, at its best peak so far; empty where none were looked for.
     """
 
     history: History
@@ -113,6 +115,7 @@ class SearchView:
     accepted_changes: tuple[str, ...]
     round_under_way: int | None
     plan: tuple[Comparison, ...]
+    suspects: Mapping[str, Suspects]
 
     @property
     def started(self) -> SearchStarted:
@@ -235,6 +238,7 @@ def view_of(history: History, directory: str) -> SearchView:
         ),
         round_under_way=under_way if has_begun else None,
         plan=tuple(compare_with_plan(plan, history.rounds, history.soup)) if plan and history.rounds else (),
+        suspects=read_suspects(directory),
     )
 
 

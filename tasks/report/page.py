@@ -17,7 +17,7 @@ from tasks.report import words
 from tasks.report.charts import checkpoint_tree, mean_chart, sub_dataset_chart, svg_of
 from tasks.report.findings import is_champion_discarded, outcome_of, remarks, score_rows, standing, state_of, verdict
 from tasks.report.soup import champion_name, soup_table
-from tasks.report.tables import in_markdown, mean_of, plan_table
+from tasks.report.tables import in_markdown, mean_of, plan_table, suspects_table
 from tasks.runtime.files import write_file
 
 
@@ -78,6 +78,7 @@ def _contents(view: SearchView) -> dict[str, Any]:
         "is_champion_discarded": is_champion_discarded(view),
         "champion_name": champion_name(view.champion.checkpoint, view.soup) if view.champion is not None else "",
         "soup": soup_table(view, view.history.soup),
+        "suspects": suspects_table(view),
         "costs": flops_shares(view),
         "plan": plan_table(view.plan).rows,
         "mixture": {name: [told.shares.get(name) for told in view.rounds] for name in view.names},

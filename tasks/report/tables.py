@@ -15,6 +15,7 @@ from tasks.algorithm.curves import Verdict
 from tasks.contracts import CheckpointScores, SubDatasetScore
 from tasks.planning.pricing import Price
 from tasks.record.plan import BOUNDS, Comparison, Plan
+from tasks.record.suspects import Suspects
 from tasks.record.view import Metric, Score, SearchView
 from tasks.report import words
 
@@ -171,6 +172,19 @@ def cost_table(lines: Iterable[LedgerLine]) -> Table:
         for line in lines
     ]
     return Table((*names("work"), *numbers("tokens", "rows", "FLOPs", "seconds", "written")), rows)
+
+
+def suspects_table(view: SearchView) -> Table:
+    """Return a row for each sub-dataset: how many of its train rows its peak answers otherwise than labelled."""
+    rows = [
+        (name, words.checkpoint(one.key), f"{one.num_rows:,}", f"{len(one.rows):,}", words.share(_part(one)))
+        for name, one in view.suspects.items()
+    ]
+    return Table((*names("sub-dataset", "its peak"), *numbers("train rows", "suspect", "of them")), rows)
+
+
+def _part(one: Suspects) -> float:
+    return len(one.rows) / max(1, one.num_rows)
 
 
 def facts_table(facts: Mapping[str, Mapping[str, SplitFacts]]) -> Table:

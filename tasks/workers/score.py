@@ -45,8 +45,8 @@ def score(spec_path: Path) -> None:
     with open_scorer(spec) as scorer:
         scorer.answers = {} if spec.keeps_answers else None
         for request in spec.requests:
-            if (output / score_file_of(request.key)).exists():
-                continue  # scored before this worker was preempted
+            if (output / score_file_of(request.key)).exists() and not spec.keeps_answers:
+                continue  # scored before this worker was preempted; answers are written at the end, all together
             _wait_for(Path(request.directory))
             if spec.export_directory is None:
                 _load_scored(scorer.model, Path(request.directory))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -207,7 +207,10 @@ class Scorer:
 
     def _score(self, split: ScoreSplit, results: Sequence[RowPasses], answers: Sequence[Answer]) -> SubDatasetScore:
         if self.answers is not None:
-            self.answers[split.name] = list(answers)
+            self.answers[split.name] = [
+                replace(answer, loss=result.loss_sum / result.num_labels)
+                for answer, result in zip(answers, results, strict=False)  # no answers for the metric `loss`
+            ]
         correct = [answer.is_correct for answer in answers]
         return SubDatasetScore(
             sub_dataset=split.name,

@@ -25,6 +25,7 @@ from tasks.evaluation import curves_of
 from tasks.record.events import EnvironmentChanged, of_kind, rounds_of
 from tasks.record.journal import read_events
 from tasks.record.ownership import own_directory
+from tasks.record.view import read_view
 from tasks.registry.checkpoints import find_checkpoint
 from tasks.rollback import find_whole
 from tests.integration.conftest import HUB_TOKEN
@@ -158,12 +159,13 @@ def test_of_its_checkpoints_a_finished_search_keeps_the_champion(searched: Any) 
 def test_a_search_interrupted_in_every_stage_ends_the_same(
     searched: Any, smoke: dict[str, Any], output_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stages fail once each, at their end, when their work is done but not handed on."""
+    """Stages fail once each, at their end, when their work is done but not handed on; suspect rows change nothing."""
     import flows.round as round_module
 
-    config = SearchConfig.model_validate(smoke | {"output_root": str(output_root)})
+    evaluation = {**smoke["evaluation"], "suspects": True}
+    config = SearchConfig.model_validate(smoke | {"output_root": str(output_root), "evaluation": evaluation})
     stages = ["build_mixture", "train_rollout", "register_checkpoints"]
-    stages += ["evaluate_checkpoints", "decide_pruning", "roll_back"]
+    stages += ["evaluate_checkpoints", "find_suspects", "decide_pruning", "roll_back"]
     for stage in stages:
         original = getattr(round_module, stage)
 
@@ -181,6 +183,11 @@ def test_a_search_interrupted_in_every_stage_ends_the_same(
     assert result.validation.scores == undisturbed.validation.scores
     here, there = (Path(d, "model.safetensors").read_bytes() for d in (result.directory, undisturbed.directory))
     assert here == there
+    suspects = pd.read_csv(directory_of(config) / "report" / "suspects.csv")
+    assert set(suspects["sub_dataset"]) == {"max", "cmp", "roman"}
+    assert (suspects["label"].str.strip() != suspects["answer"].str.strip()).all()
+    both = [read_view(str(directory_of(one))).totals["evaluation"].num_tokens for one in (config, undisturbed_config)]
+    assert both[0] > both[1], "answering train rows is counted"
 
 
 def reference_to(config: SearchConfig, directory: Path) -> SearchRef:

@@ -80,6 +80,9 @@ VALUES = {
         *("search.rule=paired", "evaluation.selection=loss"),
         says="search.rule=paired compares right and wrong rows; got evaluation.selection=loss, expected accuracy",
     ),
+    "value: suspects that are no truth value": _set(
+        "evaluation.suspects=maybe", says="evaluation.suspects (--set): got 'maybe'; expected true or false"
+    ),
     "value: persist beside paired rows": _set(
         *("search.method=forward", "search.rule=paired", "search.options={persist: 3}"),
         says="options.persist takes no effect with rule=paired; leave one of them out",
