@@ -14,6 +14,7 @@ from tasks.freezing import compute_frozen_layers
 from tasks.opening import check_for_drift, mark_failed_on_error, open_search, reference_to
 from tasks.preparation import prepare_inputs
 from tasks.record.ownership import HANDOVER_S, QUEUE_S, own_cache, own_directory, own_gpus
+from tasks.relabelling import relabelled, relabelled_splits
 from tasks.report.prefect_artifacts import log_to_run_page, search_run_name
 from tasks.reporting import report_round, write_report
 from tasks.rollback import roll_back
@@ -82,7 +83,8 @@ def _search(
             search, history = open_search(search, parent_run_id)
             report_round(search.ref, history)
             if inputs.model.trainable_layers is not None and not history.state.is_finished:
-                compute_frozen_layers(search)
+                compute_frozen_layers(search, relabelled_splits(search.ref, history))
+            history = relabelled(search, history)
             start = None if history.state.is_finished else roll_back(search.ref, history.state, config.search.champion)
             while not history.state.is_finished:
                 history, start = search_round(search, history, start)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
-from tasks.contracts import SearchRun
+from tasks.contracts import SearchRun, SplitRef
 from tasks.data.hidden_cache import TRAIN, HiddenStatesSpec, states_folder
 from tasks.planning.hidden_cache import hidden_states_bytes, hidden_states_folder, hidden_states_spec
 from tasks.record.ownership import own_cache
@@ -20,8 +21,11 @@ logger = logging.getLogger(__name__)
 
 @stage("compute frozen layers")
 @span("frozen layers")
-def compute_frozen_layers(search: SearchRun) -> None:
+def compute_frozen_layers(search: SearchRun, relabelled: Mapping[str, SplitRef | None]) -> None:
     """Let a worker compute the hidden states that no search has kept in the cache of `output_root`.
+
+    Args:
+        relabelled: further rows that are trained, by sub-dataset.
 
     Raises:
         WorkerError: the model cannot be cut, or the disk is full.
@@ -32,6 +36,7 @@ def compute_frozen_layers(search: SearchRun) -> None:
         logger.info(f"outputs of the frozen layers, {size}: computed in every pass; training.hidden_cache_gb is below")
         return
     spec = hidden_states_spec(search.config, search.inputs, folder)
+    spec = spec.model_copy(update={"trained": (*spec.trained, *(one for one in relabelled.values() if one))})
     with own_cache(search.config):
         if all(path.exists() for path in _folders(spec)):
             return

@@ -9,8 +9,8 @@ from tasks.algorithm.curves import Curve, MetricPoint, choose_champion, mean_sco
 from tasks.algorithm.mixture import stop_reason_of
 from tasks.algorithm.strategy import RoundReport
 from tasks.config.schema import SearchConfig
-from tasks.contracts import Mixture, RolloutResult, RoundCurves, SearchRef
-from tasks.record.events import CheckpointSize, RoundDecided
+from tasks.contracts import EvaluationCost, Mixture, RolloutResult, RoundCurves, SearchRef
+from tasks.record.events import CheckpointSize, RoundDecided, RowsRelabelled, of_kind, total_cost
 from tasks.record.journal import History, append_event
 from tasks.record.paths import round_directory
 from tasks.record.rollout import read_restarts
@@ -43,7 +43,7 @@ def decide_pruning(
         examples=examples,
         checkpoints=tuple(CheckpointSize(key=c.key, num_bytes=c.num_bytes) for c in rollout.checkpoints),
         intervals=rollout.intervals,
-        evaluation=curves.cost,
+        evaluation=total_cost([curves.cost, *_relabelling_costs(history)]),
         restarts=(),
         decision=decision,
         scores_at_target={c.sub_dataset: c.at(decision.roll_back_to).score for c in curves.curves},
@@ -68,6 +68,11 @@ def with_known_rows(curves: tuple[Curve, ...], previous: Sequence[RoundReport]) 
     return tuple(
         Curve(curve.sub_dataset, tuple(filled(curve.sub_dataset, point) for point in curve.points)) for curve in curves
     )
+
+
+def _relabelling_costs(history: History) -> list[EvaluationCost]:
+    events = of_kind(history.events, RowsRelabelled)
+    return [event.cost for event in events if event.round == history.state.round]
 
 
 def record_decision(search: SearchRef, history: History, decided: RoundDecided) -> History:

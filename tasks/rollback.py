@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 from prefect.runtime import task_run
@@ -36,7 +37,8 @@ def roll_back(search: SearchRef, state: SearchState, champion: str = "best") -> 
 
     MLflow is asked for both. The files are compared with their hashes before anything is built on them. Of the
     finished rounds, all checkpoints but this one and the champion's weights are deleted from the disk; MLflow keeps
-    their scores. Of those that a `champion` by the name of "soup" may average, the weights stay.
+    their scores. Of those that a `champion` by the name of "soup" may average, and of `state.kept`,
+    the weights stay.
 
     Raises:
         CheckpointNotFoundError: MLflow holds no READY checkpoint of this key.
@@ -46,9 +48,8 @@ def roll_back(search: SearchRef, state: SearchState, champion: str = "best") -> 
         return None
     assert state.champion is not None
     checkpoint = find_whole(search, find_checkpoint(search, state.checkpoint))
-    remove_unneeded(
-        search, state.round, state.champion.checkpoint, start=state.checkpoint, keeps_weights=champion == "soup"
-    )
+    kept = {state.champion.checkpoint, *state.kept}
+    remove_unneeded(search, state.round, kept, start=state.checkpoint, keeps_weights=champion == "soup")
     return checkpoint
 
 
@@ -71,29 +72,29 @@ def find_whole(search: SearchRef, checkpoint: RegisteredCheckpoint, *, with_stat
 def keep_the_champion(search: SearchRef, state: SearchState) -> None:
     """Delete all checkpoints but the champion's weights from the disk of a search that is over."""
     assert state.champion is not None
-    remove_unneeded(search, state.round, state.champion.checkpoint, start=None)
+    remove_unneeded(search, state.round, {state.champion.checkpoint}, start=None)
 
 
 def remove_unneeded(
     search: SearchRef,
     num_decided: int,
-    champion: CheckpointKey,
+    kept: Collection[CheckpointKey],
     start: CheckpointKey | None,
     *,
     keeps_weights: bool = False,
 ) -> None:
-    """Delete the checkpoints of the first `num_decided` rounds, except `start` and the champion's weights.
+    """Delete the checkpoints of the first `num_decided` rounds, except `start` and the weights of those in `kept`.
 
     Args:
         keeps_weights: keep the weights of all.
     """
-    whole, best = (_path_of(search, key) for key in (start, champion))
+    whole, held = _path_of(search, start), [_path_of(search, key) for key in kept]
     deleted: list[str] = []
     freed = 0
     for rollout in round_directories(search.directory):
         if int(rollout.name) >= num_decided:
             continue  # a roll-out under way
-        scored = [best, *(published_checkpoints(rollout) if keeps_weights else [])]
+        scored = [*held, *(published_checkpoints(rollout) if keeps_weights else [])]
         for directory in checkpoints_and_remains(rollout):
             if directory in scored and directory != whole:
                 drop_state(directory)

@@ -7,7 +7,7 @@ from itertools import takewhile
 
 from tasks.algorithm.curves import Curve, ExclusionRule, MetricPoint, Verdict, told_fall
 from tasks.algorithm.state import CheckpointKey
-from tasks.algorithm.strategy import Decision, Opening, Rehearse, RoundReport, draw_random_control, rehearsed
+from tasks.algorithm.strategy import Decision, Opening, Rehearse, RoundReport, draw_random_control, peaks_of, rehearsed
 
 _DIGITS = 12  # as in curves.py
 _UNTESTED = ExclusionRule(literal=False, min_delta=0.0)
@@ -25,7 +25,8 @@ class Forward:
         loss_guard: minimum final validation loss, as a share above its minimum; a noisy accuracy alone excludes
             nothing (measured: +3.5 with the guard, +2.2 without, over SFT with averaged weights).
         rehearsal: factor on the share at which excluded sub-datasets stay in the mixture.
-        rehearse: rows to rehearse; "correct": those that the model answers as labelled when a round begins.
+        rehearse: rows to rehearse; "correct": those that the model answers as labelled when a round begins;
+            "relabelled": all, with the answers of the sub-dataset's best checkpoint since it was last admitted.
         readmit_drop: drop below the score at its exclusion at which a sub-dataset returns; None: never.
         random_seed: random control: as many leave at the same times, drawn at random; None: those that overfit.
         rule: of it only `level` counts: the paired test in place of `min_delta` and `persist`.
@@ -57,12 +58,16 @@ class Forward:
             name for name, spell in spells.items() if name not in report.active and self._is_forgotten(report, spell)
         )
         active = (set(report.active) - set(leaving)) | set(returning)
+        relabels = self.rehearse == "relabelled"
+        staying = [name for name in report.active if name in active] if relabels else []
         return Decision(
             report.last,
             self._reason(spells, leaving, returning),
             exclude=leaving,
             include=returning,
             weights=rehearsed(report, active, self.rehearsal),
+            relabel=peaks_of(spells.values(), leaving) if relabels and leaving else None,
+            keep=tuple(sorted(set(peaks_of(spells.values(), staying).values()))),
             verdicts=tuple(self._verdict(spell, report, leaving, returning) for spell in spells.values()),
         )
 

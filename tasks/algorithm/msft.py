@@ -15,6 +15,7 @@ from tasks.algorithm.strategy import (
     RoundReport,
     along_the_path,
     draw_random_control,
+    peaks_of,
     rehearsed,
 )
 
@@ -25,7 +26,8 @@ class Msft:
 
     Attributes:
         rehearsal: factor on the share at which excluded sub-datasets stay in the mixture (paper: 0).
-        rehearse: rows to rehearse; "correct": those that the checkpoint rolled back to answers as labelled.
+        rehearse: rows to rehearse; "correct": those that the checkpoint rolled back to answers as labelled;
+            "relabelled": all, with the answers of the sub-dataset's best checkpoint in this roll-out.
         loss_guard: minimum final loss, as a share above its minimum, of an overfitting sub-dataset; None: score only.
         peak_window: where peaks are searched: "round", this roll-out; "path", the whole accepted path, which also
             shows a small loss in each roll-out. The rollback goes to the best point of this roll-out.
@@ -76,6 +78,7 @@ class Msft:
             exclude=names,
             optimizer=self.optimizer_on_rollback,
             weights=rehearsed(report, set(report.active) - set(names), self.rehearsal),
+            relabel=peaks_of(report.curves, names) if self.rehearse == "relabelled" else None,
             reason=self._reason_to_exclude(leaving, active, report, target) + note,
             verdicts=verdicts,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ class SearchState:
         checkpoint: where the next roll-out starts; None means the base model.
         optimizer: "restore" the optimizer's state with the weights for the next roll-out, or "reset" it.
         weights: factor on the share of each named sub-dataset, also of excluded ones; None: no change.
+        relabelled: checkpoint of each excluded sub-dataset whose rows are rehearsed with that checkpoint's answers.
+        kept: checkpoints that a later decision may give there.
         rollout_epochs: length of the next roll-out in epochs of its mixture; None: C.
         spent_examples: training examples consumed so far, including discarded ones.
         champion: best checkpoint ever published; None before the first evaluation.
@@ -65,6 +67,8 @@ class SearchState:
     checkpoint: CheckpointKey | None = None
     optimizer: str = "restore"
     weights: Mapping[str, float] | None = None
+    relabelled: Mapping[str, CheckpointKey] = field(default_factory=dict)
+    kept: tuple[CheckpointKey, ...] = ()
     rollout_epochs: float | None = None
     spent_examples: int = 0
     champion: Champion | None = None
@@ -86,6 +90,7 @@ class SearchState:
         target = decision.roll_back_to
         kept = (set(self.active) - set(decision.exclude)) | set(decision.include)
         stays_excluded = tuple(e for e in self.excluded if e.sub_dataset not in decision.include)
+        stay_relabelled = {name: key for name, key in self.relabelled.items() if name not in decision.include}
         newly_excluded = tuple(
             Exclusion(name, self.round, target, decided.scores_at_target[name]) for name in decision.exclude
         )
@@ -97,6 +102,8 @@ class SearchState:
             checkpoint=target,
             optimizer=decision.optimizer,
             weights=decision.weights,
+            relabelled=stay_relabelled | dict(decision.relabel or {}),
+            kept=decision.keep,
             rollout_epochs=decision.rollout_epochs,
             spent_examples=self.spent_examples + decided.examples,
             champion=decided.champion,

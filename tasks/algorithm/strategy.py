@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import Literal, Protocol
@@ -11,7 +11,7 @@ from tasks.algorithm.curves import Curve, Verdict
 from tasks.algorithm.state import CheckpointKey
 
 OptimizerAction = Literal["restore", "reset"]
-Rehearse = Literal["all", "correct"]
+Rehearse = Literal["all", "correct", "relabelled"]
 PeakWindow = Literal["round", "path"]
 
 
@@ -67,6 +67,8 @@ class Decision:
         optimizer: restore the optimizer's state with the weights, or reset it.
         weights: factor on the share of each named sub-dataset, also of excluded ones (rehearsal); otherwise 1
             for active and 0 for excluded ones.
+        relabel: checkpoint of each sub-dataset whose rows are rehearsed with that checkpoint's answers from now on.
+        keep: checkpoints that a later decision may name there.
         rollout_epochs: length of the next roll-out in epochs of its mixture; None: C.
         stop: why the strategy ends the search; empty: it continues.
         reason: the decision in words.
@@ -79,6 +81,8 @@ class Decision:
     include: tuple[str, ...] = ()
     optimizer: OptimizerAction = "restore"
     weights: Mapping[str, float] | None = None
+    relabel: Mapping[str, CheckpointKey] | None = None
+    keep: tuple[CheckpointKey, ...] = ()
     rollout_epochs: float | None = None
     stop: str = ""
     verdicts: tuple[Verdict, ...] = field(default=())
@@ -100,6 +104,11 @@ def rehearsed(report: RoundReport, active: Collection[str], factor: float) -> di
     """Return the weights that keep all sub-datasets outside `active` at `factor` of their shares."""
     names = [curve.sub_dataset for curve in report.curves if curve.sub_dataset not in active]
     return dict.fromkeys(names, factor) if names and factor > 0 else None
+
+
+def peaks_of(curves: Iterable[Curve], names: Collection[str]) -> dict[str, CheckpointKey]:
+    """Return the checkpoint of the best point of each named curve."""
+    return {curve.sub_dataset: curve.peak.checkpoint for curve in curves if curve.sub_dataset in names}
 
 
 def along_the_path(report: RoundReport) -> tuple[Curve, ...]:

@@ -38,6 +38,11 @@ Number = Annotated[float, WrapValidator(_as_written)]
 _RANDOM_SEED = (
     "A control: as many sub-datasets leave, at the same times, but drawn at random. null: those that overfit."
 )
+_RELABELLED = (
+    " relabelled: all, with the answers of its peak's checkpoint in place of their labels, at half of their share "
+    "(rehearsal 0.5) unless that is given. Of rows whose answer is generated, those answered as labelled."
+)
+_RELABELLED_SHARE = 0.5
 # Options and values of before 0.2 with those of today.
 _RENAMED: dict[tuple[str, Any], tuple[str, Any]] = {
     ("memory", True): ("peak_window", "path"),
@@ -67,7 +72,17 @@ class Options(Settings):
     @model_validator(mode="before")
     @classmethod
     def _take_old_names(cls, raw: Any) -> Any:
-        return rename_options(raw) if isinstance(raw, Mapping) else raw
+        if not isinstance(raw, Mapping):
+            return raw
+        named = rename_options(raw)
+        relabels = named.get("rehearse") == "relabelled" and "rehearsal" in cls.model_fields
+        return {"rehearsal": _RELABELLED_SHARE, **named} if relabels else named
+
+    @model_validator(mode="after")
+    def _rehearse_takes_effect(self) -> Options:
+        if getattr(self, "rehearse", None) == "relabelled" and getattr(self, "rehearsal", 1) == 0:
+            raise ValueError("rehearse=relabelled takes no effect with rehearsal=0; leave one of them out")
+        return self
 
     @model_serializer
     def _given(self) -> dict[str, Any]:
@@ -84,7 +99,8 @@ class MsftOptions(Options):
     )
     rehearse: Rehearse = Field(
         Msft.rehearse,
-        description="Which of their rows: all, or those that the checkpoint rolled back to answers as labelled.",
+        description="Which of their rows. correct: those that the checkpoint rolled back to answers as labelled."
+        + _RELABELLED,
     )
     loss_guard: Number | None = Field(
         Msft.loss_guard,
@@ -120,7 +136,8 @@ class ForwardOptions(Options):
     )
     rehearse: Rehearse = Field(
         Forward.rehearse,
-        description="Which of their rows: all, or those that the model answers as labelled when a round begins.",
+        description="Which of their rows. correct: those that the model answers as labelled when a round begins."
+        + _RELABELLED,
     )
     readmit_drop: Number | None = Field(
         Forward.readmit_drop,

@@ -122,6 +122,18 @@ PRESETS: Mapping[str, Preset] = {
             "search.options": {**_ANSWERED, "peak_window": "path"},
         },
     ),
+    "msft_relabelled": Preset(
+        "mSFT+ with memory, relabelled",
+        "msft_memory; the excluded stay at half of their share, with the answers of their peak's checkpoint",
+        "msft",
+        {**_OFTEN_EMA, "search.options": {"rehearse": "relabelled", "loss_guard": 0.05, "peak_window": "path"}},
+    ),
+    "forward_relabelled": Preset(
+        "Forward search + EMA, relabelled",
+        "forward_ema; the excluded stay at half of their share, with the answers of their peak's checkpoint",
+        "forward",
+        {**_OFTEN_EMA, "search.options": {"rehearse": "relabelled"}},
+    ),
     "msft_plus_random": Preset(
         "mSFT+, random control",
         "control of msft_plus: as many leave, drawn at random",

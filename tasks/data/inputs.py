@@ -17,6 +17,7 @@ from tasks.data.encoder import Encoder, make_encoder
 from tasks.data.examples import Example, fingerprint
 from tasks.data.leaks import comparable, shared_texts
 from tasks.data.problems import Problems
+from tasks.data.relabelling import check_answered
 from tasks.data.sources import SPLITS, known_form, read_splits, train_source
 from tasks.data.tokenization import longest_completion, read_tokenized, tokenize_split
 from tasks.errors import ConfigError, DataError, ModelError, SplitOverlapError
@@ -139,7 +140,10 @@ def _prepare(config: SearchConfig, sub_dataset: SubDatasetConfig, splits: Splits
     metric = _metric_of(config, sub_dataset, splits["validation"])
     if metric in ("exact_match", "numeric") and encoder.tokenizer.eos_token_id is None:
         raise _without_end(encoder, name, metric)
-    for split in ("validation", "test"):
+    relabels = config.search.options.model_dump().get("rehearse") == "relabelled"
+    if relabels:
+        check_answered(name, metric)
+    for split in ("validation", "test", *(("train",) if relabels else ())):
         _check_scorable(name, metric, split, splits.get(split, ()))
     refs = {split: _tokenize(config, encoder, name, split, rows) for split, rows in splits.items()}
     answers = {split: _answers(metric, refs[split], splits[split]) for split in SPLITS if split in splits}

@@ -135,6 +135,19 @@ def _publish(rows: Iterator[dict[str, Any]], directory: Path, texts: str) -> Non
     publish_folder(directory, write, "a tokenized split")
 
 
+def publish_rows(rows: Iterator[dict[str, Any]], directory: Path, texts: str) -> SplitRef:
+    """Return rows, with their columns and `notes`, as a tokenized split in `directory`; one that is there stays.
+
+    Args:
+        texts: fingerprint of the rows.
+    """
+    if not (directory / "split.json").is_file():
+        _publish(rows, directory, texts)
+    meta: dict[str, Any] = json.loads((directory / "split.json").read_text())
+    del meta["notes"]
+    return SplitRef(directory=str(directory.resolve()), **meta)
+
+
 def longest_completion(split: SplitRef) -> int:
     """Return the most tokens of a completion of the split, its end included."""
     import datasets

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tasks.algorithm.costs import RowCost
 from tasks.config.schema import SearchConfig
-from tasks.contracts import Inputs, ScoreSplit
+from tasks.contracts import Inputs, ScoreSplit, SplitRef
 from tasks.data.hidden_cache import HiddenStatesSpec, cache_folder
 from tasks.data.model_size import measure_model
 from tasks.planning.row_costs import NOTHING, scoring_cost, training_cost
@@ -43,6 +43,13 @@ def hidden_states_flops(config: SearchConfig, inputs: Inputs) -> float:
     if not keeps_hidden_states(config, inputs):
         return 0.0
     return hidden_states_cost(inputs).forward_flops(measure_model(inputs.model).shape.frozen)
+
+
+def added_flops(config: SearchConfig, inputs: Inputs, split: SplitRef) -> float:
+    """Return the FLOPs of computing them for the rows of one more train split; 0 where they are not kept."""
+    if not keeps_hidden_states(config, inputs):
+        return 0.0
+    return training_cost(split).forward_flops(measure_model(inputs.model).shape.frozen)
 
 
 def hidden_states_folder(config: SearchConfig, inputs: Inputs) -> str | None:

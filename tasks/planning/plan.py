@@ -83,6 +83,7 @@ class _CostModel:
         self.size = measure_model(inputs.model)
         self._from_cache = keeps_hidden_states(config, inputs)
         self._once = hidden_states_flops(config, inputs)
+        self._relabels = config.search.options.model_dump().get("rehearse") == "relabelled"
         self._parts = parts
         self._num_rows = sum(part.train.num_rows for part in parts)
         self._per_row = {p.name: training_cost(p.train) * (1 / p.train.num_rows) for p in parts}
@@ -105,6 +106,7 @@ class _CostModel:
         evaluation = reduce(add, costs.values(), NOTHING) * num_scored
         num_answered = {"least": 0, "expected": 1, "most": len(mixtures)}[bound]  # times that a peak is new
         answers: RowCost = reduce(add, (getattr(one, bound) for one in self._answers), NOTHING) * num_answered
+        answers += self._relabelling(bound)
         tested = [costs[p.name] * (p.num_test_rows / p.validation.num_rows) for p in self._parts]
         num_examples = sum(mixture.num_rows for mixture in mixtures)
         return SearchCost(
@@ -121,6 +123,13 @@ class _CostModel:
             bytes_written=self._bytes_of(num_trained, num_untrained=1),
             disk_bytes=self._disk_bytes(mixtures),
         )
+
+    def _relabelling(self, bound: Bound) -> RowCost:
+        """Return the work of answering all train rows once, as if each sub-dataset left; none at least."""
+        if not self._relabels or bound == "least":
+            return NOTHING
+        costs = [getattr(scoring_cost(p.train, p.metric, p.max_new_tokens), bound) for p in self._parts]
+        return reduce(add, costs, NOTHING)
 
     def _look_ahead_flops(self, mixtures: Sequence[MixturePlan]) -> float:
         """Return the FLOPs of DynamixSFT's look-aheads: for each update, a step and a loss on a batch of each part."""

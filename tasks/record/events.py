@@ -15,7 +15,7 @@ from tasks.algorithm.curves import Curve
 from tasks.algorithm.soup import Trial, members_of
 from tasks.algorithm.state import Champion, CheckpointKey
 from tasks.algorithm.strategy import Decision, Opening, RoundReport
-from tasks.contracts import ChampionResult, EvaluationCost, IntervalStats, Mixture, ScoreSpec, Value
+from tasks.contracts import ChampionResult, EvaluationCost, IntervalStats, Mixture, ScoreSpec, SplitRef, Value
 from tasks.errors import EmptyCurveError, NonFiniteScoreError
 from tasks.record.paths import ROLLOUT_SPEC, round_directory
 from tasks.record.rollout import Restart
@@ -136,6 +136,22 @@ class RoundDecided(_Event):
         return target.round == self.round and key.step <= target.step
 
 
+class RowsRelabelled(_Event):
+    """The train rows of an excluded sub-dataset with a checkpoint's answers as labels; `cost` counts in `round`.
+
+    `split` lies relative to the search's directory; None: no row is left. `num_changed`: another answer than labelled.
+    """
+
+    kind: Literal["rows_relabelled"] = "rows_relabelled"
+    round: int
+    sub_dataset: str
+    checkpoint: CheckpointKey
+    split: SplitRef | None
+    num_changed: int
+    num_left_out: int
+    cost: EvaluationCost
+
+
 class EnvironmentChanged(_Event):
     """A changed numerical environment that was accepted, with the differences in words."""
 
@@ -196,9 +212,11 @@ class ChampionCrowned(_Event):
         return dumped if self.soup is not None else {name: dumped[name] for name in dumped if name != "soup"}
 
 
-Event = Annotated[SearchStarted | RoundDecided | EnvironmentChanged | ChampionCrowned, Field(discriminator="kind")]
+Event = Annotated[
+    SearchStarted | RoundDecided | RowsRelabelled | EnvironmentChanged | ChampionCrowned, Field(discriminator="kind")
+]
 _EVENT: TypeAdapter[Event] = TypeAdapter(Event)
-OneEvent = TypeVar("OneEvent", SearchStarted, RoundDecided, EnvironmentChanged, ChampionCrowned)
+OneEvent = TypeVar("OneEvent", SearchStarted, RoundDecided, RowsRelabelled, EnvironmentChanged, ChampionCrowned)
 
 
 class EventError(ValueError):

@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import model_serializer
 
 from tasks.algorithm.costs import LedgerLine
-from tasks.algorithm.state import SearchState
+from tasks.algorithm.state import CheckpointKey, SearchState
 from tasks.contracts import ChampionResult, Value
 from tasks.errors import JournalError
 from tasks.record.events import (
@@ -21,9 +21,11 @@ from tasks.record.events import (
     EventError,
     OneEvent,
     RoundDecided,
+    RowsRelabelled,
     SearchStarted,
     Soup,
     champion_of,
+    of_kind,
     parse_event,
     rounds_of,
     start_of,
@@ -76,6 +78,18 @@ class History(Value):
     def rounds(self) -> list[RoundDecided]:
         """Return the decided rounds in order."""
         return rounds_of(self.events)
+
+    @property
+    def relabelled(self) -> dict[str, RowsRelabelled]:
+        """Return the rehearsed rows of each sub-dataset that the state wants relabelled, as far as they are made."""
+        made = {(event.sub_dataset, event.checkpoint): event for event in of_kind(self.events, RowsRelabelled)}
+        wanted = self.state.relabelled.items()
+        return {name: made[name, key] for name, key in wanted if (name, key) in made}
+
+    @property
+    def unlabelled(self) -> dict[str, CheckpointKey]:
+        """Return the others: the checkpoint of each sub-dataset whose answers are still to be found."""
+        return {name: key for name, key in self.state.relabelled.items() if name not in self.relabelled}
 
     @property
     def crowned(self) -> ChampionCrowned | None:

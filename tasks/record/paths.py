@@ -23,6 +23,7 @@ ROUNDS = "rounds"
 SCORES = "scores"
 ANSWERS = "answers.json"
 SUSPECTS = "suspects.json"
+RELABELLED = "relabelled"  # rows with the answers of a checkpoint
 BASE = CheckpointKey(0, 0)  # of the base model, before any step
 ROLLOUT_SPEC = "rollout_spec.json"
 ROLLOUT_RESULT = "rollout_result.json"

@@ -232,7 +232,8 @@ def view_of(history: History, directory: str) -> SearchView:
         history=history,
         rounds=tuple(_rounds(history, full_rows or 1)),
         unit=FULL_EPOCHS if full_rows else ROWS,
-        train={draw.name: draw.train for mixture in mixtures for draw in mixture.draws},
+        # The first one's: later rows of an excluded sub-dataset may have other labels.
+        train={draw.name: draw.train for mixture in reversed(mixtures) for draw in mixture.draws},
         accepted_changes=tuple(
             difference for event in of_kind(history.events, EnvironmentChanged) for difference in event.differences
         ),

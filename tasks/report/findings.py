@@ -109,7 +109,18 @@ def _exclusions(view: SearchView) -> str:
     return (
         f"{so_far}{number} of {total} {'was' if number == 1 else 'were'} excluded in {rounds}, {why} "
         f"({view.selected_on} at the peak → at the end of that roll-out): {words.listed(each)}{back}."
+        f"{_relabelled(view)}"
     )
+
+
+def _relabelled(view: SearchView) -> str:
+    """Return which excluded sub-datasets are rehearsed with other labels; empty where none is."""
+    told = [
+        f"{name} with those of {words.checkpoint(event.checkpoint)} (another than the label in "
+        f"{words.counted(event.num_changed, 'row')}; {words.counted(event.num_left_out, 'row')} left out)"
+        for name, event in view.history.relabelled.items()
+    ]
+    return f" Rehearsed with a checkpoint's answers as labels: {words.listed(told)}." if told else ""
 
 
 def _champion(view: SearchView) -> str:

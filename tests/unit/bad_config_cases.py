@@ -149,6 +149,10 @@ VALUES = {
     "value: a cache of no frozen layer": _set(
         "training.hidden_cache_gb=1", says="hidden_cache_gb takes no effect with trainable_layers=all; leave it out"
     ),
+    "no effect: relabelled rows at no share": _set(
+        "search.options={rehearse: relabelled, rehearsal: 0}",
+        says="search.options (--set): rehearse=relabelled takes no effect with rehearsal=0; leave one of them out",
+    ),
     "value: a beta of 1": _set(
         "training.adam_betas=[0.9, 1]", says="training.adam_betas.1 (--set): got 1; expected a number below 1.0"
     ),

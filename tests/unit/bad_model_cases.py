@@ -135,6 +135,15 @@ CASES = {
         ModelError,
         ("trainable_layers 4, and a model of 4 layers", "fewer layers than the model has", "below 4, or to all"),
     ),
+    "metric: relabelled rows that are scored by loss": Case(
+        lambda place: place.read(
+            {"search": {"max_epochs": 1, "options": {"rehearse": "relabelled"}}, "evaluation": {"selection": "loss"}},
+            {},
+            metric="loss",
+        ),
+        DataError,
+        ("metric loss, which compares no answers", "rehearse=relabelled, rows with answers", "another metric"),
+    ),
     "model: fewer positions than max_length": Case(
         lambda place: place.read({"training": {"max_length": 129}}, {}),
         ConfigError,

@@ -348,6 +348,7 @@ def test_a_whole_number_is_taken_for_a_fraction(tmp_path: Path) -> None:
         ("forward", "{persist: 0}", "persist (--set): got 0; expected a number of at least 1"),
         ("forward", "{persist: two}", "persist (--set): got 'two'; expected a whole number"),
         ("forward", "{rehearsal: 2}", "rehearsal (--set): got 2; expected a number of at most 1"),
+        ("forward", "{rehearse: own}", "rehearse (--set): got 'own'; expected 'all', 'correct' or 'relabelled'"),
         ("msft", "{loss_guard: true}", "loss_guard (--set): got true; expected a number"),
         ("msft", "{peak_window: all}", "peak_window (--set): got 'all'; expected 'round' or 'path'"),
         ("msft", "{memory: true, peak_window: path}", "memory (--set): unknown key; known keys: rehearsal,"),

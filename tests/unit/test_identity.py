@@ -51,6 +51,8 @@ COMPARED = {
     "msft_plus": "f0821c6f",
     "msft_memory": "01d4ffd0",
     "msft_paired": "eacc22a7",
+    "msft_relabelled": "5c90f6a9",
+    "forward_relabelled": "406d09fb",
     "msft_plus_random": "32801cca",
 }
 PLAIN = COMPARED | {"forward": "baacdd9b", "continual_sft": "71410201"}

@@ -142,6 +142,28 @@ def test_msft_with_rehearsal_keeps_the_excluded_at_a_small_share() -> None:
     assert Msft(ExclusionRule(False, 0.05), 1, "restore").observe(report).weights is None
 
 
+def test_msft_relabels_by_the_best_checkpoint_of_the_roll_out() -> None:
+    """Of each that leaves, whatever the search rolls back to."""
+    report = _report(1, "ab", a=[0.1, 0.5, 0.2, 0.2], b=[0.1, 0.2, 0.6, 0.3], c=[0.1, 0.2, 0.3, 0.4])
+    rule = ExclusionRule(False, 0.05)
+    decision = Msft(rule, 2, "restore", rehearsal=0.5, rehearse="relabelled").observe(report)
+    assert decision.relabel == {"a": CheckpointKey(1, 10), "b": CheckpointKey(1, 20)}
+    assert Msft(rule, 2, "restore", rehearsal=0.5).observe(report).relabel is None
+
+
+def test_forward_relabels_by_a_peak_of_an_earlier_round() -> None:
+    """So the peaks of all that stay are kept until they leave."""
+    method = Forward(0.05, rehearsal=0.5, rehearse="relabelled")
+    first = _report(0, "ab", a=[(0.1, 2.0), (0.6, 1.0), (0.58, 1.0)], b=[0.1, 0.2, 0.3])
+    before = method.observe(first)
+    assert (before.relabel, before.keep) == (None, (CheckpointKey(0, 10), CheckpointKey(0, 20)))
+    second = _report(1, "ab", (first,), a=[(0.58, 1.0), (0.5, 1.2), (0.5, 1.3)], b=[0.3, 0.4, 0.5])
+    decision = method.observe(second)
+    assert decision.relabel == {"a": CheckpointKey(0, 10)}
+    assert decision.keep == (CheckpointKey(1, 40),)
+    assert Forward(0.05).observe(second).keep == ()
+
+
 # Below the peak by 0.05 twice, and a loss 10 % above its minimum.
 FALLEN: Points = [(0.1, 2.0), (0.6, 1.0), (0.55, 1.05), (0.54, 1.1)]
 

@@ -24,7 +24,7 @@ from tasks.contracts import (
 )
 from tasks.mixing import mixture_of
 from tasks.pruning import decide_pruning, with_known_rows
-from tasks.record.events import RoundDecided
+from tasks.record.events import RoundDecided, RowsRelabelled
 from tasks.record.journal import History
 from tests.unit.made_events import interval, started
 
@@ -147,6 +147,43 @@ def test_excluded_sub_datasets_are_rehearsed_while_advancing(history: History) -
         ("early", 10, True),
         ("late", 40, False),
     ]
+
+
+def relabelled(history: History, split: SplitRef | None) -> RowsRelabelled:
+    """Return the event of relabelled rows for what the state of the history asks for."""
+    ((name, checkpoint),) = history.unlabelled.items()
+    return RowsRelabelled(
+        round=history.state.round,
+        sub_dataset=name,
+        checkpoint=checkpoint,
+        split=split,
+        num_changed=3,
+        num_left_out=2,
+        cost=EvaluationCost(num_tokens=7, flops=5.0),
+    )
+
+
+def test_relabelled_rows_are_drawn_and_their_cost_is_counted(history: History) -> None:
+    config = config_of(options={"rehearse": "relabelled"})
+    after = history.after(decide(config, history, EARLY, LATE))
+    assert (after.state.weights, after.unlabelled) == ({"early": 0.5}, {"early": FIRST})
+    own = SplitRef(directory="own", num_rows=38, num_tokens=380, sha256="")
+    after = after.after(relabelled(after, own))
+    assert (after.unlabelled, after.relabelled["early"].split) == ({}, own)
+    mixture = mixture_of(config, INPUTS, after.state, None, {"early": own})
+    assert [(d.train.directory, d.rows_per_epoch) for d in mixture.draws] == [("own", 20), ("none", 40)]
+    decided = decide(config, after, [0.8, 0.8, 0.8], [0.4, 0.5, 0.7])
+    assert (decided.evaluation.num_tokens, decided.evaluation.flops) == (7, 5.0)
+    assert after.after(decided).relabelled["early"].split == own
+    later = decide(config, after.after(decided), [0.8, 0.8, 0.8], [0.4, 0.5, 0.7])
+    assert later.evaluation.flops == 0
+
+
+def test_a_sub_dataset_of_which_no_row_is_left_leaves_the_mixture(history: History) -> None:
+    config = config_of(options={"rehearse": "relabelled"})
+    after = history.after(decide(config, history, EARLY, LATE))
+    mixture = mixture_of(config, INPUTS, after.state, None, {"early": None})
+    assert [draw.name for draw in mixture.draws] == ["late"]
 
 
 @pytest.mark.parametrize(("end_loss", "excluded"), [(1.1, ("early",)), (1.0999, ())])
