@@ -5,11 +5,9 @@
 #SBATCH --ntasks-per-node=1
 #SBATCH --requeue
 #SBATCH --open-mode=append
-# Two minutes before the time limit all nodes get SIGTERM; they save together, and the job goes on when it runs again.
+# Two minutes before the time limit all nodes get SIGTERM; they save together. Submitted again, the search goes on; a
+# preempted or requeued job does so by itself.
 #SBATCH --signal=TERM@120
 srun --kill-on-bad-exit=1 bash -c '
   if [ "$SLURM_NODEID" = 0 ]; then exec msft search "$@"; fi
   exec msft follow "$@"' msft "$@" --set training.machines="$SLURM_JOB_NUM_NODES"
-code=$?
-if [ $code = 143 ]; then scontrol requeue "$SLURM_JOB_ID"; fi
-exit $code

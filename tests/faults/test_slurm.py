@@ -109,15 +109,6 @@ def test_a_requeued_search_goes_on_over_both_nodes(job: Job, undisturbed: Undist
 
 
 @pytest.mark.nightly
-def test_a_signal_before_the_time_limit_saves_and_queues_again(job: Job, undisturbed: Undisturbed) -> None:
-    job.wait_for_training()
-    job.cluster.run("scancel", "--signal=TERM", job.number)  # as --signal=TERM@120 does
-    job.start_again()
-    job.wait_for_end()
-    assert_as_one_process(undisturbed, job)
-
-
-@pytest.mark.nightly
 def test_a_node_that_is_taken_down_is_waited_for(job: Job, undisturbed: Undisturbed) -> None:
     job.wait_for_training()
     job.cluster.run("scontrol", "update", "NodeName=n1", "State=DOWN", "Reason=test")
