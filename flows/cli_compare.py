@@ -130,7 +130,7 @@ def methods(as_json: Json = False) -> None:
 def _show_methods() -> list[dict[str, str]]:
     """Tell each method with its summary; return them as values."""
     for name, preset in PRESETS.items():
-        tell(f"{name:<18}{preset.summary}")
+        tell(f"{name:<19}{preset.summary}")
     tell("Settings of each: tasks/config/README.md")
     return [{"name": name, "method": one.method, "summary": one.summary} for name, one in PRESETS.items()]
 
