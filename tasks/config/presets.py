@@ -124,13 +124,13 @@ PRESETS: Mapping[str, Preset] = {
     ),
     "msft_relabelled": Preset(
         "mSFT+ with memory, relabelled",
-        "msft_memory; the excluded stay at half of their share, with the answers of their peak's checkpoint",
+        "msft_memory; the excluded stay at half share, with the answers of their peak",
         "msft",
         {**_OFTEN_EMA, "search.options": {"rehearse": "relabelled", "loss_guard": 0.05, "peak_window": "path"}},
     ),
     "forward_relabelled": Preset(
         "Forward search + EMA, relabelled",
-        "forward_ema; the excluded stay at half of their share, with the answers of their peak's checkpoint",
+        "forward_ema; the excluded stay at half share, with the answers of their peak",
         "forward",
         {**_OFTEN_EMA, "search.options": {"rehearse": "relabelled"}},
     ),
