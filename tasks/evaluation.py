@@ -49,7 +49,7 @@ def evaluate_checkpoints(
     scores = _scores_of(search, checkpoints)
     cost = total_cost([scores[checkpoint.key].cost for checkpoint in checkpoints])
     if start is not None and start.scores is not None:
-        scores[start.key] = with_rows(search.ref, start, start.scores)
+        scores[start.key] = start.scores  # the decision knows its right and wrong rows from an earlier round
     by_loss = search.config.evaluation.selection == "loss"
     return RoundCurves(curves=curves_of(scores, search.inputs.names, by_loss=by_loss), cost=cost)
 
