@@ -31,7 +31,7 @@ def headroom_text(found: Headroom | None) -> str:
     advice = (
         "exclusions by sub-dataset may win here"
         if found.is_found
-        else "nothing to win by exclusion here; SFT with averaged weights is the answer"
+        else "nothing to win by exclusion up to here; SFT with averaged weights is the answer"
     )
     return (
         f"at most {best:.1f} ± {error:.1f} points (95 % interval {low:.1f} to {high:.1f}, from "
