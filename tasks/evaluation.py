@@ -20,6 +20,7 @@ from tasks.contracts import (
     ScoreSpec,
     ScoreSplit,
     SearchRun,
+    SplitRef,
     SubDatasetRef,
     SubDatasetScore,
 )
@@ -169,10 +170,7 @@ def score_spec(search: SearchRun, requests: Sequence[ScoreRequest], directory: P
         search_id=search.ref.search_id,
         model=inputs.model,
         requests=tuple(requests),
-        splits=tuple(
-            ScoreSplit(name=part.name, metric=part.metric, max_new_tokens=part.max_new_tokens, split=part.validation)
-            for part in inputs.sub_datasets
-        ),
+        splits=tuple(split_to_score(part, part.validation) for part in inputs.sub_datasets),
         batch_tokens=config.evaluation.batch_tokens,
         threads=config.training.threads,
         device=config.training.device,
@@ -183,14 +181,16 @@ def score_spec(search: SearchRun, requests: Sequence[ScoreRequest], directory: P
     )
 
 
+def split_to_score(part: SubDatasetRef, split: SplitRef) -> ScoreSplit:
+    """Return a split of a sub-dataset to score by its metric; texts have the room that validation needs."""
+    return ScoreSplit(name=part.name, metric=part.metric, max_new_tokens=part.max_new_tokens, split=split)
+
+
 def answer_spec(
     search: SearchRun, requests: Sequence[ScoreRequest], parts: Sequence[SubDatasetRef], directory: Path
 ) -> ScoreSpec:
     """Return the spec of answering the train rows of sub-datasets, each at the checkpoint that a request names."""
-    splits = tuple(
-        ScoreSplit(name=part.name, metric=part.metric, max_new_tokens=part.max_new_tokens, split=part.train)
-        for part in parts
-    )
+    splits = tuple(split_to_score(part, part.train) for part in parts)
     update = {"splits": splits, "keeps_answers": True, "hidden_states": None}  # which are kept for training's passes
     return score_spec(search, requests, directory).model_copy(update=update)
 

@@ -6,9 +6,11 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from tasks.contracts import SearchRun, SplitRef
+from tasks.config.schema import SearchConfig
+from tasks.contracts import Inputs, SearchRun, SplitRef
 from tasks.data.hidden_cache import TRAIN, HiddenStatesSpec, states_folder
-from tasks.planning.hidden_cache import hidden_states_bytes, hidden_states_folder, hidden_states_spec
+from tasks.evaluation import split_to_score
+from tasks.planning.hidden_cache import hidden_states_bytes, hidden_states_folder
 from tasks.record.ownership import own_cache
 from tasks.report import words
 from tasks.runtime.files import write_file
@@ -50,6 +52,20 @@ def compute_frozen_layers(search: SearchRun, relabelled: Mapping[str, SplitRef |
             threads=spec.threads,
             progress=lambda: sum(path.exists() for path in _folders(spec)),
         )
+
+
+def hidden_states_spec(config: SearchConfig, inputs: Inputs, folder: str) -> HiddenStatesSpec:
+    """Return the specification of the worker that computes them."""
+    return HiddenStatesSpec(
+        model=inputs.model,
+        trained=tuple(part.train for part in inputs.sub_datasets),
+        scored=tuple(split_to_score(part, part.validation) for part in inputs.sub_datasets),
+        batch_tokens=config.evaluation.batch_tokens,
+        threads=config.training.threads,
+        device=config.training.device,
+        precision=config.training.precision,
+        directory=folder,
+    )
 
 
 def _folders(spec: HiddenStatesSpec) -> list[Path]:

@@ -10,19 +10,10 @@ from pydantic import TypeAdapter
 
 from tasks.algorithm.answers import Answer
 from tasks.algorithm.state import CheckpointKey
-from tasks.contracts import (
-    BY_CHOICES,
-    CheckpointScores,
-    ScoreRequest,
-    ScoreSplit,
-    SearchRef,
-    SearchRun,
-    SplitRef,
-    SubDatasetRef,
-)
+from tasks.contracts import BY_CHOICES, CheckpointScores, ScoreRequest, SearchRef, SearchRun, SplitRef, SubDatasetRef
 from tasks.data.relabelling import relabel
 from tasks.data.tokenization import longest_completion, read_tokenized
-from tasks.evaluation import score_spec
+from tasks.evaluation import score_spec, split_to_score
 from tasks.freezing import compute_frozen_layers
 from tasks.planning.hidden_cache import added_flops, keeps_hidden_states
 from tasks.record.events import RowsRelabelled
@@ -93,7 +84,7 @@ def _answers(
 ) -> tuple[CheckpointScores, list[int | None]]:
     """Return the scores of a checkpoint on the train rows, and its answer to each row, as `relabel` takes them."""
     limit = max(part.max_new_tokens, longest_completion(part.train))
-    split = ScoreSplit(name=part.name, metric=part.metric, max_new_tokens=limit, split=part.train)
+    split = split_to_score(part, part.train).model_copy(update={"max_new_tokens": limit})
     directory = checkpoint_directory(round_directory(search.ref.directory, checkpoint.round), checkpoint.step)
     request = ScoreRequest(key=checkpoint, directory=str(directory), sub_datasets=(part.name,))
     output = Path(search.ref.directory, RELABELLED, "answers")

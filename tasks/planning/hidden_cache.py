@@ -8,8 +8,8 @@ from pathlib import Path
 
 from tasks.algorithm.costs import RowCost
 from tasks.config.schema import SearchConfig
-from tasks.contracts import Inputs, ScoreSplit, SplitRef
-from tasks.data.hidden_cache import HiddenStatesSpec, cache_folder
+from tasks.contracts import Inputs, SplitRef
+from tasks.data.hidden_cache import cache_folder
 from tasks.data.model_size import measure_model
 from tasks.planning.row_costs import NOTHING, scoring_cost, training_cost
 from tasks.runtime.machine import device_of, num_threads
@@ -63,20 +63,3 @@ def hidden_states_folder(config: SearchConfig, inputs: Inputs) -> str | None:
     threads = num_threads(training.threads) if device == "cpu" else 0
     computation = f"{training.precision}/{device}/{threads}/{config.evaluation.batch_tokens}"
     return str(cache_folder(Path(config.output_root, "cache").resolve(), inputs.model, computation))
-
-
-def hidden_states_spec(config: SearchConfig, inputs: Inputs, folder: str) -> HiddenStatesSpec:
-    """Return the specification of the worker that computes them."""
-    return HiddenStatesSpec(
-        model=inputs.model,
-        trained=tuple(part.train for part in inputs.sub_datasets),
-        scored=tuple(
-            ScoreSplit(name=part.name, metric=part.metric, max_new_tokens=part.max_new_tokens, split=part.validation)
-            for part in inputs.sub_datasets
-        ),
-        batch_tokens=config.evaluation.batch_tokens,
-        threads=config.training.threads,
-        device=config.training.device,
-        precision=config.training.precision,
-        directory=folder,
-    )

@@ -19,7 +19,8 @@ from tasks.config.loading import load_config
 from tasks.config.schema import SearchConfig
 from tasks.contracts import Inputs, ScoreSplit
 from tasks.data.inputs import load_inputs
-from tasks.planning.hidden_cache import hidden_states_folder, hidden_states_spec
+from tasks.freezing import hidden_states_spec
+from tasks.planning.hidden_cache import hidden_states_folder
 from tasks.workers.hidden_states import compute
 from tasks.workers.model import load_base, load_tokenizer, shape_of
 from tasks.workers.scoring import Cost, Scorer
